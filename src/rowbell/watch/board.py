@@ -1,0 +1,360 @@
+"""Who waits for what, what is registered for it, and what is to be read next.
+
+The board is where the two sources of signals meet: the listener *rings* a row, the clock makes
+a watch *due*; both only put it on the list of what the reader takes next. There is no ``await``
+in here, so nothing can change between a look and a decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+import random
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, TypeAlias
+
+from rowbell.watch.state import Reason
+from rowbell.watch.watch import Arming, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rowbell.watch.rows import Evidence
+    from rowbell.watch.timing import Timing
+
+Columns: TypeAlias = frozenset[str] | None
+"""Columns of a table in the database; ``None`` for any."""
+
+
+@dataclass(eq=False, slots=True)
+class Interest:
+    """One row of ``rowbell.interest``, wanted or registered.
+
+    Attributes:
+        name: The table's oid and the hash of the row's key.
+        watches: Those that need it, each with the columns that it watches in that table.
+        registered: The columns it was registered with, ``()`` while it is not.
+        boundary: What was given out after the registration.
+        idle_since: When the last watch left it.
+    """
+
+    name: tuple[int, int]
+    watches: dict[Watch, Columns] = field(default_factory=dict[Watch, Columns])
+    registered: Columns | tuple[()] = ()
+    boundary: int = 0
+    idle_since: float = math.inf
+
+    @property
+    def wanted(self) -> Columns:
+        """The columns of all its watches together."""
+        union: set[str] = set()
+        for columns in self.watches.values():
+            if columns is None:
+                return None
+            union |= columns
+        return frozenset(union)
+
+    def covers(self, columns: Columns) -> bool:
+        """Whether a change of those columns rings already."""
+        if isinstance(self.registered, tuple):
+            return False
+        return self.registered is None or (columns is not None and columns <= self.registered)
+
+
+class Board:
+    """The watches of one watcher.
+
+    Args:
+        clock: The event loop's clock.
+        timing: The watcher's times.
+        recheck: How often an armed watch is read all the same, in seconds; ``None``: never.
+        changed: Called when what the statistics say may have changed.
+
+    Attributes:
+        watches: The watches that have not ended.
+        hearing: Whether the listener hears.
+        troubles: The tables that cannot ring, and why.
+        to_read: Set when something is to be read, perhaps earlier than was known.
+        to_register: Set when something is to be registered.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        timing: Timing,
+        recheck: float | None,
+        changed: Callable[[], None],
+    ) -> None:
+        self.watches: set[Watch] = set()
+        self.hearing = False
+        self.troubles: dict[int, Reason] = {}
+        self.to_read = asyncio.Event()
+        self.to_register = asyncio.Event()
+        self._clock = clock
+        self._timing = timing
+        self._recheck = recheck
+        self._changed = changed
+        self._interests: dict[tuple[int, int], Interest] = {}
+        self._relations: dict[int, set[Interest]] = {}
+        self._unregistered: set[Interest] = set()
+        self._idle: set[Interest] = set()
+        self._schedule: list[tuple[float, int, Watch]] = []
+        self._order = count()
+
+    # -- watches come and go
+
+    def add(self, watch: Watch) -> None:
+        """Begin a watch; it is read at once."""
+        watch.quick = self._timing.quick
+        self.watches.add(watch)
+        self._read_at(watch, self._clock())
+        self._changed()
+
+    def discard(self, watch: Watch) -> None:
+        """End a watch. Its rows stay registered for a while."""
+        self.watches.discard(watch)
+        self._detach(watch)
+        watch.due = math.inf
+        self._changed()
+
+    def fail_all(self, error: Callable[[], BaseException]) -> None:
+        """End all watches with an error."""
+        for watch in list(self.watches):
+            watch.fail(error())
+
+    # -- the clock
+
+    def next_due(self) -> float:
+        """When there is something to read next."""
+        while self._schedule and self._schedule[0][0] != self._schedule[0][2].due:
+            heapq.heappop(self._schedule)
+        return self._schedule[0][0] if self._schedule else math.inf
+
+    def take_due(self) -> list[Watch]:
+        """What is to be read now. Whoever takes a watch returns it by ``answered``."""
+        now, due = self._clock(), list[Watch]()
+        while self.next_due() <= now:
+            watch = heapq.heappop(self._schedule)[2]
+            watch.due, watch.being_read, watch.rung = math.inf, True, False
+            due.append(watch)
+        return due
+
+    def answered(self, watch: Watch, begun: float, trouble: str = "") -> None:
+        """A read that began at ``begun`` has not ended this watch: when to read it next?"""
+        watch.being_read = False
+        if watch.over or watch not in self.watches:
+            return
+        now = self._clock()
+        if begun >= watch.deadline:
+            watch.time_out(trouble)
+        elif watch.rung:
+            self._read_at(watch, now)
+        else:
+            self._read_at(watch, min(self._next_read(watch, now), max(watch.deadline, now)))
+
+    def _next_read(self, watch: Watch, now: float) -> float:
+        if watch.arming is Arming.ARMED:
+            return _tick(now, self._recheck) if self._recheck else math.inf
+        soon = watch.arming is Arming.ARMING or (self.hearing and self._may_arm(watch))
+        if soon and watch.quick < watch.interval:
+            watch.quick *= 2
+            return now + watch.quick / 2
+        return _tick(now, watch.interval)
+
+    def _read_at(self, watch: Watch, when: float) -> None:
+        watch.due = when
+        heapq.heappush(self._schedule, (when, next(self._order), watch))
+        self.to_read.set()
+
+    # -- the bell
+
+    def ring(self, relation: int | None, keys: Iterable[int] | None) -> None:
+        """A notification came: read those rows now."""
+        if relation is None:
+            rung = list(self._interests.values())
+        elif keys is None:
+            rung = list(self._relations.get(relation, ()))
+        else:
+            names = ((relation, key) for key in keys)
+            rung = [self._interests[name] for name in names if name in self._interests]
+        now = self._clock()
+        for watch in {watch: None for interest in rung for watch in interest.watches}:
+            self._signal(watch, now)
+
+    # -- arming
+
+    def consider(self, watch: Watch, evidence: Evidence, boundary: int | None) -> None:
+        """Take in what a read says for arming.
+
+        Args:
+            watch: The watch that it was made for.
+            evidence: What it says.
+            boundary: The watch's boundary when the read began, ``None`` if it had none.
+        """
+        if watch.over or watch not in self.watches or not self.hearing:
+            return
+        before = watch.arming
+        watch.prove(evidence, boundary)
+        if not evidence.in_recovery and watch.names != evidence.names:
+            self._attach(watch, evidence.names)
+        if watch.arming is not before:
+            self._changed()
+
+    def _attach(self, watch: Watch, names: tuple[tuple[int, int], ...]) -> None:
+        """Register the watch's row, under the names by which the triggers know it."""
+        self._detach(watch)
+        watch.names = names
+        columns = watch.rows.database_columns(watch.columns)
+        for name in names:
+            interest = self._interests.get(name)
+            if interest is None:
+                interest = self._interests[name] = Interest(name)
+                self._relations.setdefault(name[0], set()).add(interest)
+            interest.watches[watch] = columns
+            self._idle.discard(interest)
+            if not interest.covers(columns):
+                self._want(interest)
+        self._arm(watch)
+
+    def _detach(self, watch: Watch) -> None:
+        for name in watch.names:
+            interest = self._interests[name]
+            del interest.watches[watch]
+            if not interest.watches:
+                interest.idle_since = self._clock()
+                self._idle.add(interest)
+        watch.names, watch.arming = (), Arming.UNARMED
+
+    def _want(self, interest: Interest) -> None:
+        if interest.name[0] not in self.troubles:
+            self._unregistered.add(interest)
+            self.to_register.set()
+
+    def take_unregistered(self) -> list[tuple[Interest, Columns]]:
+        """What is to be registered now, and with which columns."""
+        wanted = [(i, i.wanted) for i in self._unregistered if i.watches and self.hearing]
+        self._unregistered.clear()
+        return wanted
+
+    def registered(self, batch: Iterable[tuple[Interest, Columns]], boundary: int) -> None:
+        """The registration of a batch is committed, and the boundary was taken after it."""
+        for interest, columns in batch:
+            if interest.name[0] in self.troubles or not self.hearing:
+                continue
+            interest.registered, interest.boundary = columns, boundary
+            for watch in interest.watches:
+                if watch.arming is not Arming.ARMED:
+                    self._arm(watch)
+
+    def _arm(self, watch: Watch) -> None:
+        """Want the read that proves it, if all that the watch needs is registered."""
+        interests = [self._interests[name] for name in watch.names]
+        if not interests or not all(i.covers(i.watches[watch]) for i in interests):
+            return
+        watch.arming, watch.boundary = Arming.ARMING, max(i.boundary for i in interests)
+        watch.quick = self._timing.quick
+        self._signal(watch, self._clock())
+
+    def _signal(self, watch: Watch, when: float) -> None:
+        if watch.being_read:
+            watch.rung = True  # that read may have been too early
+        elif when < watch.due:
+            self._read_at(watch, when)
+
+    def arming(self) -> tuple[list[int], int]:
+        """The tables of watches that still wait for their proof, and the highest boundary."""
+        waiting = [w for w in self.watches if w.arming is Arming.ARMING and w.boundary]
+        relations = {relation for watch in waiting for relation, _ in watch.names}
+        return sorted(relations), max((w.boundary for w in waiting), default=0)
+
+    def clear(self, relations: Iterable[int], boundary: int) -> None:
+        """No transaction from before that boundary can still change those tables."""
+        proven = set(relations)
+        for watch in self.watches:
+            waits = watch.arming is Arming.ARMING and 0 < watch.boundary <= boundary
+            if waits and all(relation in proven for relation, _ in watch.names):
+                watch.boundary = 0
+                self._signal(watch, self._clock())
+
+    # -- gaps
+
+    def unarm(self) -> None:
+        """The bell cannot be trusted any more: everything is polled until it is armed anew."""
+        self.hearing = False
+        self._interests.clear()
+        self._relations.clear()
+        self._unregistered.clear()
+        self._idle.clear()
+        self.troubles.clear()
+        for watch in self.watches:
+            watch.names, watch.arming, watch.quick = (), Arming.UNARMED, self._timing.quick
+            self._soon(watch)
+        self._changed()
+
+    def heard(self) -> None:
+        """The bell is back: read everything, which also arms it."""
+        self.hearing = True
+        for watch in self.watches:
+            watch.quick = self._timing.quick
+            self._soon(watch)
+
+    def distrust(self, boundary: int) -> None:
+        """Some notifications were not sent: prove every watch anew, from this boundary on."""
+        for interest in self._interests.values():
+            interest.boundary = boundary
+        for watch in self.watches:
+            if watch.arming is not Arming.UNARMED:
+                watch.arming, watch.boundary = Arming.ARMING, boundary
+                watch.quick = self._timing.quick
+                self._soon(watch)
+        self._changed()
+
+    def _soon(self, watch: Watch) -> None:
+        spread = min(self._timing.spread, watch.interval) if len(self.watches) > 100 else 0.0  # noqa: PLR2004
+        self._signal(watch, self._clock() + random.uniform(0, spread))  # noqa: S311
+
+    # -- tables that cannot ring
+
+    def relations(self) -> list[int]:
+        """The tables whose triggers are to be looked at."""
+        return sorted({*self._relations, *self.troubles})
+
+    def trouble(self, troubles: dict[int, Reason]) -> dict[int, Reason]:
+        """Which tables cannot ring, and why; returns those of which that is news."""
+        news = {oid: why for oid, why in troubles.items() if self.troubles.get(oid) != why}
+        mended = self.troubles.keys() - troubles.keys()
+        self.troubles = dict(troubles)
+        for relation in (*news, *mended):
+            for interest in self._relations.get(relation, ()):
+                interest.registered = ()
+                for watch in interest.watches:
+                    watch.arming = Arming.UNARMED
+                    self._soon(watch)
+                if relation in mended:
+                    self._want(interest)
+        if news or mended:
+            self._changed()
+        return news
+
+    def _may_arm(self, watch: Watch) -> bool:
+        return watch.rows.has_keys and not any(r in self.troubles for r, _ in watch.names)
+
+    def take_idle(self) -> list[Interest]:
+        """Rows that nobody has waited for in a while, to be unregistered."""
+        before = self._clock() - self._timing.linger
+        idle = [i for i in self._idle if i.idle_since <= before]
+        for interest in idle:
+            self._idle.discard(interest)
+            self._unregistered.discard(interest)
+            del self._interests[interest.name]
+            self._relations[interest.name[0]].discard(interest)
+            if not self._relations[interest.name[0]]:
+                del self._relations[interest.name[0]]
+        return [i for i in idle if not isinstance(i.registered, tuple)]
+
+
+def _tick(now: float, interval: float) -> float:
+    """The next multiple of the interval: watches of one interval are read together."""
+    return (math.floor(now / interval) + 1) * interval

@@ -1,0 +1,123 @@
+"""Connections: the dedicated one that hears, and those that reads borrow.
+
+The dedicated connection is made as the engine makes its own (URL, ``connect_args``,
+``do_connect`` and ``connect`` hooks, ``async_creator``), but by a pool of its own, so it takes
+no place in the engine's. Reads borrow from the engine's pool only what lies idle there or what
+it may open anyway: with all its places taken, perhaps by the very sessions that wait, they
+open a connection of their own instead of queueing.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+from sqlalchemy import Engine, event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool, QueuePool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import asyncpg
+    from sqlalchemy import URL, Dialect
+
+    from rowbell.watch.timing import Timing
+
+
+class Connections:
+    """Makes the connections of one watcher.
+
+    Args:
+        engine: The engine whose rows are watched.
+        listen_url: Where to LISTEN instead, past a pooler.
+        timing: The watcher's times.
+    """
+
+    def __init__(self, engine: AsyncEngine, listen_url: str | URL | None, timing: Timing) -> None:
+        self._engine = engine
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._listen_url = listen_url
+        self._timing = timing
+
+    @property
+    def listen_dialect(self) -> Dialect:
+        """The dialect that the dedicated connection will have."""
+        return self._listen_engine().dialect if self._listen_url else self._engine.dialect
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in AUTOCOMMIT, for as long as a few reads take."""
+        pool = self._engine.pool
+        crowded = isinstance(pool, QueuePool) and not pool.checkedin() and pool.overflow() >= 0
+        if not crowded:
+            async with self._autocommit.connect() as connection:
+                yield connection
+            return
+        private = _apart(self._engine)
+        try:
+            connecting = private.execution_options(isolation_level="AUTOCOMMIT").connect()
+            async with connecting as connection:
+                yield connection
+        finally:
+            with anyio.CancelScope(shield=True):
+                await private.dispose()
+
+    @asynccontextmanager
+    async def dedicated(self) -> AsyncIterator[asyncpg.Connection[Any]]:
+        """The LISTEN connection, as asyncpg's own object; always a new one, never revived."""
+        engine = self._listen_engine() if self._listen_url else _apart(self._engine)
+        driver: asyncpg.Connection[Any] | None = None
+        try:
+            with anyio.fail_after(self._timing.connect):
+                connection = await engine.connect()
+                raw = await connection.get_raw_connection()
+            driver = cast("asyncpg.Connection[Any]", raw.driver_connection)
+            yield driver
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(self._timing.close):
+                if driver is not None:
+                    await self._part(driver, connection)
+                await engine.dispose()
+
+    async def _part(
+        self, driver: asyncpg.Connection[Any], connection: AsyncConnection
+    ) -> None:
+        if driver.is_closed():
+            await connection.invalidate()
+        await connection.close()
+
+    async def tell(self, channel: str, payload: str) -> None:
+        """NOTIFY from another connection than the one that listens."""
+        async with self.reading() as connection:
+            await connection.execute(
+                text("SELECT pg_notify(:channel, :payload)"),
+                {"channel": channel, "payload": payload},
+            )
+
+    def _listen_engine(self) -> AsyncEngine:
+        assert self._listen_url is not None  # noqa: S101  # for the type checker
+        engine = create_async_engine(self._listen_url, poolclass=NullPool)
+        # Hooks that rotate credentials stand on the engine's dialect: let them serve here too.
+        event.listen(engine.sync_engine, "do_connect", self._engine_hooks)
+        return engine
+
+    def _engine_hooks(self, *arguments: Any) -> Any:
+        for hook in self._engine.dialect.dispatch.do_connect:
+            connection = hook(*arguments)
+            if connection is not None:
+                return connection
+        return None
+
+
+def _apart(engine: AsyncEngine) -> AsyncEngine:
+    """An engine that makes the same connections in a pool of its own."""
+    original = engine.sync_engine
+    apart = Engine(
+        original.pool.recreate(),
+        original.dialect,
+        original.url,
+        hide_parameters=original.hide_parameters,
+    )
+    return AsyncEngine(apart)

@@ -1,0 +1,80 @@
+"""What a model says of its triggers: ``@watched``, kept in its tables' ``info``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from sqlalchemy import Connection, Table, event, inspect
+from sqlalchemy.exc import NoInspectionAvailable
+
+from rowbell.errors import UnmappedModelError
+from rowbell.watch.install import INFO_KEY, TriggerOptions, install_triggers
+from rowbell.watch.triggers import ForEach
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ModelT = TypeVar("ModelT", bound=type[Any])
+
+
+@overload
+def watched(model: ModelT, /) -> ModelT: ...
+@overload
+def watched(
+    *, for_each: ForEach | str | None = None, replicated: bool = False
+) -> Callable[[ModelT], ModelT]: ...
+def watched(
+    model: ModelT | None = None,
+    /,
+    *,
+    for_each: ForEach | str | None = None,
+    replicated: bool = False,
+) -> ModelT | Callable[[ModelT], ModelT]:
+    """Declare that a model's rows are waited for: ``create_all()`` then installs its triggers.
+
+    In a database that migrations create, ``op.create_row_triggers()`` does it; the options
+    declared here are what ``install_triggers()`` uses either way.
+
+    Args:
+        model: The mapped class, where the decorator is used without parentheses.
+        for_each: ``"statement"`` (the default of ordinary tables) or ``"row"`` (that of
+            partitioned tables, and of replicated ones).
+        replicated: Fire for changes that arrive by logical replication too.
+
+    Returns:
+        The class itself.
+
+    Raises:
+        UnmappedModelError: The class is not mapped to tables.
+        ValueError: ``for_each`` is neither.
+
+    Example:
+        .. code-block:: python
+
+            @rowbell.watched
+            class Order(Base):
+                __tablename__ = "orders"
+                id: Mapped[int] = mapped_column(primary_key=True)
+                status: Mapped[str]
+    """
+    options = TriggerOptions(
+        for_each=None if for_each is None else ForEach(for_each), replicated=replicated
+    )
+
+    def declare(model: ModelT) -> ModelT:
+        try:
+            tables = inspect(model).tables
+        except (NoInspectionAvailable, AttributeError):
+            raise UnmappedModelError(model) from None
+        for table in tables:
+            table.info[INFO_KEY] = options
+            if not event.contains(table, "after_create", _after_create):
+                event.listen(table, "after_create", _after_create)
+        return model
+
+    return declare if model is None else declare(model)
+
+
+def _after_create(table: Table, connection: Connection, **_: object) -> None:
+    if connection.dialect.name == "postgresql":
+        install_triggers(connection, table)

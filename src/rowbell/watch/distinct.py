@@ -1,0 +1,49 @@
+"""Whether two values differ, as SQL's ``IS DISTINCT FROM`` would say it.
+
+The values are what the driver returned for one column at two times, before SQLAlchemy's types
+make objects of them: an object's ``__eq__`` may compare identities, or not exist.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from decimal import Decimal
+from typing import cast
+
+
+def is_distinct(before: object, after: object) -> bool:
+    """Whether two values of one column are different.
+
+    NULL equals NULL and NaN equals NaN, as in PostgreSQL ("Floating-Point Types": NaN values
+    are treated as equal). JSON is compared by value, with ``true`` and 1 apart.
+    """
+    if before is None or after is None:
+        return before is not after
+    if isinstance(before, bool) != isinstance(after, bool):
+        return True
+    if isinstance(before, dict) and isinstance(after, dict):
+        return _dicts_differ(
+            cast("dict[object, object]", before), cast("dict[object, object]", after)
+        )
+    if isinstance(before, list | tuple) and isinstance(after, list | tuple):
+        ours, theirs = cast("list[object]", before), cast("list[object]", after)
+        return len(ours) != len(theirs) or any(map(is_distinct, ours, theirs))
+    if _is_nan(before) or _is_nan(after):
+        return _is_nan(before) != _is_nan(after)
+    try:
+        return not before == after
+    except Exception:  # noqa: BLE001  # a codec of the user's may return anything, say an array
+        return pickle.dumps(before) != pickle.dumps(after)
+
+
+def _dicts_differ(before: dict[object, object], after: dict[object, object]) -> bool:
+    return before.keys() != after.keys() or any(
+        is_distinct(value, after[key]) for key, value in before.items()
+    )
+
+
+def _is_nan(value: object) -> bool:
+    return (isinstance(value, float) and math.isnan(value)) or (
+        isinstance(value, Decimal) and value.is_nan()
+    )

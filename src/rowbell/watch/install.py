@@ -1,0 +1,338 @@
+"""Puts the triggers on a table, takes them off, and says what stands there.
+
+All three work on SQLAlchemy's sync ``Connection``: Alembic uses them as they are, asyncio
+code through ``AsyncConnection.run_sync``.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from sqlalchemy import DDL, Column, Connection, Table, inspect, text
+from sqlalchemy.dialects.postgresql import BIT, MONEY
+from sqlalchemy.exc import DBAPIError, NoInspectionAvailable
+
+from rowbell.errors import LockTimeoutError, TriggerError, UnmappedModelError
+from rowbell.watch.schema import FINGERPRINT, TRIGGERS, schema_statements
+from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Watchable: TypeAlias = Table | type[Any]
+"""A table, or a mapped class for all of its tables."""
+
+INFO_KEY: Final = "rowbell"
+"""Where a table's ``info`` keeps its ``TriggerOptions``."""
+
+LOCK_NOT_AVAILABLE: Final = "55P03"
+"""The SQLSTATE of a lock timeout (PostgreSQL's appendix A, "Error Codes")."""
+
+_CASTS: Final = ((BIT, "text"), (MONEY, "numeric"))  # the key types that have no hash function
+
+
+class TriggerState(StrEnum):
+    """What stands on a table."""
+
+    INSTALLED = "installed"
+    """The triggers of this version and these options, enabled."""
+    OUTDATED = "outdated"
+    """Triggers of another version or of other options."""
+    DISABLED = "disabled"
+    """At least one was disabled by ``ALTER TABLE … DISABLE TRIGGER``."""
+    MISSING = "missing"
+    """At least one is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerOptions:
+    """How a table's triggers are made.
+
+    Attributes:
+        for_each: The form; ``None`` takes the row form for partitioned and replicated tables
+            and the statement form for all others.
+        replicated: Whether changes that arrive by logical replication count.
+    """
+
+    for_each: ForEach | None = None
+    replicated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerStatus:
+    """What ``trigger_status()`` found on one table.
+
+    Attributes:
+        schema: The table's schema, ``None`` where the ``search_path`` decides.
+        table: The table's name.
+        state: What stands there.
+    """
+
+    schema: str | None
+    table: str
+    state: TriggerState
+
+
+def install_triggers(
+    connection: Connection, *models: Watchable, lock_timeout: str = "2s"
+) -> list[str]:
+    """Install the triggers of models, and what they need, where it does not stand already.
+
+    Creating a trigger takes a SHARE ROW EXCLUSIVE lock on its table, which waits for the
+    writers at work and holds up those that come after; hence the lock timeout. Where nothing
+    differs no lock is taken and nothing is executed but catalog reads. A disabled trigger
+    stays disabled.
+
+    Args:
+        connection: A connection to PostgreSQL, in a transaction.
+        models: Mapped classes (all of their tables) or tables.
+        lock_timeout: The longest wait for a lock, as PostgreSQL takes it (``"2s"``).
+
+    Returns:
+        The statements that were executed; none where everything stood already.
+
+    Raises:
+        UnmappedModelError: A model is neither a mapped class nor a table.
+        TriggerError: There is no such table, it has no primary key, it is a view, a foreign
+            table or a single partition, or the connection is in AUTOCOMMIT.
+        LockTimeoutError: The lock was not to be had in time.
+
+    Example:
+        .. code-block:: python
+
+            async with engine.begin() as connection:
+                await connection.run_sync(rowbell.install_triggers, Order)
+    """
+    executed: list[str] = []
+    for triggers in [table_triggers(connection, table) for table in tables_of(models)]:
+        found = _inspect(connection, triggers)
+        statements = [] if _schema_stands(connection) else schema_statements()
+        if found.state in {TriggerState.MISSING, TriggerState.OUTDATED}:
+            disabled = [
+                f"ALTER TABLE {triggers.name} DISABLE TRIGGER {name}" for name in found.disabled
+            ]
+            statements += [
+                triggers.create_function(),
+                *triggers.create_triggers(),
+                *disabled,
+            ]
+        if statements:
+            with _lock_timeout(connection, triggers.name, lock_timeout):
+                _execute(connection, statements)
+        executed += statements
+    return executed
+
+
+def remove_triggers(
+    connection: Connection, *models: Watchable, lock_timeout: str = "2s"
+) -> list[str]:
+    """Remove the triggers of models, and the functions that no other table's triggers run.
+
+    The schema ``rowbell`` stays: it is shared. ``DROP SCHEMA rowbell CASCADE`` removes
+    everything, the triggers of all tables included.
+
+    Args:
+        connection: A connection to PostgreSQL, in a transaction.
+        models: Mapped classes (all of their tables) or tables.
+        lock_timeout: The longest wait for a lock, as PostgreSQL takes it (``"2s"``).
+
+    Returns:
+        The statements that were executed; none where no trigger stood.
+
+    Raises:
+        UnmappedModelError: A model is neither a mapped class nor a table.
+        TriggerError: There is no such table, or the connection is in AUTOCOMMIT.
+        LockTimeoutError: The lock was not to be had in time.
+    """
+    executed: list[str] = []
+    for triggers in [table_triggers(connection, table) for table in tables_of(models)]:
+        found = _inspect(connection, triggers)
+        if not found.functions:
+            continue
+        statements = drop_statements(triggers.name)
+        with _lock_timeout(connection, triggers.name, lock_timeout):
+            _execute(connection, statements)
+            for function in sorted(found.functions):
+                if not _is_used(connection, function):
+                    statements.append(f"DROP FUNCTION rowbell.{function}()")
+                    _execute(connection, statements[-1:])
+        executed += statements
+    return executed
+
+
+def trigger_status(connection: Connection, *models: Watchable) -> list[TriggerStatus]:
+    """What stands on the tables of models.
+
+    Args:
+        connection: A connection to PostgreSQL.
+        models: Mapped classes (all of their tables) or tables.
+
+    Returns:
+        One entry a table, in the order given.
+
+    Raises:
+        UnmappedModelError: A model is neither a mapped class nor a table.
+        TriggerError: There is no such table, or none that could have triggers.
+
+    Example:
+        .. code-block:: python
+
+            async with engine.connect() as connection:
+                for status in await connection.run_sync(rowbell.trigger_status, Order):
+                    print(status.table, status.state)
+    """
+    wanted = [table_triggers(connection, table) for table in tables_of(models)]
+    return [
+        TriggerStatus(triggers.schema, triggers.table, _inspect(connection, triggers).state)
+        for triggers in wanted
+    ]
+
+
+def tables_of(models: Iterable[Watchable]) -> list[Table]:
+    """The tables of models, each once."""
+    tables: dict[Table, None] = {}
+    for model in models:
+        if isinstance(model, Table):
+            tables[model] = None
+            continue
+        try:
+            mapped = inspect(model).tables
+        except (NoInspectionAvailable, AttributeError):
+            raise UnmappedModelError(model) from None
+        tables.update((table, None) for table in mapped if isinstance(table, Table))
+    return list(tables)
+
+
+def key_columns(columns: Iterable[Column[Any]]) -> tuple[KeyColumn, ...]:
+    """Those columns as the key of triggers, hashed alike by the trigger and by the reader."""
+    return tuple(
+        KeyColumn(
+            column.name,
+            next((cast for type_, cast in _CASTS if isinstance(column.type, type_)), None),
+        )
+        for column in columns
+    )
+
+
+def table_triggers(connection: Connection, table: Table) -> TableTriggers:
+    """The triggers that a table should have in that database."""
+    options: TriggerOptions = table.info.get(INFO_KEY) or TriggerOptions()
+    schema = connection.schema_for_object(table)
+    triggers = TableTriggers(
+        schema,
+        table.name,
+        key_columns(table.primary_key.columns),
+        options.for_each or ForEach.STATEMENT,
+        options.replicated,
+    )
+    return resolve(connection, triggers, options.for_each)
+
+
+def resolve(
+    connection: Connection, triggers: TableTriggers, for_each: ForEach | None
+) -> TableTriggers:
+    """The same triggers with the form that the table in the database wants.
+
+    Raises:
+        TriggerError: The table is not there, or cannot have such triggers.
+    """
+    row = connection.execute(
+        text("SELECT relkind::text, relispartition FROM pg_class WHERE oid = to_regclass(:name)"),
+        {"name": triggers.name},
+    ).one_or_none()
+    if row is None:
+        raise TriggerError(triggers.name, "there is no such table in this database")
+    kind, is_partition = row
+    if is_partition:
+        why = "it is a partition; install the triggers on the partitioned table"
+        raise TriggerError(triggers.name, why)
+    if kind not in {"r", "p"}:
+        raise TriggerError(triggers.name, "only ordinary and partitioned tables can be watched")
+    if not triggers.key:
+        raise TriggerError(triggers.name, "it has no primary key, so no row of it has a name")
+    by_row = kind == "p" or triggers.replicated
+    if by_row and for_each is ForEach.STATEMENT:
+        why = 'partitioned and replicated tables need for_each="row"'
+        raise TriggerError(triggers.name, why)
+    return replace(triggers, for_each=ForEach.ROW if by_row else for_each or ForEach.STATEMENT)
+
+
+def drop_statements(table: str) -> list[str]:
+    """The statements that drop the triggers of a table, named as SQL."""
+    return [f"DROP TRIGGER IF EXISTS {trigger} ON {table}" for trigger in TRIGGERS]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    state: TriggerState
+    functions: frozenset[str]
+    disabled: tuple[str, ...]
+
+
+def _inspect(connection: Connection, triggers: TableTriggers) -> _Found:
+    rows = connection.execute(
+        text(
+            "SELECT t.tgname, f.proname, t.tgenabled::text, (t.tgtype & 1) = 1 AS by_row "
+            "FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid "
+            "JOIN pg_namespace AS n ON n.oid = f.pronamespace "
+            "WHERE t.tgrelid = to_regclass(:table) AND n.nspname = 'rowbell' ORDER BY t.tgname"
+        ),
+        {"table": triggers.name},
+    ).all()
+    enabled = "A" if triggers.replicated else "O"
+    if {row.tgname for row in rows} != set(TRIGGERS):
+        state = TriggerState.MISSING
+    elif any(row.proname != triggers.function_name for row in rows) or any(
+        row.tgenabled not in {enabled, "D"} for row in rows
+    ):
+        state = TriggerState.OUTDATED
+    elif any(row.tgenabled == "D" for row in rows):
+        state = TriggerState.DISABLED
+    else:
+        state = TriggerState.INSTALLED
+    return _Found(
+        state,
+        frozenset(row.proname for row in rows),
+        tuple(row.tgname for row in rows if row.tgenabled == "D"),
+    )
+
+
+def _schema_stands(connection: Connection) -> bool:
+    comment = text("SELECT obj_description(to_regnamespace('rowbell'), 'pg_namespace')")
+    return bool(connection.scalar(comment) == FINGERPRINT)
+
+
+def _is_used(connection: Connection, function: str) -> bool:
+    used = text(
+        "SELECT EXISTS (SELECT FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid "
+        "WHERE f.proname = :function AND f.pronamespace = to_regnamespace('rowbell'))"
+    )
+    return bool(connection.scalar(used, {"function": function}))
+
+
+def _execute(connection: Connection, statements: Iterable[str]) -> None:
+    for statement in statements:
+        connection.execute(DDL(statement.replace("%", "%%")))
+
+
+@contextmanager
+def _lock_timeout(connection: Connection, table: str, timeout: str) -> Iterator[None]:
+    """Limit the waits for locks inside the block, and let one installation run at a time."""
+    set_local = text("SELECT set_config('lock_timeout', :value, true)")
+    before = connection.scalar(text("SELECT current_setting('lock_timeout')"))
+    applied = connection.scalar(set_local, {"value": timeout})
+    if connection.scalar(text("SELECT current_setting('lock_timeout')")) != applied:
+        raise TriggerError(
+            table, "the connection is in AUTOCOMMIT, so half of it could be done; begin()"
+        )
+    try:
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('rowbell', 0))"))
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
+            raise LockTimeoutError(table, "SHARE ROW EXCLUSIVE", timeout) from error
+        raise
+    connection.execute(set_local, {"value": before})

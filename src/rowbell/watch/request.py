@@ -1,0 +1,150 @@
+"""What a wait asks for, checked at the call, before anything is touched."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect as python_inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from sqlalchemy import ColumnElement, inspect
+from sqlalchemy.sql.elements import SQLCoreOperations
+
+from rowbell.errors import InvalidColumnError, InvalidWaitError
+from rowbell.watch.rows import MappedRows
+from rowbell.watch.watch import UNSEEN, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Dialect
+    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.orm import InstanceState, QueryableAttribute
+    from sqlalchemy.orm.interfaces import ORMOption
+
+    from rowbell.watch.keys import Key
+    from rowbell.watch.rows import SchemaMap
+    from rowbell.watch.watch import Until
+
+
+@dataclass(frozen=True, slots=True)
+class WaitRequest:
+    """A wait's arguments, checked.
+
+    Attributes:
+        rows: The rows of the model.
+        key: Which of them.
+        columns: The attributes to watch.
+        interval: The polling interval, in seconds.
+        timeout: How long, in seconds; ``None`` for ever.
+        until: The condition, if one was given.
+        since: The values last seen, by attribute; empty if none were given.
+        options: Loader options.
+    """
+
+    rows: MappedRows
+    key: Key
+    columns: tuple[str, ...]
+    interval: float
+    timeout: float | None
+    until: Until | None
+    since: Mapping[str, Any]
+    options: Sequence[ORMOption]
+
+    @classmethod
+    def of(
+        cls,
+        dialect: Dialect,
+        schema_map: SchemaMap | None,
+        model: type[Any],
+        pk_value: object,
+        *,
+        columns: Sequence[str | QueryableAttribute[Any]] | None,
+        interval: float,
+        timeout: float | None,
+        until: Until | None,
+        since: object,
+        options: Sequence[ORMOption],
+    ) -> Self:
+        """Check a wait's arguments; see ``wait_for_row_change`` for them and the errors."""
+        rows = MappedRows.of(model, dialect, schema_map)
+        if not 0 < interval < math.inf:
+            raise InvalidWaitError("interval", interval, "a number of seconds above 0")
+        if timeout is not None and not timeout >= 0:
+            raise InvalidWaitError("timeout", timeout, "a number of seconds, or None for ever")
+        names = rows.columns(columns)
+        return cls(
+            rows,
+            rows.key(pk_value),
+            names,
+            interval,
+            timeout,
+            _until(rows, until),
+            _since(rows, names, since),
+            tuple(options),
+        )
+
+    async def baseline(self, connection: AsyncConnection) -> tuple[Any, ...]:
+        """What the caller last saw, in the form in which reads return it."""
+        names = [name for name in self.columns if name in self.since]
+        row = (await connection.execute(self.rows.literal(names, self.since))).one()
+        seen = dict(zip(names, row, strict=True))
+        return tuple(seen.get(name, UNSEEN) for name in self.columns)
+
+    def watch(self, begun: float, baseline: tuple[Any, ...], *, wants_instance: bool) -> Watch:
+        """The watch that serves this wait."""
+        return Watch(
+            rows=self.rows,
+            key=self.key,
+            columns=self.columns,
+            interval=self.interval,
+            timeout=self.timeout,
+            deadline=math.inf if self.timeout is None else begun + self.timeout,
+            result=asyncio.get_running_loop().create_future(),
+            until=self.until,
+            options=self.options,
+            wants_instance=wants_instance,
+            baseline=baseline,
+        )
+
+
+def _until(rows: MappedRows, until: object) -> Until | None:
+    if until is None:
+        return None
+    if isinstance(until, SQLCoreOperations):
+        expression = cast("ColumnElement[bool]", until)
+        if hasattr(until, "__clause_element__"):
+            expression = until.__clause_element__()
+        foreign = rows.foreign_column(expression)
+        if foreign is not None:
+            why = "in until= is not a column"
+            raise InvalidColumnError(rows.model, foreign, rows.column_properties, why)
+        return expression
+    if not callable(until) or python_inspect.iscoroutinefunction(until):
+        raise InvalidWaitError(
+            "until", until, "a function that is given an instance, or an SQL expression"
+        )
+    return until
+
+
+def _since(rows: MappedRows, names: Sequence[str], since: object) -> Mapping[str, Any]:
+    if since is None:
+        return {}
+    if isinstance(since, Mapping):
+        given = cast("Mapping[str, Any]", since)
+        rows.columns(list(given))
+        seen = {name: given[name] for name in names if name in given}
+    elif isinstance(since, rows.model):
+        state = cast("InstanceState[Any]", inspect(since))
+        # An attribute that the caller has changed and not flushed was last seen as it was before.
+        loaded = {**state.dict, **state.committed_state}
+        seen = {name: loaded[name] for name in names if name in loaded}
+    else:
+        expected = f"an instance of {rows.model.__name__}, or values by attribute"
+        raise InvalidWaitError("since", since, expected)
+    if not seen:
+        expected = "something that holds a watched column; are its attributes expired?"
+        raise InvalidWaitError("since", since, expected)
+    return seen

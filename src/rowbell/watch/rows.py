@@ -1,0 +1,326 @@
+"""The rows of a mapped class as reads want them: keys, columns, and the SELECT.
+
+Values are read as the driver returns them, past the types of SQLAlchemy: what the database
+holds is compared, one odd value cannot fail a whole batch, and no attribute is loaded that the
+caller deferred. Only JSON goes through its type (it is compared by value), and a deferred text
+or bytea column is read as its SHA-256.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from weakref import WeakValueDictionary
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Dialect,
+    Integer,
+    LargeBinary,
+    Numeric,
+    Select,
+    String,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    column,
+    func,
+    inspect,
+    literal_column,
+    select,
+    type_coerce,
+    values,
+)
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.dialects.postgresql import OID
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import ColumnProperty, CompositeProperty, Mapper, QueryableAttribute
+from sqlalchemy.orm import join as orm_join
+from sqlalchemy.sql import visitors
+from sqlalchemy.types import JSON, Enum, NullType, TypeDecorator, TypeEngine
+
+from rowbell.errors import InvalidColumnError, UnmappedModelError
+from rowbell.watch.install import key_columns
+from rowbell.watch.keys import Key, key_names, key_of
+from rowbell.watch.triggers import qualified
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.selectable import FromClause
+
+SchemaMap: TypeAlias = Mapping[str | None, str | None]
+"""SQLAlchemy's ``schema_translate_map``."""
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a read says besides the row's values, for arming.
+
+    Attributes:
+        names: The row's key in each table of its class: the table's oid and the key's hash.
+        horizon: The lowest transaction id that was running when the read was made.
+        in_recovery: Whether a standby answered.
+    """
+
+    names: tuple[tuple[int, int], ...]
+    horizon: int
+    in_recovery: bool
+
+
+def mapper_of(model: object) -> Mapper[Any]:
+    """The mapper of a mapped class.
+
+    Raises:
+        UnmappedModelError: The model is not one.
+    """
+    try:
+        mapper = inspect(model)
+    except NoInspectionAvailable:
+        raise UnmappedModelError(model) from None
+    if not isinstance(mapper, Mapper) or not isinstance(model, type):
+        raise UnmappedModelError(model)
+    return cast("Mapper[Any]", mapper)
+
+
+class MappedRows:
+    """The rows of one mapped class, in the tables that one schema map leads to."""
+
+    def __init__(self, mapper: Mapper[Any], dialect: Dialect, schema_map: SchemaMap) -> None:
+        self.mapper = mapper
+        self.model: type[Any] = mapper.class_
+        self.dialect = dialect
+        self.schema_map = dict(schema_map)
+        self.on_postgresql = dialect.name == "postgresql"
+
+    @classmethod
+    def of(cls, model: type[Any], dialect: Dialect, schema_map: SchemaMap | None) -> MappedRows:
+        """The one object for these rows, which all waits for them share.
+
+        Raises:
+            UnmappedModelError: The model is not a mapped class.
+        """
+        mapper, schemas = mapper_of(model), dict(schema_map or {})
+        name = (mapper, dialect, frozenset(schemas.items()))
+        rows = _in_use.get(name)
+        if rows is None:
+            rows = _in_use[name] = cls(mapper, dialect, schemas)
+        return rows
+
+    @cached_property
+    def key_names(self) -> tuple[str, ...]:
+        """The attributes of the primary key."""
+        return key_names(self.mapper)
+
+    def key(self, value: object) -> Key:
+        """The primary key as a tuple, given as ``Session.get`` takes it.
+
+        Raises:
+            InvalidKeyError: Too few or too many values, an unknown attribute, or a value that
+                the column's type cannot hold.
+        """
+        return key_of(self.mapper, value, bounded=self.on_postgresql)
+
+    def describe(self, key: Key) -> dict[str, object]:
+        """The key by attribute name, for errors."""
+        return dict(zip(self.key_names, key, strict=True))
+
+    # -- columns
+
+    @cached_property
+    def column_properties(self) -> dict[str, ColumnProperty[Any]]:
+        """The attributes that stand for columns of the class's tables."""
+        return {
+            prop.key: prop
+            for prop in self.mapper.column_attrs
+            if isinstance(prop.columns[0], Column)
+        }
+
+    def columns(self, wanted: Sequence[str | QueryableAttribute[Any]] | None) -> tuple[str, ...]:
+        """The attributes that those names and attributes stand for; all for ``None``.
+
+        Raises:
+            InvalidColumnError: One of them is no column of the class.
+            TypeError: A single name was given instead of a sequence.
+        """
+        if wanted is None:
+            return tuple(self.column_properties)
+        if isinstance(wanted, str | QueryableAttribute):
+            raise TypeError(f"columns takes a sequence of columns: columns=[{wanted!r}]")
+        names: dict[str, None] = {}
+        for one in wanted:
+            names.update(dict.fromkeys(self._resolve(one)))
+        if not names:
+            raise InvalidColumnError(self.model, "columns=[]", self.column_properties, "is no list")
+        return tuple(names)
+
+    def _resolve(self, wanted: str | QueryableAttribute[Any]) -> tuple[str, ...]:
+        name = wanted
+        if isinstance(wanted, QueryableAttribute):
+            if not issubclass(self.model, wanted.class_) and not issubclass(
+                wanted.class_, self.model
+            ):
+                raise InvalidColumnError(self.model, wanted, self.column_properties)
+            name = wanted.key
+        prop = self.mapper.synonyms.get(name) if isinstance(name, str) else None
+        name = prop.name if prop is not None else name
+        composite = self.mapper.composites.get(name) if isinstance(name, str) else None
+        if isinstance(composite, CompositeProperty):
+            return tuple(p.key for p in composite.props)
+        if name not in self.column_properties:
+            raise InvalidColumnError(self.model, wanted, self.column_properties)
+        return (str(name),)
+
+    def database_columns(self, names: Sequence[str]) -> frozenset[str] | None:
+        """The columns to register those attributes with; ``None`` for any column.
+
+        A generated column follows from others, which the trigger compares as well.
+        """
+        if len(names) == len(self.column_properties):
+            return None
+        columns = [c for name in names for c in self.column_properties[name].columns]
+        if any(getattr(c, "computed", None) is not None for c in columns):
+            return None
+        return frozenset(c.name for c in columns if isinstance(c, Column))
+
+    # -- tables
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """The class's tables: several with joined inheritance."""
+        return tuple(table for table in self.mapper.tables if isinstance(table, Table))
+
+    @cached_property
+    def has_keys(self) -> bool:
+        """Whether each of the tables has a primary key, by which a trigger names its rows."""
+        whole = bool(self.tables) and len(self.tables) == len(self.mapper.tables)
+        return whole and all(table.primary_key.columns for table in self.tables)
+
+    def table_name(self, table: Table) -> str:
+        """The table's name as SQL."""
+        schema = self.schema_map.get(table.schema, table.schema)
+        return qualified(schema, table.name)
+
+    # -- reads
+
+    def read(
+        self,
+        keys: Sequence[Key],
+        names: Sequence[str],
+        *,
+        until: ColumnElement[bool] | None = None,
+        evidence: bool,
+    ) -> Select[Any]:
+        """The SELECT of a batch of rows.
+
+        Its columns: the row's place in the batch (from 1), then the values of ``names``, then
+        ``until`` if given, then with ``evidence`` oid and hash for each table, the snapshot's
+        xmin and whether the server is in recovery.
+        """
+        wanted = self._wanted(keys)
+        columns: list[ColumnElement[Any]] = [wanted.c.place, *map(self._raw, names)]
+        if until is not None:
+            columns.append(type_coerce(until, Boolean()).label("until_"))
+        if evidence:
+            columns += self._evidence()
+        return select(*columns).select_from(self._joined(wanted))
+
+    def load(self, keys: Sequence[Key]) -> Select[Any]:
+        """The SELECT of a batch of instances, each with its place in the batch before it."""
+        wanted = self._wanted(keys)
+        return select(wanted.c.place, self.model).select_from(self._joined(wanted))
+
+    def evidence_of(self, row: Sequence[Any]) -> Evidence:
+        """The evidence at the end of a row that was read with it."""
+        count = len(self.tables)
+        tail = row[-(2 * count + 2) :]
+        names = tuple((int(tail[2 * i]), int(tail[2 * i + 1])) for i in range(count))
+        return Evidence(names, int(tail[-2]), bool(tail[-1]))
+
+    def literal(self, names: Sequence[str], given: Mapping[str, Any]) -> Select[Any]:
+        """The SELECT of given values, in the form in which ``read`` returns those columns."""
+        parts: list[ColumnElement[Any]] = []
+        for name in names:
+            type_ = self.column_properties[name].columns[0].type
+            value: ColumnElement[Any] = bindparam(None, given[name], type_=type_)
+            if self.on_postgresql:
+                value = sql_cast(value, type_)
+            parts.append(self._plain(value, type_, name).label(f"since_{name}"))
+        return select(*parts)
+
+    def _wanted(self, keys: Sequence[Key]) -> FromClause:
+        """The keys as a table. Arrays, where there are, leave the statement one and the same."""
+        parts = [column(f"key_{i}", c.type) for i, c in enumerate(self.mapper.primary_key)]
+        if self.on_postgresql and not any(isinstance(part.type, ARRAY) for part in parts):
+            arrays = [
+                bindparam(part.name, [key[i] for key in keys], type_=ARRAY(part.type))
+                for i, part in enumerate(parts)
+            ]
+            unnested = func.unnest(*arrays).table_valued(*parts, with_ordinality="place")
+            return unnested.render_derived(name="wanted")
+        rows = [(place, *key) for place, key in enumerate(keys, 1)]
+        return values(column("place", Integer), *parts, name="wanted").data(rows).cte("wanted")
+
+    def _joined(self, wanted: FromClause) -> FromClause:
+        pairs = zip(self.mapper.primary_key, range(len(self.key_names)), strict=True)
+        return orm_join(
+            wanted, self.mapper, and_(*(c == wanted.c[f"key_{i}"] for c, i in pairs))
+        )
+
+    def _raw(self, name: str) -> ColumnElement[Any]:
+        attribute: ColumnElement[Any] = getattr(self.model, name)
+        return self._plain(attribute, self.column_properties[name].columns[0].type, name)
+
+    def _plain(
+        self, value: ColumnElement[Any], type_: TypeEngine[Any], name: str
+    ) -> ColumnElement[Any]:
+        while isinstance(type_, TypeDecorator):
+            type_ = cast("TypeDecorator[Any]", type_).impl_instance
+        if isinstance(type_, JSON):
+            return type_coerce(value, type_)
+        if self.on_postgresql and self.column_properties[name].deferred:
+            if isinstance(type_, LargeBinary):
+                return func.sha256(value, type_=LargeBinary())
+            if isinstance(type_, String) and not isinstance(type_, Enum):
+                octets = func.convert_to(sql_cast(value, Text), "UTF8")
+                return func.sha256(octets, type_=LargeBinary())
+        return type_coerce(value, NullType())
+
+    def _evidence(self) -> list[ColumnElement[Any]]:
+        columns: list[ColumnElement[Any]] = []
+        for table in self.tables:
+            oid = select(sql_cast(func.to_regclass(self.table_name(table)), OID))
+            key = [
+                sql_cast(c, literal_type(part.cast)) if part.cast else c
+                for c, part in zip(
+                    table.primary_key.columns,
+                    key_columns(table.primary_key.columns),
+                    strict=True,
+                )
+            ]
+            hashed = func.hash_record_extended(func.ROW(*key), literal_column("0"))
+            columns += [oid.scalar_subquery(), type_coerce(hashed, BigInteger())]
+        xmin = func.pg_snapshot_xmin(func.pg_current_snapshot())
+        horizon = select(sql_cast(sql_cast(xmin, Text), BigInteger)).scalar_subquery()
+        recovery = select(func.pg_is_in_recovery()).scalar_subquery()
+        return [*columns, horizon, recovery]
+
+    def foreign_column(self, expression: ColumnElement[Any]) -> str | None:
+        """The first column in an expression that is not one of this class's tables."""
+        own = {c for table in self.mapper.tables for c in table.c}
+        for element in visitors.iterate(expression):
+            if isinstance(element, Column) and element not in own:
+                return str(element)
+        return None
+
+
+def literal_type(cast_to: str) -> TypeEngine[Any]:
+    """The type of a key column's cast."""
+    return Text() if cast_to == "text" else Numeric()
+
+
+_in_use: WeakValueDictionary[tuple[Any, ...], MappedRows] = WeakValueDictionary()

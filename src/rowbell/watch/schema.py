@@ -1,0 +1,199 @@
+"""What stands in the database once: the schema ``rowbell``.
+
+``interest``
+    The rows that somebody watches. Triggers ask it before they notify, so that a row that
+    nobody watches costs its writer one index probe and no NOTIFY.
+``muted``
+    Counts the notifications that were due and not sent (``SET rowbell.notify = off``, or a
+    full queue). Listeners compare it at each heartbeat: a number that moved is a gap, and
+    they prove every watch anew. A sequence, because it moves at once and outside of any
+    transaction, prepared ones included.
+``ring()``
+    Called by the triggers: sends what they found.
+``watch()``, ``clear()``, ``unwatch()``, ``sweep()``, ``pulse()``
+    Called by the listener.
+
+A row's key travels as a 64-bit hash of its key columns (``hash_record_extended``, since
+PostgreSQL 14). It is a function of the value alone, whatever the session's ``TimeZone``,
+``DateStyle``, ``bytea_output`` or ``extra_float_digits``; it follows the type's own
+equality, so 1.0 and 1.00 are one numeric key; it fits any index and any payload. Two keys
+that share a hash cost a needless read, never a wrong answer. Only SQL computes it.
+
+Everything here is idempotent, and the comment on the schema carries a fingerprint of it.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Final
+
+TRIGGERS: Final = ("rowbell_update", "rowbell_delete", "rowbell_truncate")
+"""The names of a table's triggers."""
+
+KEYS_PER_PAYLOAD: Final = 350
+"""A key takes 21 bytes at most with its comma; PostgreSQL refuses payloads of 8000."""
+
+KEYS_PER_STATEMENT: Final = 5_000
+"""Beyond it, a statement says "this table" instead of naming the keys."""
+
+_TRIGGER_NAMES: Final = ", ".join(f"'{name}'" for name in TRIGGERS)
+
+_SETTINGS: Final = "SET search_path = pg_catalog, pg_temp"
+
+_RING: Final = f"""
+CREATE OR REPLACE FUNCTION rowbell.ring(relation oid, listeners integer[], keys bigint[])
+RETURNS void LANGUAGE plpgsql {_SETTINGS} AS $rowbell$
+BEGIN
+  IF cardinality(keys) = 0 THEN
+    RETURN;
+  ELSIF lower(current_setting('rowbell.notify', true)) IN ('off', 'false', 'no', '0') THEN
+    PERFORM nextval('rowbell.muted');
+  ELSIF pg_notification_queue_usage() > 0.9 THEN
+    -- One more NOTIFY could fail the writer's COMMIT.
+    RAISE WARNING 'rowbell: the notification queue is nearly full, listeners will catch up later'
+      USING HINT = 'A session that listens has been in a transaction for long: see pg_stat_activity.';
+    PERFORM nextval('rowbell.muted');
+  ELSIF keys IS NULL OR cardinality(keys) > {KEYS_PER_STATEMENT} THEN
+    PERFORM pg_notify('rowbell' || coalesce('_' || heard.listener, ''), '1:' || relation || ':*')
+    FROM (SELECT DISTINCT listener
+          FROM unnest(coalesce(listeners, ARRAY[NULL]::integer[])) AS w(listener)) AS heard;
+  ELSE
+    PERFORM pg_notify('rowbell' || coalesce('_' || sliced.listener, ''),
+                      '1:' || relation || ':' || string_agg(sliced.key::text, ','))
+    FROM (SELECT w.listener, w.key,
+                 (row_number() OVER (PARTITION BY w.listener) - 1) / {KEYS_PER_PAYLOAD} AS slice
+          FROM unnest(listeners, keys) AS w(listener, key)) AS sliced
+    GROUP BY sliced.listener, sliced.slice;
+  END IF;
+END
+$rowbell$"""
+
+_DIFFERS: Final = f"""
+CREATE OR REPLACE FUNCTION rowbell.differs(before jsonb, after jsonb, columns text[])
+RETURNS boolean LANGUAGE sql IMMUTABLE {_SETTINGS} AS $rowbell$
+  SELECT CASE
+    WHEN columns IS NULL THEN before IS DISTINCT FROM after
+    ELSE EXISTS (SELECT FROM unnest(columns) AS watched(name)
+                 WHERE NOT after ? watched.name
+                    OR before -> watched.name IS DISTINCT FROM after -> watched.name)
+  END
+$rowbell$"""
+
+_TROUBLE: Final = f"""
+CREATE OR REPLACE FUNCTION rowbell.trouble(relation oid)
+RETURNS text LANGUAGE sql STABLE SECURITY DEFINER {_SETTINGS} AS $rowbell$
+  SELECT CASE
+    WHEN NOT (coalesce(has_table_privilege(caller.name, relation, 'SELECT'), false)
+              OR coalesce(has_any_column_privilege(caller.name, relation, 'SELECT'), false))
+      THEN 'not_permitted'
+    WHEN (SELECT count(*) FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid
+          WHERE t.tgrelid = relation AND t.tgname IN ({_TRIGGER_NAMES})
+            AND f.pronamespace = 'rowbell'::regnamespace) < {len(TRIGGERS)}
+      THEN 'trigger_missing'
+    WHEN EXISTS (SELECT FROM pg_trigger AS t
+                 WHERE t.tgname IN ({_TRIGGER_NAMES}) AND t.tgenabled NOT IN ('O', 'A')
+                   AND t.tgrelid IN (SELECT relation
+                                     UNION SELECT relid FROM pg_partition_tree(relation)))
+      THEN 'trigger_disabled'
+  END
+  FROM (SELECT coalesce(nullif(current_setting('role', true), 'none'), session_user)::name) AS
+    caller(name)
+$rowbell$"""
+
+_WATCH: Final = f"""
+CREATE OR REPLACE FUNCTION rowbell.watch(relations oid[], keys bigint[], columns text[])
+RETURNS TABLE (relation oid, trouble text)
+LANGUAGE plpgsql SECURITY DEFINER {_SETTINGS} AS $rowbell$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+    SELECT r.relation, rowbell.trouble(r.relation)
+    FROM (SELECT DISTINCT w.relation FROM unnest(relations) AS w(relation)) AS r;
+  INSERT INTO rowbell.interest AS i (relation, key, listener, columns)
+    SELECT DISTINCT ON (w.relation, w.key) w.relation, w.key, pg_backend_pid(), w.columns::text[]
+    FROM unnest(relations, keys, columns) AS w(relation, key, columns)
+    JOIN (SELECT DISTINCT u.relation FROM unnest(relations) AS u(relation)) AS r
+      ON r.relation = w.relation AND rowbell.trouble(r.relation) IS NULL
+  ON CONFLICT (relation, key, listener) DO UPDATE SET columns = excluded.columns;
+END
+$rowbell$"""
+
+_CLEAR: Final = f"""
+CREATE OR REPLACE FUNCTION rowbell.clear(relations oid[], boundary bigint)
+RETURNS SETOF oid LANGUAGE sql VOLATILE {_SETTINGS} AS $rowbell$
+  WITH held AS MATERIALIZED (SELECT * FROM pg_locks)
+  SELECT r.oid FROM unnest(relations) AS r(oid)
+  WHERE NOT EXISTS (
+    SELECT FROM held AS lock
+    JOIN held AS writer ON writer.virtualtransaction = lock.virtualtransaction
+                       AND writer.locktype = 'transactionid' AND writer.mode = 'ExclusiveLock'
+    WHERE lock.locktype = 'relation' AND lock.granted
+      AND lock.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+      AND lock.relation IN (SELECT r.oid UNION SELECT relid FROM pg_partition_tree(r.oid))
+      AND lock.mode NOT IN ('AccessShareLock', 'RowShareLock')
+      AND age(writer.transactionid) >= age(boundary::text::xid8::xid))
+$rowbell$"""
+
+_UNWATCH: Final = f"""
+CREATE OR REPLACE FUNCTION rowbell.unwatch(relations oid[], keys bigint[])
+RETURNS void LANGUAGE sql SECURITY DEFINER {_SETTINGS} AS $rowbell$
+  DELETE FROM rowbell.interest AS i
+  USING unnest(relations, keys) AS w(relation, key)
+  WHERE i.relation = w.relation AND i.key = w.key AND i.listener = pg_backend_pid()
+$rowbell$"""
+
+_SWEEP: Final = f"""
+CREATE OR REPLACE FUNCTION rowbell.sweep(own boolean)
+RETURNS void LANGUAGE sql SECURITY DEFINER {_SETTINGS} AS $rowbell$
+  DELETE FROM rowbell.interest
+  WHERE (own AND listener = pg_backend_pid())
+     OR listener NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL)
+$rowbell$"""
+
+_PULSE: Final = f"""
+CREATE OR REPLACE FUNCTION rowbell.pulse(relations oid[],
+  OUT backend integer, OUT in_recovery boolean, OUT queue_usage double precision,
+  OUT channels text[], OUT muted bigint, OUT troubled oid[], OUT troubles text[])
+LANGUAGE sql VOLATILE SECURITY DEFINER {_SETTINGS} AS $rowbell$
+  SELECT rowbell.sweep(false);
+  SELECT pg_backend_pid(), pg_is_in_recovery(), pg_notification_queue_usage(),
+         ARRAY(SELECT pg_listening_channels()),
+         (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM rowbell.muted),
+         array_agg(r.oid) FILTER (WHERE r.trouble IS NOT NULL),
+         array_agg(r.trouble) FILTER (WHERE r.trouble IS NOT NULL)
+  FROM (SELECT w.oid, rowbell.trouble(w.oid) AS trouble
+        FROM unnest(relations) AS w(oid)) AS r
+$rowbell$"""
+
+_STATEMENTS: Final = (
+    "CREATE SCHEMA IF NOT EXISTS rowbell",
+    "GRANT USAGE ON SCHEMA rowbell TO PUBLIC",
+    """
+CREATE UNLOGGED TABLE IF NOT EXISTS rowbell.interest (
+  relation oid NOT NULL,
+  key bigint NOT NULL,
+  listener integer NOT NULL,
+  columns text[],
+  PRIMARY KEY (relation, key, listener)
+)""",
+    "CREATE SEQUENCE IF NOT EXISTS rowbell.muted",
+    _RING,
+    _DIFFERS,
+    _TROUBLE,
+    _WATCH,
+    _CLEAR,
+    _UNWATCH,
+    _SWEEP,
+    _PULSE,
+)
+
+FINGERPRINT: Final = "rowbell 1 " + sha256("\n".join(_STATEMENTS).encode()).hexdigest()[:16]
+"""What the comment on the schema says when it is as this version of rowbell wants it."""
+
+
+def schema_statements() -> list[str]:
+    """The statements that create or replace the schema, in order, one command each."""
+    return [
+        *(statement.strip() for statement in _STATEMENTS),
+        f"COMMENT ON SCHEMA rowbell IS '{FINGERPRINT}'",
+    ]

@@ -1,0 +1,154 @@
+"""What a watcher is doing, and why: one named state, with the evidence behind it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("rowbell")
+
+
+class WatcherState(StrEnum):
+    """The states of a watcher.
+
+    ::
+
+        IDLE ── entered ──▶ CONNECTING ── heard itself ──▶ LISTENING
+                                │                          │      ▲
+                           cannot listen            connection lost │ heard itself
+                                │                          ▼      │
+                                └───────────────────────▶ POLLING ─┘
+        any ── closed ──▶ CLOSED
+    """
+
+    IDLE = "idle"
+    """Not entered yet."""
+    CONNECTING = "connecting"
+    """On the way to its first LISTEN; waits are polled meanwhile."""
+    LISTENING = "listening"
+    """LISTEN stands, and a notification from another connection was heard on it."""
+    POLLING = "polling"
+    """Not listening, for the ``reason`` given; where it can pass it is tried again."""
+    CLOSED = "closed"
+    """Closed for good."""
+
+
+class Reason(StrEnum):
+    """Why waits are polled."""
+
+    REQUESTED = "requested"
+    """``mode="poll"``."""
+    UNSUPPORTED = "unsupported"
+    """The database, its driver or the server has no LISTEN."""
+    IN_RECOVERY = "in_recovery"
+    """The server is a standby; LISTEN and NOTIFY are refused there."""
+    NOT_DELIVERED = "not_delivered"
+    """LISTEN was accepted, and nothing arrived: a transaction pooler, or another server."""
+    CONNECTION_LOST = "connection_lost"
+    """The LISTEN connection could not be made, or was lost."""
+    NOT_INSTALLED = "not_installed"
+    """The schema ``rowbell`` is not in the database, so no table has triggers."""
+    TRIGGER_MISSING = "trigger_missing"
+    """Listening, but a table that is waited for has no triggers."""
+    TRIGGER_DISABLED = "trigger_disabled"
+    """Listening, but the triggers of a table that is waited for are disabled."""
+    NOT_PERMITTED = "not_permitted"
+    """Listening, but the role of the LISTEN connection may not SELECT the table."""
+    NO_KEY = "no_key"
+    """Listening, but a table that is waited for has no primary key of its own."""
+
+
+REMEDIES = {
+    Reason.UNSUPPORTED: 'give listen_url="postgresql+asyncpg://…", or say mode="poll"',
+    Reason.IN_RECOVERY: 'name the primary with listen_url and read from it, or say mode="poll"',
+    Reason.NOT_DELIVERED: "name the server itself with listen_url, past the pooler "
+    "(PgBouncer delivers in session mode only), or say mode='poll'",
+    Reason.CONNECTION_LOST: "it is tried again by itself",
+    Reason.NOT_INSTALLED: "run install_triggers() or op.create_row_triggers() in a migration",
+    Reason.TRIGGER_MISSING: "run install_triggers() or op.create_row_triggers() in a migration",
+    Reason.TRIGGER_DISABLED: "ALTER TABLE … ENABLE TRIGGER, or run install_triggers() anew",
+    Reason.NOT_PERMITTED: "GRANT SELECT on the table to the role of the LISTEN connection",
+    Reason.NO_KEY: "give the table a primary key",
+}
+"""What to do about each reason, as a clause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatcherStatistics:
+    """What a watcher is doing, at one moment.
+
+    Attributes:
+        state: The state.
+        since: When the state began.
+        reason: Why waits are polled, ``None`` while all can be armed.
+        detail: What was seen, and the remedy; empty where there is no reason.
+        armed: The number of waits that a notification will wake.
+        polled: The number of waits that are polled.
+        notifications: The notifications heard and understood.
+        ignored: The notifications heard that were none of ours.
+        rereads: The rows read again for waits, after their first read.
+        queries: The SELECT statements that all reads took.
+        reconnects: How often LISTENING was reached again after a loss.
+    """
+
+    state: WatcherState
+    since: datetime
+    reason: Reason | None
+    detail: str
+    armed: int
+    polled: int
+    notifications: int
+    ignored: int
+    rereads: int
+    queries: int
+    reconnects: int
+
+
+class StateLog:
+    """The current state; each transition is logged once and told to those who asked."""
+
+    def __init__(self, name: str, changed: Callable[[], None], told: set[str]) -> None:
+        self.state = WatcherState.IDLE
+        self.since = datetime.now(UTC)
+        self.reason: Reason | None = None
+        self.detail = ""
+        self.reconnects = 0
+        self._name = name
+        self._changed = changed
+        self._told = told
+        self._listened = False
+
+    def enter(
+        self, state: WatcherState, reason: Reason | None = None, detail: str = ""
+    ) -> None:
+        """Go to a state, or stay in it for another reason."""
+        if self.state is WatcherState.CLOSED:
+            return
+        if (state, reason) == (self.state, self.reason):
+            self.detail = detail
+            return
+        if state is not self.state:
+            self.since = datetime.now(UTC)
+        if state is WatcherState.LISTENING:
+            self.reconnects += self._listened
+            self._listened = True
+            self._told.clear()
+        self.state, self.reason, self.detail = state, reason, detail
+        if reason is None or reason is Reason.REQUESTED:
+            logger.info("rowbell %s: %s", self._name, state)
+        else:
+            self.warn(reason, detail)
+        self._changed()
+
+    def warn(self, reason: Reason, detail: str) -> None:
+        """Say once that waits are polled, why, and what to do about it."""
+        if f"{reason} {detail}" not in self._told:
+            self._told.add(f"{reason} {detail}")
+            logger.warning("rowbell %s polls (%s): %s; %s", self._name, reason, detail,
+                           REMEDIES.get(reason, ""))

@@ -1,0 +1,77 @@
+"""Every number of seconds in the library, and how waits between tries grow."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, fields
+
+from rowbell.errors import InvalidWaitError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """The times of a watcher, all in seconds.
+
+    Attributes:
+        connect: The longest time that making the LISTEN connection may take.
+        proof: The longest time that the proof of hearing may take.
+        heartbeat: The time between two heartbeat queries on the LISTEN connection.
+        answer: The longest time that any query on the LISTEN connection may take before the
+            connection counts as lost.
+        backoff: The wait before the first try to reconnect; it doubles from try to try.
+        backoff_limit: The longest wait between two tries.
+        healthy: After that long without a loss the backoff starts anew.
+        quick: The first interval of a watch that is about to be armed; it doubles up to the
+            interval of its own.
+        narrow: How long a watch may stay unarmed because of some old transaction before the
+            locks of its table are looked at instead.
+        linger: How long a row that nobody waits for any more stays registered, so that a
+            loop of waits does not register it each time.
+        spread: Over how long the re-reads after a lost connection are spread.
+        last_read: How long the last read of a wait whose time has passed may take.
+        close: How long closing may wait for what is under way.
+    """
+
+    connect: float = 10.0
+    proof: float = 2.0
+    heartbeat: float = 10.0
+    answer: float = 5.0
+    backoff: float = 0.25
+    backoff_limit: float = 30.0
+    healthy: float = 60.0
+    quick: float = 0.005
+    narrow: float = 1.0
+    linger: float = 5.0
+    spread: float = 0.2
+    last_read: float = 5.0
+    close: float = 2.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:
+                raise InvalidWaitError(f"timing.{field.name}", value, "a number of seconds above 0")
+
+
+class Backoff:
+    """How long to wait before the next try: doubled from try to try, jittered, capped.
+
+    It holds no clock: what it needs to know is said to it.
+    """
+
+    def __init__(self, timing: Timing, jitter: random.Random | None = None) -> None:
+        self._timing = timing
+        self._random = jitter or random.Random()  # noqa: S311  # spreads load, hides nothing
+        self._next = timing.backoff
+
+    def delay(self, healthy_for: float) -> float:
+        """The wait before the next try, in seconds.
+
+        Args:
+            healthy_for: How long things had been well before this failure, in seconds.
+        """
+        if healthy_for >= self._timing.healthy:
+            self._next = self._timing.backoff
+        delay = self._next
+        self._next = min(self._next * 2, self._timing.backoff_limit)
+        return delay * self._random.uniform(0.8, 1.2)

@@ -1,0 +1,228 @@
+"""What stands on a watched table: its triggers, and the function that they run. Pure text.
+
+There are two forms. The *statement* form looks up all rows of a statement in
+``rowbell.interest`` with one join over the transition tables. The *row* form does it row by
+row; it serves where transition tables cannot: on partitioned tables, whose partitions are
+written directly too, and where changes arrive by logical replication, which fires no
+statement triggers.
+
+The function depends only on the names of the key columns and the form, so it is named after
+a hash of its text. Tables of the same key share it, it is never altered, and a trigger is up
+to date exactly when it runs the function of that name: two versions of rowbell can stand
+side by side during a deploy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import Final
+
+from rowbell.watch.schema import KEYS_PER_STATEMENT, TRIGGERS
+
+
+class ForEach(StrEnum):
+    """For what a trigger runs: PostgreSQL's ``FOR EACH { ROW | STATEMENT }``."""
+
+    ROW = "row"
+    STATEMENT = "statement"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyColumn:
+    """A column of a table's key.
+
+    Attributes:
+        name: The column's name in the database.
+        cast: The type that it is hashed as, for the few types that PostgreSQL cannot hash.
+    """
+
+    name: str
+    cast: str | None = None
+
+    def of(self, row: str) -> str:
+        """The column of that row, as SQL."""
+        column = f"{row}.{quote_identifier(self.name)}"
+        return f"{column}::{self.cast}" if self.cast else column
+
+
+def quote_identifier(name: str) -> str:
+    """The name as an SQL identifier, quoted always: no word is reserved inside quotes."""
+    if "\0" in name or not name:
+        raise ValueError(f"not an identifier: {name!r}")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def qualified(schema: str | None, name: str) -> str:
+    """The name of a table, with its schema if it has one."""
+    table = quote_identifier(name)
+    return f"{quote_identifier(schema)}.{table}" if schema else table
+
+
+def key_hash(row: str, key: tuple[KeyColumn, ...]) -> str:
+    """The hash of that row's key, as SQL. The reader selects the same of the table's own row."""
+    return f"hash_record_extended(ROW({', '.join(column.of(row) for column in key)}), 0)"
+
+
+# LATERAL with OFFSET 0 holds the planner to one index probe a row, and enable_seqscan = off to
+# the index: the function's plans are cached, perhaps from a time when `interest` was empty.
+_STATEMENT_BODY: Final = """
+    ELSIF EXISTS (SELECT FROM old_rows AS o CROSS JOIN LATERAL ({interest_of_old}) AS i) THEN
+      IF TG_OP = 'DELETE' THEN
+        PERFORM rowbell.ring(bell, array_agg(i.listener), array_agg(i.key))
+        FROM old_rows AS o CROSS JOIN LATERAL ({interest_of_old}) AS i;
+      ELSE
+        -- Grouped instead of joined: the cached plan serves one row and a hundred thousand.
+        PERFORM rowbell.ring(bell, array_agg(changed.listener), array_agg(changed.key))
+        FROM (SELECT image.listener, image.key
+              FROM (SELECT i.listener, i.key, i.columns, 0 AS age, to_jsonb(o) AS whole
+                    FROM old_rows AS o CROSS JOIN LATERAL ({interest_of_old}) AS i
+                    UNION ALL
+                    SELECT i.listener, i.key, i.columns, 1 AS age, to_jsonb(n) AS whole
+                    FROM new_rows AS n CROSS JOIN LATERAL ({interest_of_new}) AS i) AS image
+              GROUP BY image.listener, image.key, image.columns
+              HAVING count(*) <> 2 OR count(*) FILTER (WHERE image.age = 0) <> 1
+                  OR rowbell.differs((array_agg(image.whole ORDER BY image.age))[1],
+                                     (array_agg(image.whole ORDER BY image.age))[2],
+                                     image.columns)) AS changed
+        HAVING count(*) > 0;
+      END IF;"""
+
+_ROW_BODY: Final = """
+    ELSIF EXISTS ({interest_of_old}) THEN
+      PERFORM rowbell.ring(bell, array_agg(i.listener), array_agg(i.key))
+      FROM ({interest_of_old}) AS i
+      WHERE TG_OP = 'DELETE' OR {new_key} <> i.key
+         OR rowbell.differs(to_jsonb(OLD), to_jsonb(NEW), i.columns)
+      HAVING count(*) > 0;"""
+
+# A writer outside READ COMMITTED sees `interest` as it was when its transaction began, so it
+# does not ask but tells everybody. The block's EXCEPTION keeps any trouble of ours from the
+# writer: it becomes a WARNING, and everybody re-reads.
+_FUNCTION: Final = """
+CREATE OR REPLACE FUNCTION {name}() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS {quote}
+#variable_conflict use_variable
+DECLARE
+  bell CONSTANT oid := {relation};
+BEGIN
+  BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+      IF TG_OP = 'TRUNCATE' THEN
+        PERFORM rowbell.ring(bell, NULL, NULL);
+      ELSE
+        PERFORM rowbell.ring(bell, NULL, {all_keys});
+      END IF;
+    ELSIF TG_OP = 'TRUNCATE' THEN
+      PERFORM rowbell.ring(bell, heard.listeners, NULL)
+      FROM (SELECT array_agg(DISTINCT i.listener) AS listeners
+            FROM rowbell.interest AS i WHERE i.relation = bell) AS heard
+      WHERE heard.listeners IS NOT NULL;{body}
+    END IF;
+  EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'rowbell: the trigger on % failed, so all listeners re-read the table: %',
+      bell::regclass, SQLERRM
+      USING HINT = 'Run install_triggers() again, for example by a migration.';
+    BEGIN
+      PERFORM rowbell.ring(bell, NULL, NULL);
+    EXCEPTION WHEN OTHERS THEN
+      RAISE WARNING 'rowbell: nor could the listeners be told: %', SQLERRM;
+    END;
+  END;
+  RETURN NULL;
+END
+{quote}"""
+
+
+def _interest(row: str, key: tuple[KeyColumn, ...]) -> str:
+    return (
+        "SELECT i.listener, i.key, i.columns FROM rowbell.interest AS i "
+        f"WHERE i.relation = bell AND i.key = {key_hash(row, key)} OFFSET 0"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TableTriggers:
+    """A table's triggers, as SQL.
+
+    Attributes:
+        schema: The table's schema; ``None`` leaves it to the connection's ``search_path``.
+        table: The table's name.
+        key: The columns of its primary key, in order.
+        for_each: The form.
+        replicated: Whether they fire for changes that arrive by logical replication as well
+            (``ENABLE ALWAYS``).
+    """
+
+    schema: str | None
+    table: str
+    key: tuple[KeyColumn, ...]
+    for_each: ForEach
+    replicated: bool = False
+
+    @property
+    def name(self) -> str:
+        """The table's name as SQL, quoted, with its schema if one was given."""
+        return qualified(self.schema, self.table)
+
+    @property
+    def function_name(self) -> str:
+        """The function's name in the schema ``rowbell``: a hash of its text."""
+        return f"ring_{sha256(self._function('').encode()).hexdigest()[:16]}"
+
+    def create_function(self) -> str:
+        """The statement that creates the function."""
+        return self._function(f"rowbell.{self.function_name}").strip()
+
+    def create_triggers(self) -> list[str]:
+        """The statements that create or replace the triggers."""
+        run = f"EXECUTE FUNCTION rowbell.{self.function_name}()"
+        if self.for_each is ForEach.ROW:
+            update = "FOR EACH ROW WHEN (OLD.* *<> NEW.*)"
+            delete = "FOR EACH ROW"
+        else:
+            update = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT"
+            delete = "REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT"
+        create = "CREATE OR REPLACE TRIGGER"
+        statements = [
+            f"{create} rowbell_update AFTER UPDATE ON {self.name} {update} {run}",
+            f"{create} rowbell_delete AFTER DELETE ON {self.name} {delete} {run}",
+            f"{create} rowbell_truncate AFTER TRUNCATE ON {self.name} FOR EACH STATEMENT {run}",
+        ]
+        if self.replicated:
+            statements += [
+                f"ALTER TABLE {self.name} ENABLE ALWAYS TRIGGER {trigger}"
+                for trigger in TRIGGERS
+            ]
+        return statements
+
+    def _function(self, name: str) -> str:
+        quote = "$rowbell$"
+        while any(quote in column.name for column in self.key):
+            quote = f"{quote[:-1]}_$"
+        if self.for_each is ForEach.ROW:
+            return _FUNCTION.format(
+                name=name,
+                quote=quote,
+                relation="coalesce(pg_partition_root(TG_RELID), TG_RELID)",
+                all_keys=f"ARRAY[{key_hash('OLD', self.key)}]",
+                body=_ROW_BODY.format(
+                    interest_of_old=_interest("OLD", self.key),
+                    new_key=key_hash("NEW", self.key),
+                ),
+            )
+        return _FUNCTION.format(
+            name=name,
+            quote=quote,
+            relation="TG_RELID",
+            all_keys=(
+                f"ARRAY(SELECT {key_hash('o', self.key)} FROM old_rows AS o "
+                f"LIMIT {KEYS_PER_STATEMENT + 1})"
+            ),
+            body=_STATEMENT_BODY.format(
+                interest_of_old=_interest("o", self.key),
+                interest_of_new=_interest("n", self.key),
+            ),
+        )

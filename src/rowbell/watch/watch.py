@@ -1,0 +1,200 @@
+"""One wait: what it saw first, what would end it, and how it is being served.
+
+*Every watch is armed, or it is polled.* A watch is
+
+``UNARMED``
+    the bell cannot be trusted for its row: it is read at its interval;
+``ARMING``
+    its row is registered, and a read is wanted that proves the registration was in time;
+``ARMED``
+    proven: every commit from now on that changes the row rings.
+
+Why nothing is lost. A trigger that ran before the registration was visible rang nobody, and its
+transaction may commit after the watch's first read. But a transaction that has fired a trigger
+has its id, and the *boundary* is an id given out after the registration was committed: so that
+transaction's id is below the boundary. Once a read's snapshot has its ``xmin`` (the lowest id
+still running) above the boundary, all those transactions have ended, and the same snapshot shows
+what they committed. A trigger that runs later sees the registration, or broadcasts.
+"""
+
+from __future__ import annotations
+
+import math
+from asyncio import Future
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from sqlalchemy import ColumnElement
+
+from rowbell.errors import NotFoundError, WaitTimeoutError
+from rowbell.watch.distinct import is_distinct
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm.interfaces import ORMOption
+
+    from rowbell.watch.keys import Key
+    from rowbell.watch.rows import Evidence, MappedRows
+
+Until: TypeAlias = "Callable[[Any], object] | ColumnElement[bool]"
+"""A predicate on the row, or an SQL expression on the model's columns."""
+
+
+UNSEEN: Final = object()
+"""Stands in a baseline for a value that nobody has seen yet."""
+
+
+class Arming(Enum):
+    """How a watch is served."""
+
+    UNARMED = "unarmed"
+    ARMING = "arming"
+    ARMED = "armed"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A row as one read found it.
+
+    Attributes:
+        values: The values of the watched columns, in the watch's order.
+        until: What the SQL expression ``until`` said.
+        evidence: What arming needs, where it was asked for.
+    """
+
+    values: tuple[Any, ...]
+    until: bool = False
+    evidence: Evidence | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Watch:
+    """One waiter's interest in one row.
+
+    Attributes:
+        rows: The rows of the class.
+        key: Which of them.
+        columns: The attributes that are watched.
+        interval: The polling interval, in seconds.
+        timeout: The time given, in seconds; ``None`` for ever.
+        deadline: When that time has passed, on the loop's clock.
+        until: The condition, if one was given.
+        options: Loader options for the instance.
+        wants_instance: Whether the result is an instance, or the caller loads it himself.
+        baseline: The watched values as they were seen first, ``UNSEEN`` before. With ``until``
+            those of the last read: the condition is asked again when they have changed.
+        found: Whether a read has found the row.
+        arming: How the watch is served.
+        boundary: What a read's horizon must exceed to arm it.
+        names: The row in the tables of its class, as triggers name it: oid and hash.
+        quick: The next interval while it is about to be armed.
+        due: When it is to be read next, on the loop's clock.
+        being_read: Whether a read of it is under way.
+        rung: Whether it has to be read again once that has ended.
+        result: Becomes the instance, ``None`` (load it yourself) or the error.
+    """
+
+    rows: MappedRows
+    key: Key
+    columns: tuple[str, ...]
+    interval: float
+    timeout: float | None
+    deadline: float
+    result: Future[Any]
+    until: Until | None = None
+    options: Sequence[ORMOption] = ()
+    wants_instance: bool = False
+    baseline: tuple[Any, ...] = ()
+    found: bool = False
+    arming: Arming = Arming.UNARMED
+    boundary: int = 0
+    names: tuple[tuple[int, int], ...] = ()
+    quick: float = 0.0
+    due: float = math.inf
+    being_read: bool = False
+    rung: bool = False
+
+    def __post_init__(self) -> None:
+        self.baseline = self.baseline or (UNSEEN,) * len(self.columns)
+
+    @property
+    def over(self) -> bool:
+        """Whether the wait has ended."""
+        return self.result.done()
+
+    @property
+    def condition(self) -> ColumnElement[bool] | None:
+        """``until``, where it is for the server to evaluate."""
+        return self.until if isinstance(self.until, ColumnElement) else None
+
+    @property
+    def predicate(self) -> Callable[[Any], object] | None:
+        """``until``, where it is to be called with an instance."""
+        return None if isinstance(self.until, ColumnElement) else self.until
+
+    def observe(self, reading: Reading | None) -> bool:
+        """Take a read in; whether it may end the wait.
+
+        A deleted row ends it here. Otherwise the caller finishes the watch, after asking the
+        predicate if there is one.
+        """
+        if reading is None:
+            self.fail(NotFoundError(self.rows.model, self.key_by_name, deleted=self.found))
+            return False
+        first, self.found = not self.found, True
+        changed = self._compare(reading.values)
+        if self.until is None:
+            return changed
+        self.baseline = reading.values
+        return (first or changed) and (self.condition is None or reading.until)
+
+    def _compare(self, values: tuple[Any, ...]) -> bool:
+        """Whether the values differ from the baseline, whose gaps they fill."""
+        before = self.baseline
+        self.baseline = tuple(
+            new if old is UNSEEN else old for old, new in zip(before, values, strict=True)
+        )
+        return any(old is not UNSEEN and is_distinct(old, new)
+                   for old, new in zip(before, values, strict=True))
+
+    def prove(self, evidence: Evidence, boundary: int | None) -> None:
+        """Become armed if that read proves that nothing was missed.
+
+        Args:
+            evidence: What the read said.
+            boundary: The watch's boundary when the read began, ``None`` if it had none yet.
+        """
+        if evidence.in_recovery:
+            self.arming = Arming.UNARMED
+        elif self.arming is Arming.ARMING and boundary == self.boundary < evidence.horizon:
+            self.arming = Arming.ARMED
+
+    def finish(self, instance: Any) -> None:
+        """End the wait with its result."""
+        if not self.result.done():
+            self.result.set_result(instance)
+
+    def fail(self, error: BaseException) -> None:
+        """End the wait with an error."""
+        if not self.result.done():
+            self.result.set_exception(error)
+
+    def time_out(self, trouble: str = "") -> None:
+        """End the wait because its time has passed."""
+        served = {
+            Arming.ARMED: "armed: a notification would have ended it",
+            Arming.ARMING: f"polled every {self.interval:g}s while it was being armed",
+            Arming.UNARMED: f"polled every {self.interval:g}s",
+        }[self.arming]
+        served += f"; {trouble}" if trouble else ""
+        self.fail(
+            WaitTimeoutError(
+                self.rows.model, self.key_by_name, timeout=self.timeout or 0.0, served=served
+            )
+        )
+
+    @property
+    def key_by_name(self) -> dict[str, object]:
+        """The key for errors."""
+        return self.rows.describe(self.key)

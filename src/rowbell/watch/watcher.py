@@ -1,0 +1,379 @@
+"""RowWatcher: one board, one reader and one listener, started and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from weakref import WeakKeyDictionary
+
+import anyio
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import StaticPool
+
+from rowbell.errors import (
+    InvalidWaitError,
+    ListenError,
+    UnsupportedEngineError,
+    WaitTimeoutError,
+    WatcherStateError,
+)
+from rowbell.watch.board import Board
+from rowbell.watch.connection import Connections
+from rowbell.watch.listener import Listener
+from rowbell.watch.reader import Reader
+from rowbell.watch.request import WaitRequest
+from rowbell.watch.state import Reason, StateLog, WatcherState, WatcherStatistics
+from rowbell.watch.timing import Timing
+from rowbell.watch.watch import Arming, Watch
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future, Task
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sqlalchemy import URL, Dialect
+    from sqlalchemy.orm import QueryableAttribute
+    from sqlalchemy.orm.interfaces import ORMOption
+
+    from rowbell.watch.watch import Until
+
+ModelT = TypeVar("ModelT")
+
+
+class Mode(StrEnum):
+    """Where a watcher's signals come from."""
+
+    AUTO = "auto"
+    """Listen where that works, poll where it does not, and say so."""
+    LISTEN = "listen"
+    """Listen; raise ``ListenError`` where that cannot work."""
+    POLL = "poll"
+    """Poll."""
+
+
+class RowWatcher:
+    """Watches rows of one engine, for all waits of one event loop.
+
+    An application that waits for rows keeps one open for its lifetime, in FastAPI's lifespan
+    for example; every ``wait_for_row_change`` on a session of that engine then uses it. It
+    holds one connection of its own to the server, outside of the engine's pool.
+
+    Args:
+        engine: The engine whose rows are watched.
+        mode: ``"auto"`` (the default) listens, and polls where it cannot; ``"listen"`` raises
+            where it cannot; ``"poll"`` opens no connection.
+        listen_url: Where to LISTEN, if the engine goes through a pooler or reads elsewhere:
+            the URL of the server itself, with asyncpg as its driver.
+        recheck: How often a row that nothing rang for is read all the same, in seconds
+            (default 30): a safety net under changes that fire no trigger. ``None``: never.
+        timing: All other times.
+
+    Raises:
+        UnsupportedEngineError: Not an ``AsyncEngine``, or one whose sessions share a
+            connection.
+        InvalidWaitError: ``mode`` or ``recheck`` is none.
+
+    Example:
+        .. code-block:: python
+
+            async with rowbell.RowWatcher(engine) as watcher:
+                order = await watcher.wait_for_change(Order, 7, timeout=30)
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        mode: Mode | str = Mode.AUTO,
+        listen_url: str | URL | None = None,
+        recheck: float | None = 30.0,
+        timing: Timing | None = None,
+    ) -> None:
+        check_engine(engine)
+        if mode not in set(Mode):
+            raise InvalidWaitError("mode", mode, "'auto', 'listen' or 'poll'")
+        if recheck is not None and not 0 < recheck < math.inf:
+            raise InvalidWaitError("recheck", recheck, "a number of seconds above 0, or None")
+        self._engine = engine
+        self._mode = Mode(mode)
+        self._timing = timing or Timing()
+        self._connections = Connections(engine, listen_url, self._timing)
+        self._board = Board(self._time, self._timing, recheck, self._changed)
+        name = f"[{engine.url.database}]"
+        told = _told.setdefault(engine.dialect, set())
+        self._state = StateLog(name, self._changed, told)
+        self._reader = Reader(self._board, self._connections)
+        self._listener = Listener(self._board, self._connections, self._state, self._timing)
+        self._loop: AbstractEventLoop | None = None
+        self._task: Task[None] | None = None
+        self._observers: dict[Future[None], Callable[[WatcherStatistics], object]] = {}
+
+    # -- start and stop
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        await self.reached(lambda now: now.state is not WatcherState.CONNECTING)
+        if self._mode is Mode.LISTEN and self._state.state is not WatcherState.LISTENING:
+            reason, detail = self._state.reason or Reason.CONNECTION_LOST, self._state.detail
+            await self.aclose()
+            raise ListenError(reason, detail)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def start(self) -> None:
+        """Begin to watch, without waiting for the first connection.
+
+        Raises:
+            WatcherStateError: It was started before, or another watcher of the engine is open
+                in this event loop.
+        """
+        if self._task is not None:
+            raise WatcherStateError(f"{self!r} cannot be entered twice: make a new one")
+        self._loop = asyncio.get_running_loop()
+        open_here = _open.setdefault(self._loop, {})
+        if self._engine.dialect in open_here:
+            raise WatcherStateError(
+                f"{open_here[self._engine.dialect]!r} watches this engine in this event loop "
+                "already: one serves all waits, so share it"
+            )
+        open_here[self._engine.dialect] = self
+        if self._mode is Mode.POLL:
+            self._state.enter(WatcherState.POLLING, Reason.REQUESTED, 'mode="poll"')
+        else:
+            self._state.enter(WatcherState.CONNECTING)
+        self._task = asyncio.create_task(self._run(), name=f"rowbell {self!r}")
+
+    async def aclose(self) -> None:
+        """Close: waits that have not ended raise, and nothing is left behind. Idempotent."""
+        if self._task is None or self._loop is None:
+            self._state.enter(WatcherState.CLOSED)
+            return
+        if self._loop is not asyncio.get_running_loop():
+            raise WatcherStateError(f"{self!r} belongs to another event loop: close it there")
+        self._leave()
+        self._reader.stop()
+        self._listener.stop()
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(self._timing.close):
+                await asyncio.wait([self._task])
+            if not self._task.done():
+                self._task.cancel()
+                await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._reader.run)
+                if self._mode is not Mode.POLL:
+                    tasks.start_soon(self._listener.run)
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            self._leave(error)
+
+    def _leave(self, error: BaseException | None = None) -> None:
+        """Be closed from now on, for those who wait and those who come."""
+        open_here = _open.get(self._loop, {}) if self._loop else {}
+        if open_here.get(self._engine.dialect) is self:
+            del open_here[self._engine.dialect]
+        why = f"its task failed: {error!r}" if error else "it was closed during the wait"
+        self._board.fail_all(lambda: WatcherStateError(f"{self!r} cannot wait any more: {why}"))
+        if self._state.state is not WatcherState.CLOSED:
+            self._state.enter(WatcherState.CLOSED)
+
+    # -- waits
+
+    async def wait_for_change(
+        self,
+        model: type[ModelT],
+        pk_value: object,
+        *,
+        columns: Sequence[str | QueryableAttribute[Any]] | None = None,
+        interval: float = 0.5,
+        timeout: float | None = None,  # noqa: ASYNC109  # the contract's name, and kept to the end
+        until: Until | None = None,
+        since: ModelT | Mapping[str, Any] | None = None,
+        options: Sequence[ORMOption] = (),
+    ) -> ModelT:
+        """Wait until a row changes; returns it as an instance that belongs to no session.
+
+        As ``wait_for_row_change``, without a session. Waits for one row that end together may
+        return one and the same instance.
+
+        Args:
+            model: The mapped class.
+            pk_value: The primary key, as ``Session.get`` takes it.
+            columns: The columns to watch, as names or mapped attributes; all by default.
+            interval: The polling interval while nothing rings, in seconds.
+            timeout: How long to wait, in seconds; ``None`` (the default) for ever.
+            until: End the wait once this holds instead of at any change: a predicate on an
+                instance, or an SQL expression on the model's columns.
+            since: What the caller last saw, as an instance or as values by attribute.
+            options: Loader options for the instance.
+
+        Returns:
+            The row after the change, detached.
+
+        Raises:
+            NotFoundError: The row does not exist, or was deleted.
+            WaitTimeoutError: No change within ``timeout``.
+            InvalidKeyError, InvalidColumnError, InvalidWaitError, UnmappedModelError: An
+                argument is none.
+            WatcherStateError: The watcher is not open, or belongs to another event loop.
+            ListenError: ``mode="listen"``, and this table cannot ring.
+
+        Example:
+            .. code-block:: python
+
+                order = await watcher.wait_for_change(Order, 7, until=Order.status == "paid")
+        """
+        request = WaitRequest.of(
+            self._engine.dialect,
+            self._engine.get_execution_options().get("schema_translate_map"),
+            model,
+            pk_value,
+            columns=columns,
+            interval=interval,
+            timeout=timeout,
+            until=until,
+            since=since,
+            options=options,
+        )
+        instance: ModelT = await self.wait(request, wants_instance=True)
+        return instance
+
+    async def wait(self, request: WaitRequest, *, wants_instance: bool) -> Any:
+        """Wait as requested; without ``wants_instance`` nothing is returned."""
+        self._check_open()
+        begun = self._time()
+        baseline = ()
+        if request.since:
+            async with self._connections.reading() as connection:
+                baseline = await request.baseline(connection)
+            self._check_open()
+        watch = request.watch(begun, baseline, wants_instance=wants_instance)
+        if not watch.rows.has_keys and self._mode is not Mode.POLL:
+            self._no_key(watch)
+        self._board.add(watch)
+        # The reader ends the wait at its deadline; this is for a server that does not answer.
+        limit = watch.deadline - self._time() + self._timing.last_read
+        try:
+            with anyio.move_on_after(limit if limit < math.inf else None):
+                return await watch.result
+            watch.result = asyncio.get_running_loop().create_future()
+            watch.time_out("the server has not answered since")
+            return await watch.result
+        finally:
+            self._board.discard(watch)
+
+    def _no_key(self, watch: Watch) -> None:
+        if self._mode is Mode.LISTEN:
+            raise ListenError(Reason.NO_KEY, f"{watch.rows.model.__name__} maps a table without")
+        self._state.warn(Reason.NO_KEY, f"model {watch.rows.model.__name__}")
+
+    def _check_open(self) -> None:
+        if self._task is None:
+            raise WatcherStateError(f"{self!r} is not open: enter it with `async with`")
+        if self._loop is not asyncio.get_running_loop():
+            raise WatcherStateError(
+                f"{self!r} belongs to another event loop: make one in this loop"
+            )
+        if self._state.state is WatcherState.CLOSED:
+            raise WatcherStateError(f"{self!r} is closed: make a new one")
+
+    # -- what it does
+
+    def statistics(self) -> WatcherStatistics:
+        """What the watcher is doing now; see ``WatcherStatistics``."""
+        watches = self._board.watches
+        armed = sum(watch.arming is Arming.ARMED for watch in watches)
+        reason, detail = self._state.reason, self._state.detail
+        if reason is None:
+            troubled = {r for w in watches for r, _ in w.names} & self._board.troubles.keys()
+            reason = next((self._board.troubles[r] for r in sorted(troubled)), None)
+            if reason is None and any(not watch.rows.has_keys for watch in watches):
+                reason = Reason.NO_KEY
+        return WatcherStatistics(
+            state=self._state.state,
+            since=self._state.since,
+            reason=reason,
+            detail=detail,
+            armed=armed,
+            polled=len(watches) - armed,
+            notifications=self._listener.notifications,
+            ignored=self._listener.ignored,
+            rereads=self._reader.rereads,
+            queries=self._reader.queries,
+            reconnects=self._state.reconnects,
+        )
+
+    async def reached(self, condition: Callable[[WatcherStatistics], object]) -> None:
+        """Wait until the statistics are such, say ``lambda now: now.armed == 100``.
+
+        Raises:
+            WatcherStateError: The watcher was closed before that.
+        """
+        if condition(self.statistics()):
+            return
+        self._check_open()
+        reached: Future[None] = asyncio.get_running_loop().create_future()
+        self._observers[reached] = condition
+        try:
+            await reached
+        finally:
+            del self._observers[reached]
+
+    def _changed(self) -> None:
+        if self._mode is Mode.LISTEN:
+            for watch in self._board.watches:
+                for relation in {r for r, _ in watch.names} & self._board.troubles.keys():
+                    watch.fail(ListenError(self._board.troubles[relation], str(watch.rows.model)))
+        for reached, condition in self._observers.items():
+            if not reached.done():
+                if condition(self.statistics()):
+                    reached.set_result(None)
+                elif self._state.state is WatcherState.CLOSED:
+                    reached.set_exception(WatcherStateError(f"{self!r} was closed"))
+
+    def _time(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def __repr__(self) -> str:
+        return f"<RowWatcher of {self._engine.url.database!r}, {self._state.state}>"
+
+
+_open: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, RowWatcher]] = WeakKeyDictionary()
+"""The open watchers. An engine is known by its dialect, which its copies by
+``execution_options()`` share, and which survives ``dispose()``."""
+
+_told: WeakKeyDictionary[Dialect, set[str]] = WeakKeyDictionary()
+"""The warnings already given, so that a watcher opened for each wait gives them once."""
+
+
+def open_watcher(engine: AsyncEngine) -> RowWatcher | None:
+    """The watcher that is open for that engine in this event loop, if there is one."""
+    return _open.get(asyncio.get_running_loop(), {}).get(engine.dialect)
+
+
+def check_engine(engine: object) -> None:
+    """Refuse what cannot be watched.
+
+    Raises:
+        UnsupportedEngineError: Not an ``AsyncEngine``, or one whose sessions share a
+            connection.
+    """
+    if not isinstance(engine, AsyncEngine):
+        raise UnsupportedEngineError(
+            f"rows are watched on an AsyncEngine, not on {type(engine).__name__}: "
+            "use create_async_engine()"
+        )
+    if isinstance(engine.pool, StaticPool):
+        raise UnsupportedEngineError(
+            f"{engine!r} gives all sessions one connection (StaticPool), so that committed and "
+            "uncommitted rows look alike: use a database file, or another pool"
+        )
