@@ -98,6 +98,7 @@ class Board:
         self._changed = changed
         self._interests: dict[tuple[int, int], Interest] = {}
         self._relations: dict[int, set[Interest]] = {}
+        self._signatures: dict[int, bytes] = {}
         self._unregistered: set[Interest] = set()
         self._idle: set[Interest] = set()
         self._schedule: list[tuple[float, int, Watch]] = []
@@ -206,6 +207,7 @@ class Board:
         """Register the watch's row, under the names by which the triggers know it."""
         self._detach(watch)
         watch.names = names
+        self._signatures.update(zip((oid for oid, _ in names), watch.rows.signatures, strict=True))
         columns = watch.rows.database_columns(watch.columns)
         for name in names:
             interest = self._interests.get(name)
@@ -317,9 +319,9 @@ class Board:
 
     # -- tables that cannot ring
 
-    def relations(self) -> list[int]:
-        """The tables whose triggers are to be looked at."""
-        return sorted({*self._relations, *self.troubles})
+    def tables(self) -> dict[int, bytes]:
+        """The tables whose triggers are to be looked at, with the key that they must hash."""
+        return {oid: self._signatures[oid] for oid in {*self._relations, *self.troubles}}
 
     def trouble(self, troubles: dict[int, Reason]) -> dict[int, Reason]:
         """Which tables cannot ring, and why; returns those of which that is news."""

@@ -111,13 +111,9 @@ def install_triggers(
         found = _inspect(connection, triggers)
         statements = [] if _schema_stands(connection) else schema_statements()
         if found.state in {TriggerState.MISSING, TriggerState.OUTDATED}:
-            disabled = [
-                f"ALTER TABLE {triggers.name} DISABLE TRIGGER {name}" for name in found.disabled
-            ]
+            statements += [triggers.create_function(), *triggers.create_triggers()]
             statements += [
-                triggers.create_function(),
-                *triggers.create_triggers(),
-                *disabled,
+                f"ALTER TABLE {triggers.name} DISABLE TRIGGER {name}" for name in found.disabled
             ]
         if statements:
             with _lock_timeout(connection, triggers.name, lock_timeout):
@@ -207,13 +203,16 @@ def tables_of(models: Iterable[Watchable]) -> list[Table]:
 
 
 def key_columns(columns: Iterable[Column[Any]]) -> tuple[KeyColumn, ...]:
-    """Those columns as the key of triggers, hashed alike by the trigger and by the reader."""
+    """Those columns as the key of triggers, hashed alike by the trigger and by the reader.
+
+    They are sorted by name: a model may name them in another order than the database.
+    """
     return tuple(
         KeyColumn(
             column.name,
             next((cast for type_, cast in _CASTS if isinstance(column.type, type_)), None),
         )
-        for column in columns
+        for column in sorted(columns, key=lambda column: column.name)
     )
 
 
@@ -275,7 +274,7 @@ class _Found:
 def _inspect(connection: Connection, triggers: TableTriggers) -> _Found:
     rows = connection.execute(
         text(
-            "SELECT t.tgname, f.proname, t.tgenabled::text, (t.tgtype & 1) = 1 AS by_row "
+            "SELECT t.tgname, f.proname, t.tgenabled::text "
             "FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid "
             "JOIN pg_namespace AS n ON n.oid = f.pronamespace "
             "WHERE t.tgrelid = to_regclass(:table) AND n.nspname = 'rowbell' ORDER BY t.tgname"
@@ -318,21 +317,37 @@ def _execute(connection: Connection, statements: Iterable[str]) -> None:
         connection.execute(DDL(statement.replace("%", "%%")))
 
 
+def lock_timeout_statements(timeout: str) -> tuple[list[str], list[str]]:
+    """What limits the waits for locks in the rest of a transaction, and what ends that limit.
+
+    The first also lets one installation run at a time.
+    """
+    quoted = timeout.replace("'", "''")
+    return [
+        "SELECT set_config('rowbell.lock_timeout', current_setting('lock_timeout'), true)",
+        f"SELECT set_config('lock_timeout', '{quoted}', true)",
+        "SELECT pg_advisory_xact_lock(hashtextextended('rowbell', 0))",
+    ], ["SELECT set_config('lock_timeout', current_setting('rowbell.lock_timeout'), true)"]
+
+
 @contextmanager
 def _lock_timeout(connection: Connection, table: str, timeout: str) -> Iterator[None]:
-    """Limit the waits for locks inside the block, and let one installation run at a time."""
-    set_local = text("SELECT set_config('lock_timeout', :value, true)")
-    before = connection.scalar(text("SELECT current_setting('lock_timeout')"))
-    applied = connection.scalar(set_local, {"value": timeout})
-    if connection.scalar(text("SELECT current_setting('lock_timeout')")) != applied:
-        raise TriggerError(
-            table, "the connection is in AUTOCOMMIT, so half of it could be done; begin()"
-        )
+    before, after = lock_timeout_statements(timeout)
     try:
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('rowbell', 0))"))
+        _execute(connection, before[:1])
+        if not connection.scalar(text("SELECT current_setting('rowbell.lock_timeout', true)")):
+            raise TriggerError(
+                table, "the connection is in AUTOCOMMIT, so half of it could be done: begin() first"
+            )
+        _execute(connection, before[1:])
         yield
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
+        if LOCK_NOT_AVAILABLE in _sqlstates(error):
             raise LockTimeoutError(table, "SHARE ROW EXCLUSIVE", timeout) from error
         raise
-    connection.execute(set_local, {"value": before})
+    _execute(connection, after)
+
+
+def _sqlstates(error: DBAPIError) -> set[object]:
+    """The SQLSTATE, under the names that the drivers have for it."""
+    return {getattr(error.orig, name, None) for name in ("sqlstate", "pgcode")}

@@ -122,7 +122,7 @@ class Listener:
             connection,
             connection.fetchrow(
                 "SELECT pg_backend_pid(), pg_is_in_recovery(),"
-                " to_regprocedure('rowbell.pulse(oid[])') IS NOT NULL, current_database()"
+                " to_regprocedure('rowbell.pulse(oid[], bytea[])') IS NOT NULL, current_database()"
             ),
         )
         if recovering:
@@ -191,18 +191,21 @@ class Listener:
         batch = self._board.take_unregistered()
         if not batch:
             return
+        tables = self._board.tables()
         rows = await self._answer(
             connection,
             connection.fetch(
-                "SELECT relation, trouble FROM rowbell.watch($1::oid[], $2::bigint[], $3::text[])",
+                "SELECT relation, trouble FROM rowbell.watch("
+                "$1::oid[], $2::bytea[], $3::oid[], $4::bigint[], $5::text[])",
+                list(tables),
+                list(tables.values()),
                 [interest.name[0] for interest, _ in batch],
                 [interest.name[1] for interest, _ in batch],
                 [_array(columns) for _, columns in batch],
             ),
         )
         troubles = {row["relation"]: Reason(row["trouble"]) for row in rows if row["trouble"]}
-        if troubles:
-            await self._tell_troubles(connection, {**self._board.troubles, **troubles})
+        await self._tell_troubles(connection, troubles)
         self._board.registered(batch, await self._boundary(connection))
 
     async def _boundary(self, connection: asyncpg.Connection[Any]) -> int:
@@ -222,9 +225,11 @@ class Listener:
 
     async def _pulse(self, connection: asyncpg.Connection[Any], pid: int) -> None:
         """The heartbeat: is this still the same session, on a primary, hearing everything?"""
-        relations = self._board.relations()
-        query = connection.fetchrow("SELECT * FROM rowbell.pulse($1::oid[])", relations)
-        pulse = await self._answer(connection, query)
+        tables = self._board.tables()
+        query = "SELECT * FROM rowbell.pulse($1::oid[], $2::bytea[])"
+        pulse = await self._answer(
+            connection, connection.fetchrow(query, list(tables), list(tables.values()))
+        )
         if pulse["in_recovery"]:
             raise DeafError(Reason.IN_RECOVERY, "the server has become a standby")
         channels = set(pulse["channels"])

@@ -49,7 +49,7 @@ from sqlalchemy.types import JSON, Enum, NullType, TypeDecorator, TypeEngine
 from rowbell.errors import InvalidColumnError, UnmappedModelError
 from rowbell.watch.install import key_columns
 from rowbell.watch.keys import Key, key_names, key_of
-from rowbell.watch.triggers import qualified
+from rowbell.watch.triggers import qualified, signature
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.selectable import FromClause
@@ -70,6 +70,8 @@ class Evidence:
     names: tuple[tuple[int, int], ...]
     horizon: int
     in_recovery: bool
+
+_CAST_TYPES: dict[str, TypeEngine[Any]] = {"text": Text(), "numeric": Numeric()}
 
 
 def mapper_of(model: object) -> Mapper[Any]:
@@ -200,6 +202,11 @@ class MappedRows:
         whole = bool(self.tables) and len(self.tables) == len(self.mapper.tables)
         return whole and all(table.primary_key.columns for table in self.tables)
 
+    @cached_property
+    def signatures(self) -> tuple[bytes, ...]:
+        """For each of the tables, the key that its triggers must hash."""
+        return tuple(signature(key_columns(table.primary_key.columns)) for table in self.tables)
+
     def table_name(self, table: Table) -> str:
         """The table's name as SQL."""
         schema = self.schema_map.get(table.schema, table.schema)
@@ -294,13 +301,11 @@ class MappedRows:
         columns: list[ColumnElement[Any]] = []
         for table in self.tables:
             oid = select(sql_cast(func.to_regclass(self.table_name(table)), OID))
-            key = [
-                sql_cast(c, literal_type(part.cast)) if part.cast else c
-                for c, part in zip(
-                    table.primary_key.columns,
-                    key_columns(table.primary_key.columns),
-                    strict=True,
-                )
+            key: list[ColumnElement[Any]] = [
+                sql_cast(table.c[part.name], _CAST_TYPES[part.cast])
+                if part.cast
+                else table.c[part.name]
+                for part in key_columns(table.primary_key.columns)
             ]
             hashed = func.hash_record_extended(func.ROW(*key), literal_column("0"))
             columns += [oid.scalar_subquery(), type_coerce(hashed, BigInteger())]
@@ -316,11 +321,6 @@ class MappedRows:
             if isinstance(element, Column) and element not in own:
                 return str(element)
         return None
-
-
-def literal_type(cast_to: str) -> TypeEngine[Any]:
-    """The type of a key column's cast."""
-    return Text() if cast_to == "text" else Numeric()
 
 
 _in_use: WeakValueDictionary[tuple[Any, ...], MappedRows] = WeakValueDictionary()

@@ -80,7 +80,7 @@ RETURNS boolean LANGUAGE sql IMMUTABLE {_SETTINGS} AS $rowbell$
 $rowbell$"""
 
 _TROUBLE: Final = f"""
-CREATE OR REPLACE FUNCTION rowbell.trouble(relation oid)
+CREATE OR REPLACE FUNCTION rowbell.trouble(relation oid, signature bytea)
 RETURNS text LANGUAGE sql STABLE SECURITY DEFINER {_SETTINGS} AS $rowbell$
   SELECT CASE
     WHEN NOT (coalesce(has_table_privilege(caller.name, relation, 'SELECT'), false)
@@ -90,6 +90,10 @@ RETURNS text LANGUAGE sql STABLE SECURITY DEFINER {_SETTINGS} AS $rowbell$
           WHERE t.tgrelid = relation AND t.tgname IN ({_TRIGGER_NAMES})
             AND f.pronamespace = 'rowbell'::regnamespace) < {len(TRIGGERS)}
       THEN 'trigger_missing'
+    WHEN EXISTS (SELECT FROM pg_trigger AS t
+                 WHERE t.tgrelid = relation AND t.tgname IN ({_TRIGGER_NAMES})
+                   AND t.tgargs <> signature)
+      THEN 'trigger_outdated'
     WHEN EXISTS (SELECT FROM pg_trigger AS t
                  WHERE t.tgname IN ({_TRIGGER_NAMES}) AND t.tgenabled NOT IN ('O', 'A')
                    AND t.tgrelid IN (SELECT relation
@@ -101,19 +105,23 @@ RETURNS text LANGUAGE sql STABLE SECURITY DEFINER {_SETTINGS} AS $rowbell$
 $rowbell$"""
 
 _WATCH: Final = f"""
-CREATE OR REPLACE FUNCTION rowbell.watch(relations oid[], keys bigint[], columns text[])
+CREATE OR REPLACE FUNCTION rowbell.watch(
+  tables oid[], signatures bytea[], relations oid[], keys bigint[], columns text[])
 RETURNS TABLE (relation oid, trouble text)
 LANGUAGE plpgsql SECURITY DEFINER {_SETTINGS} AS $rowbell$
 #variable_conflict use_column
+DECLARE
+  sound oid[];
 BEGIN
   RETURN QUERY
-    SELECT r.relation, rowbell.trouble(r.relation)
-    FROM (SELECT DISTINCT w.relation FROM unnest(relations) AS w(relation)) AS r;
+    SELECT t.relation, rowbell.trouble(t.relation, t.signature)
+    FROM unnest(tables, signatures) AS t(relation, signature);
+  sound := ARRAY(SELECT t.relation FROM unnest(tables, signatures) AS t(relation, signature)
+                 WHERE rowbell.trouble(t.relation, t.signature) IS NULL);
   INSERT INTO rowbell.interest AS i (relation, key, listener, columns)
     SELECT DISTINCT ON (w.relation, w.key) w.relation, w.key, pg_backend_pid(), w.columns::text[]
     FROM unnest(relations, keys, columns) AS w(relation, key, columns)
-    JOIN (SELECT DISTINCT u.relation FROM unnest(relations) AS u(relation)) AS r
-      ON r.relation = w.relation AND rowbell.trouble(r.relation) IS NULL
+    WHERE w.relation = ANY (sound)
   ON CONFLICT (relation, key, listener) DO UPDATE SET columns = excluded.columns;
 END
 $rowbell$"""
@@ -151,7 +159,7 @@ RETURNS void LANGUAGE sql SECURITY DEFINER {_SETTINGS} AS $rowbell$
 $rowbell$"""
 
 _PULSE: Final = f"""
-CREATE OR REPLACE FUNCTION rowbell.pulse(relations oid[],
+CREATE OR REPLACE FUNCTION rowbell.pulse(tables oid[], signatures bytea[],
   OUT backend integer, OUT in_recovery boolean, OUT queue_usage double precision,
   OUT channels text[], OUT muted bigint, OUT troubled oid[], OUT troubles text[])
 LANGUAGE sql VOLATILE SECURITY DEFINER {_SETTINGS} AS $rowbell$
@@ -159,10 +167,10 @@ LANGUAGE sql VOLATILE SECURITY DEFINER {_SETTINGS} AS $rowbell$
   SELECT pg_backend_pid(), pg_is_in_recovery(), pg_notification_queue_usage(),
          ARRAY(SELECT pg_listening_channels()),
          (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM rowbell.muted),
-         array_agg(r.oid) FILTER (WHERE r.trouble IS NOT NULL),
-         array_agg(r.trouble) FILTER (WHERE r.trouble IS NOT NULL)
-  FROM (SELECT w.oid, rowbell.trouble(w.oid) AS trouble
-        FROM unnest(relations) AS w(oid)) AS r
+         array_agg(t.relation) FILTER (WHERE t.trouble IS NOT NULL),
+         array_agg(t.trouble) FILTER (WHERE t.trouble IS NOT NULL)
+  FROM (SELECT w.relation, rowbell.trouble(w.relation, w.signature) AS trouble
+        FROM unnest(tables, signatures) AS w(relation, signature)) AS t
 $rowbell$"""
 
 _STATEMENTS: Final = (

@@ -56,6 +56,8 @@ class Reason(StrEnum):
     """The schema ``rowbell`` is not in the database, so no table has triggers."""
     TRIGGER_MISSING = "trigger_missing"
     """Listening, but a table that is waited for has no triggers."""
+    TRIGGER_OUTDATED = "trigger_outdated"
+    """Listening, but the triggers of a table that is waited for are those of another key."""
     TRIGGER_DISABLED = "trigger_disabled"
     """Listening, but the triggers of a table that is waited for are disabled."""
     NOT_PERMITTED = "not_permitted"
@@ -72,6 +74,7 @@ REMEDIES = {
     Reason.CONNECTION_LOST: "it is tried again by itself",
     Reason.NOT_INSTALLED: "run install_triggers() or op.create_row_triggers() in a migration",
     Reason.TRIGGER_MISSING: "run install_triggers() or op.create_row_triggers() in a migration",
+    Reason.TRIGGER_OUTDATED: "run install_triggers() or op.create_row_triggers() in a migration",
     Reason.TRIGGER_DISABLED: "ALTER TABLE … ENABLE TRIGGER, or run install_triggers() anew",
     Reason.NOT_PERMITTED: "GRANT SELECT on the table to the role of the LISTEN connection",
     Reason.NO_KEY: "give the table a primary key",

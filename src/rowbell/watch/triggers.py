@@ -41,6 +41,9 @@ class KeyColumn:
     name: str
     cast: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.name}::{self.cast}" if self.cast else self.name
+
     def of(self, row: str) -> str:
         """The column of that row, as SQL."""
         column = f"{row}.{quote_identifier(self.name)}"
@@ -58,6 +61,11 @@ def qualified(schema: str | None, name: str) -> str:
     """The name of a table, with its schema if it has one."""
     table = quote_identifier(name)
     return f"{quote_identifier(schema)}.{table}" if schema else table
+
+
+def signature(key: tuple[KeyColumn, ...]) -> bytes:
+    """The key as ``pg_trigger.tgargs`` has it, by which a listener knows whose hashes ring."""
+    return b"".join(str(column).encode() + b"\0" for column in key)
 
 
 def key_hash(row: str, key: tuple[KeyColumn, ...]) -> str:
@@ -150,7 +158,7 @@ class TableTriggers:
     Attributes:
         schema: The table's schema; ``None`` leaves it to the connection's ``search_path``.
         table: The table's name.
-        key: The columns of its primary key, in order.
+        key: The columns of its primary key, sorted by name.
         for_each: The form.
         replicated: Whether they fire for changes that arrive by logical replication as well
             (``ENABLE ALWAYS``).
@@ -178,7 +186,8 @@ class TableTriggers:
 
     def create_triggers(self) -> list[str]:
         """The statements that create or replace the triggers."""
-        run = f"EXECUTE FUNCTION rowbell.{self.function_name}()"
+        key = ", ".join("'" + str(column).replace("'", "''") + "'" for column in self.key)
+        run = f"EXECUTE FUNCTION rowbell.{self.function_name}({key})"
         if self.for_each is ForEach.ROW:
             update = "FOR EACH ROW WHEN (OLD.* *<> NEW.*)"
             delete = "FOR EACH ROW"

@@ -1,0 +1,191 @@
+"""Triggers in Alembic migrations: ``op.create_row_triggers()``, ``op.drop_row_triggers()``.
+
+``register()`` in ``env.py`` makes the two operations known::
+
+    import rowbell.alembic
+
+    rowbell.alembic.register()
+
+and a migration uses them::
+
+    def upgrade() -> None:
+        op.create_table("orders", …)
+        op.create_row_triggers("orders", key=["id"])
+
+    def downgrade() -> None:
+        op.drop_row_triggers("orders", key=["id"])
+        op.drop_table("orders")
+
+Both are idempotent, take their locks under a timeout, and work with ``--sql`` too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from alembic.operations import MigrateOperation, Operations
+from sqlalchemy import DDL, MetaData, Table
+from sqlalchemy.exc import NoSuchTableError
+
+from rowbell.errors import TriggerError
+from rowbell.watch.install import (
+    INFO_KEY,
+    TriggerOptions,
+    drop_statements,
+    install_triggers,
+    lock_timeout_statements,
+    remove_triggers,
+)
+from rowbell.watch.schema import schema_statements
+from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers, qualified
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class RowTriggersOp(MigrateOperation):
+    """What the two operations say; each is the other's reverse.
+
+    Args:
+        table_name: The table.
+        key: The columns of its primary key. Online it is read from the database; with
+            ``--sql`` there is none to read it from, so it must be given.
+        schema: The table's schema.
+        for_each: ``"row"`` for a partitioned table; online it is found out.
+        replicated: Fire for changes that arrive by logical replication too.
+        lock_timeout: The longest wait for the table's lock, as PostgreSQL takes it.
+    """
+
+    def __init__(
+        self,
+        table_name: str,
+        *,
+        key: Sequence[str] | None = None,
+        schema: str | None = None,
+        for_each: ForEach | str | None = None,
+        replicated: bool = False,
+        lock_timeout: str = "2s",
+    ) -> None:
+        self.table_name = table_name
+        self.key = None if key is None else list(key)
+        self.schema = schema
+        self.for_each = None if for_each is None else ForEach(for_each)
+        self.replicated = replicated
+        self.lock_timeout = lock_timeout
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments, to make the reverse operation with."""
+        return {
+            "key": self.key,
+            "schema": self.schema,
+            "for_each": self.for_each,
+            "replicated": self.replicated,
+            "lock_timeout": self.lock_timeout,
+        }
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """The operation as Alembic prints it."""
+        return (type(self).__name__, self.schema, self.table_name)
+
+    @classmethod
+    def invoke(cls, operations: Operations, table_name: str, **arguments: Any) -> Any:
+        """Carry the operation out in a migration."""
+        return operations.invoke(cls(table_name, **arguments))
+
+    @property
+    def qualified_name(self) -> str:
+        """The table's name as SQL."""
+        return qualified(self.schema, self.table_name)
+
+    def reflect(self, operations: Operations) -> Table:
+        """The table as it stands in the database."""
+        try:
+            table = Table(
+                self.table_name,
+                MetaData(),
+                schema=self.schema,
+                autoload_with=operations.get_bind(),
+                resolve_fks=False,
+            )
+        except NoSuchTableError:
+            why = "there is no such table in this database"
+            raise TriggerError(self.qualified_name, why) from None
+        if self.key is not None and set(self.key) != {c.name for c in table.primary_key}:
+            found = ", ".join(c.name for c in table.primary_key)
+            raise TriggerError(
+                self.qualified_name, f"key={self.key} is not its primary key ({found})"
+            )
+        table.info[INFO_KEY] = TriggerOptions(self.for_each, self.replicated)
+        return table
+
+
+class CreateRowTriggersOp(RowTriggersOp):
+    """``op.create_row_triggers()``."""
+
+    def reverse(self) -> MigrateOperation:
+        """The operation that undoes it."""
+        return DropRowTriggersOp(self.table_name, **self.arguments())
+
+    def statements(self) -> list[str]:
+        """All statements, for ``--sql``: each does nothing where nothing is to do."""
+        if not self.key:
+            raise TriggerError(
+                self.qualified_name, "with --sql give the primary key, as in key=['id']"
+            )
+        by_row = ForEach.ROW if self.replicated else ForEach.STATEMENT
+        triggers = TableTriggers(
+            self.schema,
+            self.table_name,
+            tuple(KeyColumn(name) for name in sorted(self.key)),
+            self.for_each or by_row,
+            self.replicated,
+        )
+        return [*schema_statements(), triggers.create_function(), *triggers.create_triggers()]
+
+
+class DropRowTriggersOp(RowTriggersOp):
+    """``op.drop_row_triggers()``."""
+
+    def reverse(self) -> MigrateOperation:
+        """The operation that undoes it."""
+        return CreateRowTriggersOp(self.table_name, **self.arguments())
+
+    def statements(self) -> list[str]:
+        """All statements, for ``--sql``."""
+        return drop_statements(self.qualified_name)
+
+
+def register() -> None:
+    """Make ``op.create_row_triggers()`` and ``op.drop_row_triggers()`` known to Alembic.
+
+    Call it in ``env.py``; calling it again does no harm. It is explicit, because an
+    ``alembic.plugins`` entry point makes some releases of Alembic fail at import.
+    """
+    if hasattr(Operations, "create_row_triggers"):
+        return
+    Operations.register_operation("create_row_triggers", "invoke")(CreateRowTriggersOp)
+    Operations.register_operation("drop_row_triggers", "invoke")(DropRowTriggersOp)
+    Operations.implementation_for(CreateRowTriggersOp)(_create)
+    Operations.implementation_for(DropRowTriggersOp)(_drop)
+
+
+def _create(operations: Operations, operation: CreateRowTriggersOp) -> None:
+    if operations.migration_context.as_sql:
+        _print(operations, operation, operation.statements())
+    else:
+        table = operation.reflect(operations)
+        install_triggers(operations.get_bind(), table, lock_timeout=operation.lock_timeout)
+
+
+def _drop(operations: Operations, operation: DropRowTriggersOp) -> None:
+    if operations.migration_context.as_sql:
+        _print(operations, operation, operation.statements())
+    else:
+        table = operation.reflect(operations)
+        remove_triggers(operations.get_bind(), table, lock_timeout=operation.lock_timeout)
+
+
+def _print(operations: Operations, operation: RowTriggersOp, statements: list[str]) -> None:
+    before, after = lock_timeout_statements(operation.lock_timeout)
+    for statement in [*before, *statements, *after]:
+        operations.execute(DDL(statement.replace("%", "%%")))
