@@ -134,7 +134,7 @@ class Board:
         return self._schedule[0][0] if self._schedule else math.inf
 
     def take_due(self) -> list[Watch]:
-        """What is to be read now. Whoever takes a watch returns it by ``answered``."""
+        """What is to be read now. Whoever takes watches returns them by ``answered``."""
         now, due = self._clock(), list[Watch]()
         while self.next_due() <= now:
             watch = heapq.heappop(self._schedule)[2]
@@ -142,12 +142,16 @@ class Board:
             due.append(watch)
         return due
 
-    def answered(self, watch: Watch, begun: float, trouble: str = "") -> None:
-        """A read that began at ``begun`` has not ended this watch: when to read it next?"""
-        watch.being_read = False
-        if watch.over or watch not in self.watches:
-            return
+    def answered(self, watches: Iterable[Watch], begun: float, trouble: str = "") -> None:
+        """A read that began at ``begun`` is over: those that it has not ended are read again."""
         now = self._clock()
+        for watch in watches:
+            watch.being_read = False
+            if not watch.over and watch in self.watches:
+                self._schedule_next(watch, now, begun, trouble)
+        self._changed()
+
+    def _schedule_next(self, watch: Watch, now: float, begun: float, trouble: str) -> None:
         if begun >= watch.deadline:
             watch.time_out(trouble)
         elif watch.rung:

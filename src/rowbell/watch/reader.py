@@ -102,8 +102,7 @@ class Reader:
             for watch in watches:
                 if not watch.found:
                     watch.fail(error)
-        for watch in watches:
-            self._board.answered(watch, begun, trouble)
+        self._board.answered(watches, begun, trouble)
 
     async def _read(
         self, connection: AsyncConnection, rows: MappedRows, watches: Sequence[Watch]

@@ -134,8 +134,8 @@ def _since(rows: MappedRows, names: Sequence[str], since: object) -> Mapping[str
         return {}
     if isinstance(since, Mapping):
         given = cast("Mapping[str, Any]", since)
-        rows.columns(list(given))
-        seen = {name: given[name] for name in names if name in given}
+        known = {rows.column(name): value for name, value in given.items()}
+        seen = {name: known[name] for name in names if name in known}
     elif isinstance(since, rows.model):
         state = cast("InstanceState[Any]", inspect(since))
         # An attribute that the caller has changed and not flushed was last seen as it was before.

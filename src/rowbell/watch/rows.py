@@ -160,6 +160,18 @@ class MappedRows:
             raise InvalidColumnError(self.model, "columns=[]", self.column_properties, "is no list")
         return tuple(names)
 
+    def column(self, name: str) -> str:
+        """The attribute that a name stands for.
+
+        Raises:
+            InvalidColumnError: It stands for none, or for several.
+        """
+        names = self._resolve(name)
+        if len(names) > 1:
+            why = f"is a composite of {', '.join(names)}, not one column,"
+            raise InvalidColumnError(self.model, name, self.column_properties, why)
+        return names[0]
+
     def _resolve(self, wanted: str | QueryableAttribute[Any]) -> tuple[str, ...]:
         name = wanted
         if isinstance(wanted, QueryableAttribute):

@@ -84,10 +84,10 @@ _STATEMENT_BODY: Final = """
         -- Grouped instead of joined: the cached plan serves one row and a hundred thousand.
         PERFORM rowbell.ring(bell, array_agg(changed.listener), array_agg(changed.key))
         FROM (SELECT image.listener, image.key
-              FROM (SELECT i.listener, i.key, i.columns, 0 AS age, to_jsonb(o) AS whole
+              FROM (SELECT i.listener, i.key, i.columns, 0 AS age, to_jsonb(o.*) AS whole
                     FROM old_rows AS o CROSS JOIN LATERAL ({interest_of_old}) AS i
                     UNION ALL
-                    SELECT i.listener, i.key, i.columns, 1 AS age, to_jsonb(n) AS whole
+                    SELECT i.listener, i.key, i.columns, 1 AS age, to_jsonb(n.*) AS whole
                     FROM new_rows AS n CROSS JOIN LATERAL ({interest_of_new}) AS i) AS image
               GROUP BY image.listener, image.key, image.columns
               HAVING count(*) <> 2 OR count(*) FILTER (WHERE image.age = 0) <> 1

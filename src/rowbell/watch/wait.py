@@ -215,9 +215,8 @@ async def _refresh(session: AsyncSession, request: WaitRequest) -> Any:
         sync.expire(present, stale)
     key = zip(rows.mapper.primary_key, request.key, strict=True)
     statement = select(entity).where(and_(*(c == value for c, value in key)))
-    result = await session.execute(
-        statement.options(*request.options, *also), execution_options={"autoflush": False}
-    )
+    with session.no_autoflush:
+        result = await session.execute(statement.options(*request.options, *also))
     instance = result.unique().scalar_one_or_none()
     if instance is None:
         raise NotFoundError(rows.model, rows.describe(request.key), deleted=True)

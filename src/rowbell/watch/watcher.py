@@ -329,7 +329,7 @@ class RowWatcher:
             del self._observers[reached]
 
     def _changed(self) -> None:
-        if self._mode is Mode.LISTEN:
+        if self._mode is Mode.LISTEN and self._board.troubles:
             for watch in self._board.watches:
                 for relation in {r for r, _ in watch.names} & self._board.troubles.keys():
                     watch.fail(ListenError(self._board.troubles[relation], str(watch.rows.model)))
