@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 from models import Animal, Colour, Dog, Item, Odd, Order, Sealed, Seat
-from sqlalchemy import delete, func, insert, inspect, update
+from sqlalchemy import delete, func, insert, inspect, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import InstrumentedAttribute, selectinload, undefer
 from sqlalchemy.orm.exc import DetachedInstanceError
@@ -541,12 +541,19 @@ async def test_pending_changes_are_kept_and_not_flushed(
 
 
 async def test_no_connection_is_taken_that_the_caller_does_not_hold(
-    ground: Ground, engine: AsyncEngine, session: AsyncSession
+    ground: Ground, session: AsyncSession
 ) -> None:
     session.add(Order(id=7))
     async with ground.begun(wait_for_row_change, session, Order, 1) as wait:
         await ground.still_waiting(wait)
-        assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+        async with ground.engine.connect() as connection:
+            in_transaction = await connection.scalar(
+                text(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                    "AND state LIKE 'idle in transaction%'"
+                )
+            )
+    assert in_transaction == 0
 
 
 async def test_the_session_is_usable_after_cancellation(
