@@ -37,7 +37,6 @@ class Connections:
 
     def __init__(self, engine: AsyncEngine, listen_url: str | URL | None, timing: Timing) -> None:
         self._engine = engine
-        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._listen_url = listen_url
         self._timing = timing
 
@@ -51,18 +50,15 @@ class Connections:
         """A connection in AUTOCOMMIT, for as long as a few reads take."""
         pool = self._engine.pool
         crowded = isinstance(pool, QueuePool) and not pool.checkedin() and pool.overflow() >= 0
-        if not crowded:
-            async with self._autocommit.connect() as connection:
-                yield connection
-            return
-        private = _apart(self._engine)
+        engine = _apart(self._engine) if crowded else self._engine
         try:
-            connecting = private.execution_options(isolation_level="AUTOCOMMIT").connect()
-            async with connecting as connection:
-                yield connection
+            async with engine.connect() as connection:
+                # Set on the connection: an engine may come with an isolation level of its own.
+                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
         finally:
-            with anyio.CancelScope(shield=True):
-                await private.dispose()
+            if crowded:
+                with anyio.CancelScope(shield=True):
+                    await engine.dispose()
 
     @asynccontextmanager
     async def dedicated(self) -> AsyncIterator[asyncpg.Connection[Any]]:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import uuid
 from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, TypeAlias, cast
+from types import UnionType
+from typing import Any, Final, TypeAlias, cast
 
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Mapper
 from sqlalchemy.types import (
     BigInteger,
+    Boolean,
+    Date,
+    DateTime,
     Enum,
     Integer,
+    Interval,
+    LargeBinary,
     Numeric,
     SmallInteger,
-    TypeDecorator,
+    String,
+    Time,
     TypeEngine,
     Uuid,
 )
@@ -70,30 +79,40 @@ def _as_loaded(column: ColumnElement[Any], value: Any) -> Any:
     return uuid.UUID(value) if wants_uuid and isinstance(value, str) else value
 
 
+_ACCEPTED: Final[tuple[tuple[type[TypeEngine[Any]], type | UnionType], ...]] = (
+    (Enum, str | enum.Enum),
+    (Boolean, bool),
+    (Integer, int),
+    (Numeric, int | float | Decimal),
+    (String, str),
+    (DateTime, datetime),
+    (Date, date),
+    (Time, time),
+    (Interval, timedelta),
+    (LargeBinary, bytes | bytearray | memoryview),
+    (Uuid, str | uuid.UUID),
+)
+"""What the common types take; all others, and types of the user's own, judge for themselves."""
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
+
+
 def _fits(type_: TypeEngine[Any], value: object, *, bounded: bool) -> bool:
-    """Whether a value can be bound as that type; types of the user's own say so themselves."""
+    """Whether a value can be bound as that type."""
     if value is None:
         return False
-    if isinstance(type_, TypeDecorator):
-        return True
-    if isinstance(type_, Enum):
-        return isinstance(value, str | type_.python_type)
-    if isinstance(type_, Numeric):
-        return isinstance(value, int | float | Decimal)
-    try:
-        python_type: type[Any] = type_.python_type
-    except NotImplementedError:
-        return True
-    if python_type is int:
-        bits = _bits(type_) if bounded else 64
-        return isinstance(value, int) and -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
-    if python_type is uuid.UUID and isinstance(value, str):
-        return re.fullmatch(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", value.lower()) is not None
-    also = bytearray | memoryview if python_type is bytes else python_type
-    return isinstance(value, python_type | also)
+    for known, accepted in _ACCEPTED:
+        if isinstance(type_, known):
+            if isinstance(value, int) and isinstance(type_, Integer) and bounded:
+                limit = 2 ** (_bits(type_) - 1)
+                return -limit <= value < limit
+            if isinstance(value, str) and isinstance(type_, Uuid):
+                return _UUID.fullmatch(value) is not None
+            return isinstance(value, accepted)
+    return True
 
 
-def _bits(type_: TypeEngine[Any]) -> int:
+def _bits(type_: Integer) -> int:
     if isinstance(type_, SmallInteger):
         return 16
-    return 32 if isinstance(type_, Integer) and not isinstance(type_, BigInteger) else 64
+    return 64 if isinstance(type_, BigInteger) else 32
