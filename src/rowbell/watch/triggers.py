@@ -130,13 +130,14 @@ BEGIN
       WHERE heard.listeners IS NOT NULL;{body}
     END IF;
   EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'rowbell: the trigger on % failed, so all listeners re-read the table: %',
-      bell::regclass, SQLERRM
-      USING HINT = 'Run install_triggers() again, for example by a migration.';
+    RAISE WARNING USING
+      MESSAGE = 'rowbell: the trigger on ' || bell::regclass || ' failed, so all listeners re-read'
+                || ' the table: ' || SQLERRM,
+      HINT = 'Run install_triggers() again, for example by a migration.';
     BEGIN
       PERFORM rowbell.ring(bell, NULL, NULL);
     EXCEPTION WHEN OTHERS THEN
-      RAISE WARNING 'rowbell: nor could the listeners be told: %', SQLERRM;
+      RAISE WARNING USING MESSAGE = 'rowbell: nor could the listeners be told: ' || SQLERRM;
     END;
   END;
   RETURN NULL;

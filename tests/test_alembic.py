@@ -1,0 +1,154 @@
+"""Triggers in migrations: up, down and up again, online and as SQL."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import URL, Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+import rowbell.alembic
+from rowbell import TriggerError, TriggerState, trigger_status
+from rowbell.alembic import CreateRowTriggersOp, DropRowTriggersOp
+
+ROOT = Path(__file__).parent.parent
+
+rowbell.alembic.register()
+rowbell.alembic.register()
+
+
+@pytest.fixture
+def empty(server: URL, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty database, and the example app's migrations for it."""
+    url = server.set(database="rowbell_migrated")
+
+    async def recreate(*, create: bool) -> None:
+        engine = create_async_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        async with engine.connect() as connection:
+            await connection.execute(text("DROP DATABASE IF EXISTS rowbell_migrated WITH (FORCE)"))
+            if create:
+                await connection.execute(text("CREATE DATABASE rowbell_migrated"))
+        await engine.dispose()
+
+    asyncio.run(recreate(create=True))
+    monkeypatch.setenv("DATABASE_URL", url.render_as_string(hide_password=False))
+    yield url
+    asyncio.run(recreate(create=False))
+
+
+def in_database(url: URL, function: Any) -> Any:
+    async def call() -> Any:
+        engine = create_async_engine(url, poolclass=NullPool)
+        try:
+            async with engine.begin() as connection:
+                return await connection.run_sync(function)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(call())
+
+
+def state(connection: Connection) -> TriggerState:
+    from sqlalchemy import MetaData, Table  # noqa: PLC0415
+
+    return trigger_status(connection, Table("orders", MetaData(), autoload_with=connection))[0].state
+
+
+def migrate(revision: str, **more: Any) -> str:
+    config = Config(ROOT / "alembic.ini", output_buffer=(output := io.StringIO()))
+    (command.downgrade if revision in {"base", "0001:base"} else command.upgrade)(
+        config, revision, **more
+    )
+    return output.getvalue()
+
+
+def test_a_migration_creates_the_table_with_its_triggers_and_takes_both_back(empty: URL) -> None:
+    for _ in range(2):
+        migrate("head")
+        assert in_database(empty, state) is TriggerState.INSTALLED
+        migrate("base")
+        left = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'ring\\_%'"
+        assert in_database(empty, lambda c: c.scalar(text(left))) == 0
+
+
+def test_the_sql_of_a_migration_does_the_same(empty: URL) -> None:
+    """``alembic upgrade head --sql``, run by hand."""
+    script = migrate("head", sql=True)
+    _run(empty, script)
+    assert in_database(empty, state) is TriggerState.INSTALLED
+    _run(empty, script.split("CREATE TABLE alembic_version")[0])
+    _run(empty, migrate("0001:base", sql=True))
+    assert in_database(empty, lambda c: c.scalar(text("SELECT to_regclass('orders')"))) is None
+
+
+def _run(url: URL, script: str) -> None:
+    async def run() -> None:
+        engine = create_async_engine(url, poolclass=NullPool)
+        async with engine.connect() as connection:
+            raw: Any = (await connection.get_raw_connection()).driver_connection
+            await raw.execute(script)
+        await engine.dispose()
+
+    asyncio.run(run())
+
+
+def operations(connection: Connection, **options: Any) -> Any:
+    return Operations(MigrationContext.configure(connection, opts=options))
+
+
+def test_operations_know_schemas_and_partitions(empty: URL) -> None:
+    def check(connection: Connection) -> None:
+        connection.execute(text('CREATE SCHEMA "My app"'))
+        connection.execute(
+            text(
+                'CREATE TABLE "My app"."Big One" (b int, a text, PRIMARY KEY (b, a))'
+                " PARTITION BY RANGE (b)"
+            )
+        )
+        op = operations(connection)
+        op.create_row_triggers("Big One", schema="My app", key=["a", "b"])
+        op.create_row_triggers("Big One", schema="My app")
+        rows = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'rowbell\\_%'"
+        assert connection.scalar(text(rows)) == 3
+        op.drop_row_triggers("Big One", schema="My app")
+        assert connection.scalar(text(rows)) == 0
+
+    in_database(empty, check)
+
+
+def test_what_cannot_be_installed_is_refused(empty: URL) -> None:
+    def check(connection: Connection) -> None:
+        connection.execute(text("CREATE TABLE t (id int PRIMARY KEY)"))
+        op = operations(connection)
+        with pytest.raises(TriggerError, match="no such table"):
+            op.create_row_triggers("nowhere")
+        with pytest.raises(TriggerError, match=r"key=\['name'\] is not its primary key \(id\)"):
+            op.create_row_triggers("t", key=["name"])
+        with pytest.raises(ValueError, match="column"):
+            op.create_row_triggers("t", for_each="column")
+
+    in_database(empty, check)
+    context = MigrationContext.configure(
+        dialect_name="postgresql", opts={"as_sql": True, "output_buffer": io.StringIO()}
+    )
+    with pytest.raises(TriggerError, match="give the primary key"):
+        Operations(context).create_row_triggers("t")  # type: ignore[attr-defined]
+
+
+def test_each_operation_is_the_others_reverse() -> None:
+    create = CreateRowTriggersOp("t", key=["id"], schema="s", replicated=True)
+    drop = create.reverse()
+    assert isinstance(drop, DropRowTriggersOp)
+    again = drop.reverse()
+    assert isinstance(again, CreateRowTriggersOp)
+    assert again.arguments() == create.arguments()
+    assert again.to_diff_tuple() == ("CreateRowTriggersOp", "s", "t")

@@ -1,0 +1,110 @@
+"""The parts that need no database."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rowbell
+from rowbell import Timing
+from rowbell.watch.distinct import is_distinct
+from rowbell.watch.notification import Notification, decode
+from rowbell.watch.timing import Backoff
+from rowbell.watch.triggers import quote_identifier
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+@given(JSON)
+def test_a_value_is_not_distinct_from_itself(value: object) -> None:
+    assert not is_distinct(value, value)
+
+
+@given(JSON, JSON)
+def test_being_distinct_is_mutual(one: object, other: object) -> None:
+    assert is_distinct(one, other) == is_distinct(other, one)
+
+
+class NoTruth:
+    """Compares as arrays of some libraries do."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "distinct"),
+    [
+        (None, None, False),
+        (None, 0, True),
+        (float("nan"), float("nan"), False),
+        (Decimal("NaN"), Decimal("NaN"), False),
+        (Decimal("sNaN"), Decimal(1), True),
+        (Decimal("1.0"), Decimal("1.00"), False),
+        ({"a": True}, {"a": 1}, True),
+        ([1, [2]], (1, (2,)), False),
+        ([1], [1, 1], True),
+        ({"a": 1}, {"b": 1}, True),
+        (NoTruth(1), NoTruth(1), False),
+        (NoTruth(1), NoTruth(2), True),
+    ],
+)
+def test_values_compare_as_is_distinct_from(before: object, after: object, distinct: bool) -> None:  # noqa: FBT001
+    assert is_distinct(before, after) is distinct
+
+
+@given(st.text())
+def test_no_payload_is_too_strange_to_decode(payload: str) -> None:
+    decode(payload)
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
+def test_a_payload_says_table_and_keys(relation: int, keys: list[int]) -> None:
+    payload = f"1:{relation}:{','.join(map(str, keys))}"
+    assert decode(payload) == Notification(relation, tuple(keys))
+
+
+def test_payloads_of_another_version_mean_everything() -> None:
+    """So that processes of two versions of rowbell can run side by side."""
+    assert decode("2:16400:whatever") == Notification(None, None)
+    assert decode("1:16400:*") == Notification(16400, None)
+    assert decode("1:16400:whatever") is None
+
+
+def test_the_backoff_doubles_up_to_its_limit_and_starts_anew_after_health() -> None:
+    timing = Timing(backoff=1.0, backoff_limit=5.0, healthy=60.0)
+    backoff = Backoff(timing, random.Random(1))
+    delays = [backoff.delay(healthy_for=0) for _ in range(6)]
+    for delay, base in zip(delays, [1, 2, 4, 5, 5, 5], strict=True):
+        assert 0.8 * base <= delay <= 1.2 * base
+    assert len(set(delays)) == 6
+    assert backoff.delay(healthy_for=61) <= 1.2
+
+
+@given(st.text(min_size=1).filter(lambda name: "\0" not in name))
+def test_any_name_is_quoted_so_that_it_ends_where_it_ends(name: str) -> None:
+    quoted = quote_identifier(name)
+    assert quoted[0] == quoted[-1] == '"'
+    assert quoted[1:-1].replace('""', "") == name.replace('"', "")
+
+
+def test_a_nul_is_in_no_name() -> None:
+    with pytest.raises(ValueError, match="not an identifier"):
+        quote_identifier("a\0b")
+
+
+def test_all_public_names_are_there() -> None:
+    assert all(hasattr(rowbell, name) for name in rowbell.__all__)
+    assert sorted(rowbell.__all__) == list(rowbell.__all__)
