@@ -1,0 +1,88 @@
+"""A real PgBouncer between the watcher and the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from models import Order
+from sqlalchemy import URL, insert, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from rowbell import Reason, RowWatcher, Timing, WatcherState
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("pgbouncer") is None,
+    reason="needs pgbouncer; test_faults.py has a proxy that behaves like one",
+)
+
+
+@asynccontextmanager
+async def pgbouncer(target: URL, directory: Path, mode: str) -> AsyncIterator[URL]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = directory / "pgbouncer.ini"
+    host = target.query.get("host") or target.host
+    password = f" password='{target.password}'" if target.password else ""
+    config.write_text(
+        f"[databases]\n{target.database} = host={host} port={target.port or 5432}"
+        f" user={target.username}{password}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = any\npool_mode = {mode}\nignore_startup_parameters = extra_float_digits\n"
+    )
+    for path in (directory, *directory.parents[:2]):
+        path.chmod(0o755)
+    config.chmod(0o644)
+    # It refuses to run as root; the server's own user can reach the server's socket.
+    user = ["-u", "embedded_postgres"] if os.geteuid() == 0 else []
+    process = await asyncio.create_subprocess_exec(
+        "pgbouncer", *user, str(config), stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        while b"process up" not in (line := await process.stderr.readline()):
+            assert line, "pgbouncer did not start"
+        yield target.set(host="127.0.0.1", port=port).difference_update_query(["host"])
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+async def test_a_pooler_is_listened_through_only_where_it_delivers(
+    engine: AsyncEngine,
+    database: URL,
+    tmp_path: Path,
+    mode: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Session mode delivers; in transaction mode LISTEN is accepted, and the wait is polled."""
+    async with engine.begin() as connection:
+        await connection.execute(insert(Order).values(id=1))
+    async with pgbouncer(database, tmp_path, mode) as url:
+        timing = Timing(proof=0.5, backoff=60, backoff_limit=60)
+        async with RowWatcher(engine, listen_url=url, timing=timing) as watcher:
+            now = watcher.statistics()
+            if mode == "session":
+                assert now.state is WatcherState.LISTENING
+                interval = 60.0
+            else:
+                assert (now.state, now.reason) == (WatcherState.POLLING, Reason.NOT_DELIVERED)
+                interval = 0.02
+            wait = asyncio.create_task(
+                watcher.wait_for_change(Order, 1, interval=interval, timeout=20)
+            )
+            await watcher.reached(lambda now: now.armed == 1 if interval > 1 else now.queries > 0)
+            async with engine.begin() as connection:
+                await connection.execute(update(Order).values(n=1))
+            assert (await wait).n == 1
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(warnings) == (mode == "transaction")
+    assert all("listen_url" in warning for warning in warnings)
