@@ -1,0 +1,37 @@
+# Each target does all of its own set-up: Python 3.11 or later and make are enough.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python -m
+
+.PHONY: help demo test lint types imports check clean
+
+help: ## Show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo ## A worker awaits rows that another process changes; woken, and polled beside it
+	$(VENV)/bin/python examples/orders/demo.py
+
+test: $(VENV)/.test ## All tests, against an embedded PostgreSQL or the one of DATABASE_URL
+	$(RUN) pytest
+
+lint: $(VENV)/.lint ## ruff
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+
+types: $(VENV)/.lint ## mypy and pyright, both strict
+	$(RUN) mypy
+	$(RUN) pyright
+
+imports: $(VENV)/.lint ## Imports run one way
+	PYTHONPATH=src $(VENV)/bin/lint-imports
+
+check: lint types imports test ## Everything
+
+clean: ## Remove the virtual environment
+	rm -rf $(VENV)
+
+$(VENV)/.%: pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --upgrade 'pip>=25.1'
+	$(RUN) pip install --quiet --editable . --group $*
+	touch $@

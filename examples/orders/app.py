@@ -1,0 +1,26 @@
+"""The example app's one table; `migrations/` creates it and its triggers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import DateTime, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+import rowbell
+
+STATES = ("new", "paid", "packed", "shipped", "delivered")
+
+
+class Base(DeclarativeBase):
+    """The app's models."""
+
+
+@rowbell.watched
+class Order(Base):
+    """An order on its way."""
+
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(Text)
+    changed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
