@@ -35,7 +35,8 @@ def blocks(path: Path) -> list[str]:
 
 async def run(code: str, path: Path, namespace: dict[str, Any]) -> None:
     """Run a block, which may await."""
-    compiled = compile(code, str(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    compiled = compile(code, str(path), "exec", flags=flags, dont_inherit=True)
     result = types.FunctionType(compiled, namespace)()
     if inspect.iscoroutine(result):
         await result

@@ -234,7 +234,7 @@ async def test_a_pool_full_of_waiting_sessions_is_no_deadlock(
 ) -> None:
     """All connections of the pool are held by sessions that wait; their reads still happen."""
     engine = create_async_engine(database, pool_size=2, max_overflow=0, pool_timeout=5)
-    for mode in ("poll", "listen"):
+    for n, mode in enumerate(("poll", "listen")):
         async with (
             RowWatcher(engine, mode=mode, timing=QUICK) as watcher,
             AsyncSession(engine) as one,
@@ -243,11 +243,13 @@ async def test_a_pool_full_of_waiting_sessions_is_no_deadlock(
             await asyncio.gather(one.connection(), two.connection())
             waits = [
                 asyncio.create_task(
-                    wait_for_row_change(session, Order, 2, interval=0.05, timeout=10)
+                    wait_for_row_change(
+                        session, Order, 2, interval=0.05, timeout=10, since={"n": n}
+                    )
                 )
                 for session in (one, two)
             ]
-            await watcher.reached(lambda now: now.queries > 2)
+            await watcher.reached(lambda now: now.armed + now.polled == 2 and now.queries > 2)
             await change(orders, 2)
             for wait in waits:
                 await wait

@@ -154,7 +154,9 @@ class Board:
     def _schedule_next(self, watch: Watch, now: float, begun: float, trouble: str) -> None:
         if begun >= watch.deadline:
             watch.time_out(trouble)
-        elif watch.rung:
+        elif watch.rung or watch.expects_change:
+            # It rang and no change was seen: once more, with the proof that this is the primary.
+            watch.expects_change = False
             self._read_at(watch, now)
         else:
             self._read_at(watch, min(self._next_read(watch, now), max(watch.deadline, now)))
@@ -186,6 +188,7 @@ class Board:
             rung = [self._interests[name] for name in names if name in self._interests]
         now = self._clock()
         for watch in {watch: None for interest in rung for watch in interest.watches}:
+            watch.expects_change = watch.arming is Arming.ARMED
             self._signal(watch, now)
 
     # -- arming

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -20,7 +20,7 @@ from rowbell.errors import NotFoundError
 from rowbell.watch.watch import Arming, Reading, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from rowbell.watch.board import Board
     from rowbell.watch.connection import Connections
@@ -79,7 +79,7 @@ class Reader:
         try:
             while self._waiting[rows]:
                 watches, self._waiting[rows] = self._waiting[rows], []
-                for group in _groups(watches, _condition):
+                for group in _groups(watches, _together):
                     for start in range(0, len(group), BATCH):
                         await self._answer(rows, group[start : start + BATCH])
         finally:
@@ -108,24 +108,32 @@ class Reader:
         self, connection: AsyncConnection, rows: MappedRows, watches: Sequence[Watch]
     ) -> None:
         board = self._board
-        evidence = board.hearing and rows.has_keys
+        # The bell rang for an armed watch: no proof is wanted, and the row has probably changed.
+        rung = watches[0].expects_change
+        evidence = board.hearing and rows.has_keys and not rung
+        instances = rung and _loads_at_once(watches[0])
         boundaries = [w.boundary if w.arming is Arming.ARMING else None for w in watches]
         self.rereads += sum(watch.found for watch in watches)
         self.queries += 1
-        readings = await read(connection, rows, watches, evidence=evidence)
-        ended: list[Watch] = []
+        readings = await read(connection, rows, watches, evidence=evidence, instances=instances)
+        ended: list[tuple[Watch, Reading]] = []
         for watch, reading, boundary in zip(watches, readings, boundaries, strict=True):
             if watch.over:
                 continue
-            if watch.observe(reading):
-                ended.append(watch)
+            if watch.observe(reading) and reading is not None:
+                ended.append((watch, reading))
             elif reading is not None and reading.evidence is not None:
                 board.consider(watch, reading.evidence, boundary)
         self.queries += await finish(connection, rows, ended)
 
 
 async def read(
-    connection: AsyncConnection, rows: MappedRows, watches: Sequence[Watch], *, evidence: bool
+    connection: AsyncConnection,
+    rows: MappedRows,
+    watches: Sequence[Watch],
+    *,
+    evidence: bool,
+    instances: bool = False,
 ) -> list[Reading | None]:
     """Read the rows of watches of one class and one condition with one SELECT.
 
@@ -133,29 +141,40 @@ async def read(
         A reading for each watch, ``None`` where there is no row.
     """
     names = tuple(dict.fromkeys(name for watch in watches for name in watch.columns))
-    statement = rows.read(
+    statement, parameters = rows.read(
         [watch.key for watch in watches],
         names,
         until=watches[0].condition,
         evidence=evidence,
+        instances=instances,
     )
-    result = await connection.execute(
-        statement, execution_options={"schema_translate_map": rows.schema_map or None}
-    )
+    options = {"schema_translate_map": rows.schema_map or None}
+    found: list[Any]
+    if instances:
+        async with _session(connection) as session:
+            result = await session.execute(statement, parameters, execution_options=options)
+            found = list(result)
+            session.expunge_all()
+    else:
+        found = list(await connection.execute(statement, parameters, execution_options=options))
     readings: list[Reading | None] = [None] * len(watches)
+    first = 1 + instances
     has_until = watches[0].condition is not None
-    for row in result:
-        values: dict[str, Any] = dict(zip(names, row[1:], strict=False))
+    for row in found:
+        values: dict[str, Any] = dict(zip(names, row[first:], strict=False))
         watch = watches[row[0] - 1]
         readings[row[0] - 1] = Reading(
             tuple(values[name] for name in watch.columns),
-            until=has_until and bool(row[1 + len(names)]),
+            until=has_until and bool(row[first + len(names)]),
+            instance=row[1] if instances else None,
             evidence=rows.evidence_of(row) if evidence else None,
         )
     return readings
 
 
-async def finish(connection: AsyncConnection, rows: MappedRows, watches: Iterable[Watch]) -> int:
+async def finish(
+    connection: AsyncConnection, rows: MappedRows, ended: Sequence[tuple[Watch, Reading]]
+) -> int:
     """End watches whose row has changed, with an instance where one is wanted.
 
     A predicate is asked here; where it says no, the watch goes on.
@@ -163,28 +182,41 @@ async def finish(connection: AsyncConnection, rows: MappedRows, watches: Iterabl
     Returns:
         The number of statements that it took.
     """
+    shared = Counter(id(reading.instance) for _, reading in ended)
     wanting: list[Watch] = []
-    for watch in watches:
-        if watch.wants_instance or watch.predicate is not None:
+    for watch, reading in ended:
+        if reading.instance is not None:
+            _decide(watch, reading.instance, alone=shared[id(reading.instance)] == 1)
+        elif watch.wants_instance or watch.predicate is not None:
             wanting.append(watch)
         else:
             watch.finish(None)
     queries = 0
     for group in _groups(wanting, lambda watch: tuple(map(id, watch.options))):
-        # A session for each group: two waits for one row may want it loaded differently.
-        async with AsyncSession(connection, join_transaction_mode="rollback_only") as session:
-            statement = rows.load([watch.key for watch in group]).options(*group[0].options)
+        async with _session(connection) as session:
+            statement, parameters = rows.load([watch.key for watch in group])
             options: dict[str, Any] = {"schema_translate_map": rows.schema_map or None}
-            result = await session.execute(statement, execution_options=options)
+            result = await session.execute(
+                statement.options(*group[0].options), parameters, execution_options=options
+            )
             instances = {place: instance for place, instance in result.unique()}
             session.expunge_all()
         queries += 1
         for place, watch in enumerate(group, 1):
-            _decide(watch, instances.get(place))
+            _decide(watch, instances.get(place), alone=False)
     return queries
 
 
-def _decide(watch: Watch, instance: Any) -> None:
+def _session(connection: AsyncConnection) -> AsyncSession:
+    """A session to load with, which leaves the connection as it was."""
+    return AsyncSession(connection, join_transaction_mode="rollback_only")
+
+
+def _decide(watch: Watch, instance: Any, *, alone: bool) -> None:
+    """Finish a watch with an instance, if its predicate agrees.
+
+    Only an instance that nobody else gets may enter a session.
+    """
     if instance is None:
         watch.fail(NotFoundError(watch.rows.model, watch.key_by_name, deleted=True))
         return
@@ -194,7 +226,7 @@ def _decide(watch: Watch, instance: Any) -> None:
         watch.fail(error)
     else:
         if holds:
-            watch.finish(instance if watch.wants_instance else None)
+            watch.finish(instance if watch.wants_instance or alone else None)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -212,12 +244,18 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, OSError | TimeoutError | PoolTimeoutError)
 
 
-def _condition(watch: Watch) -> Hashable:
+def _loads_at_once(watch: Watch) -> bool:
+    """Whether a read of that watch can load its instance along with the values."""
+    return not watch.options and watch.rows.instances_come_with_values
+
+
+def _together(watch: Watch) -> Hashable:
     """What watches must share to be read by one SELECT."""
     if watch.condition is None:
-        return None
+        return watch.expects_change, watch.expects_change and _loads_at_once(watch)
     compiled = watch.condition.compile(dialect=watch.rows.dialect)
-    return str(compiled), repr(sorted(compiled.params.items()))
+    condition = str(compiled), repr(sorted(compiled.params.items()))
+    return condition, watch.expects_change, _loads_at_once(watch)
 
 
 def _groups(

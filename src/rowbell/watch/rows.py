@@ -98,6 +98,7 @@ class MappedRows:
         self.dialect = dialect
         self.schema_map = dict(schema_map)
         self.on_postgresql = dialect.name == "postgresql"
+        self._reads: dict[tuple[tuple[str, ...], bool, bool], Select[Any]] = {}
 
     @classmethod
     def of(cls, model: type[Any], dialect: Dialect, schema_map: SchemaMap | None) -> MappedRows:
@@ -229,29 +230,48 @@ class MappedRows:
     def read(
         self,
         keys: Sequence[Key],
-        names: Sequence[str],
+        names: tuple[str, ...],
         *,
         until: ColumnElement[bool] | None = None,
         evidence: bool,
-    ) -> Select[Any]:
-        """The SELECT of a batch of rows.
+        instances: bool = False,
+    ) -> tuple[Select[Any], dict[str, Any]]:
+        """The SELECT of a batch of rows, and its parameters.
 
-        Its columns: the row's place in the batch (from 1), then the values of ``names``, then
-        ``until`` if given, then with ``evidence`` oid and hash for each table, the snapshot's
-        xmin and whether the server is in recovery.
+        Its columns: the row's place in the batch (from 1), with ``instances`` the instance,
+        the values of ``names``, ``until`` if given, and with ``evidence`` oid and hash for each
+        table, the snapshot's xmin and whether the server is in recovery.
         """
-        wanted = self._wanted(keys)
-        columns: list[ColumnElement[Any]] = [wanted.c.place, *map(self._raw, names)]
-        if until is not None:
-            columns.append(type_coerce(until, Boolean()).label("until_"))
-        if evidence:
-            columns += self._evidence()
-        return select(*columns).select_from(self._joined(wanted))
+        name = (names, evidence, instances)
+        statement = self._reads.get(name) if until is None and self._as_arrays else None
+        if statement is None:
+            wanted = self._wanted(keys)
+            columns: list[Any] = [wanted.c.place, *([self.model] if instances else ())]
+            columns += [self._raw(name).label(f"value_{i}") for i, name in enumerate(names)]
+            if until is not None:
+                columns.append(type_coerce(until, Boolean()).label("until_"))
+            if evidence:
+                columns += self._evidence()
+            statement = select(*columns).select_from(self._joined(wanted))
+            if until is None and self._as_arrays:
+                self._reads[name] = statement
+        return statement, self._parameters(keys)
 
-    def load(self, keys: Sequence[Key]) -> Select[Any]:
-        """The SELECT of a batch of instances, each with its place in the batch before it."""
+    def load(self, keys: Sequence[Key]) -> tuple[Select[Any], dict[str, Any]]:
+        """The SELECT of a batch of instances, each with its place before it, and its parameters."""
         wanted = self._wanted(keys)
-        return select(wanted.c.place, self.model).select_from(self._joined(wanted))
+        statement = select(wanted.c.place, self.model).select_from(self._joined(wanted))
+        return statement, self._parameters(keys)
+
+    @cached_property
+    def instances_come_with_values(self) -> bool:
+        """Whether one SELECT can return both: not with eager joins, which multiply rows."""
+        return not any(relationship.lazy == "joined" for relationship in self.mapper.relationships)
+
+    def _parameters(self, keys: Sequence[Key]) -> dict[str, Any]:
+        if not self._as_arrays:
+            return {}
+        return {f"key_{i}": list(part) for i, part in enumerate(zip(*keys, strict=True))}
 
     def evidence_of(self, row: Sequence[Any]) -> Evidence:
         """The evidence at the end of a row that was read with it."""
@@ -271,14 +291,17 @@ class MappedRows:
             parts.append(self._plain(value, type_, name).label(f"since_{name}"))
         return select(*parts)
 
+    @cached_property
+    def _as_arrays(self) -> bool:
+        """Whether keys are bound as arrays, which leave the statement one and the same."""
+        key = self.mapper.primary_key
+        return self.on_postgresql and not any(isinstance(c.type, ARRAY) for c in key)
+
     def _wanted(self, keys: Sequence[Key]) -> FromClause:
-        """The keys as a table. Arrays, where there are, leave the statement one and the same."""
+        """The keys as a table."""
         parts = [column(f"key_{i}", c.type) for i, c in enumerate(self.mapper.primary_key)]
-        if self.on_postgresql and not any(isinstance(part.type, ARRAY) for part in parts):
-            arrays = [
-                bindparam(part.name, [key[i] for key in keys], type_=ARRAY(part.type))
-                for i, part in enumerate(parts)
-            ]
+        if self._as_arrays:
+            arrays = [bindparam(part.name, type_=ARRAY(part.type)) for part in parts]
             unnested = func.unnest(*arrays).table_valued(*parts, with_ordinality="place")
             return unnested.render_derived(name="wanted")
         rows = [(place, *key) for place, key in enumerate(keys, 1)]

@@ -115,12 +115,12 @@ async def wait_for_row_change(
         await _refuse_frozen_snapshot(session, bind)
         try:
             if isinstance(bind, Connection) and bind.in_transaction():
-                await _wait_on_connection(session, bind, request)
+                instance = await _wait_on_connection(session, bind, request)
             else:
                 engine = AsyncEngine(bind.engine)
                 check_engine(engine)
                 async with _watcher(engine) as watcher:
-                    await watcher.wait(request, wants_instance=False)
+                    instance = await watcher.wait(request, wants_instance=False)
         except NotFoundError as error:
             if error.deleted or not await _sees(session, bind, request):
                 raise
@@ -129,6 +129,8 @@ async def wait_for_row_change(
                 "or row-level security hides it from the engine's other connections"
             )
             raise NotFoundError(model, error.key, hint=hint) from None
+        if instance is not None and _adopt(session.sync_session, instance):
+            return instance
         return await _refresh(session, request)
 
 
@@ -190,8 +192,25 @@ async def _sees(
     held = _held(session.sync_session, bind)
     if held is None or held is bind:
         return False
-    statement = request.rows.read([request.key], request.rows.key_names, evidence=False)
-    return await session.run_sync(lambda _: held.execute(statement).first() is not None)
+    statement, parameters = request.rows.read(
+        [request.key], request.rows.key_names, evidence=False
+    )
+    return await session.run_sync(lambda _: held.execute(statement, parameters).first() is not None)
+
+
+def _adopt(session: Session, instance: Any) -> bool:
+    """Make the instance that the wait was ended with the session's own, if it is free to be.
+
+    It saves the session a SELECT. Not where the session has that row already, where other
+    instances would come along, or where somebody listens to the session's own statements.
+    """
+    state = inspect(instance)
+    if state.key in session.identity_map or session.dispatch.do_orm_execute:
+        return False
+    if any(name in state.dict for name in state.mapper.relationships.keys()):  # noqa: SIM118
+        return False
+    session.add(instance)
+    return True
 
 
 async def _refresh(session: AsyncSession, request: WaitRequest) -> Any:
@@ -202,25 +221,30 @@ async def _refresh(session: AsyncSession, request: WaitRequest) -> Any:
     """
     rows, sync = request.rows, session.sync_session
     present = sync.identity_map.get(rows.mapper.identity_key_from_primary_key(request.key))
-    entity, also = rows.model, list[Any]()
-    if present is not None:
-        state, entity = inspect(present), type(present)
-        stale = [name for name in state.dict if name in state.attrs and name not in state.committed_state]
-        properties = inspect(entity).column_attrs
-        also = [
-            undefer(getattr(entity, name))
-            for name in stale
-            if name in properties and properties[name].deferred
-        ]
-        sync.expire(present, stale)
-    key = zip(rows.mapper.primary_key, request.key, strict=True)
-    statement = select(entity).where(and_(*(c == value for c, value in key)))
     with session.no_autoflush:
-        result = await session.execute(statement.options(*request.options, *also))
-    instance = result.unique().scalar_one_or_none()
+        if present is None:
+            instance = await session.get(rows.model, request.key, options=request.options)
+        else:
+            entity, loaded = _expire(sync, present)
+            key = zip(rows.mapper.primary_key, request.key, strict=True)
+            statement = select(entity).where(and_(*(c == value for c, value in key)))
+            result = await session.execute(statement.options(*request.options, *loaded))
+            instance = result.unique().scalar_one_or_none()
     if instance is None:
         raise NotFoundError(rows.model, rows.describe(request.key), deleted=True)
     return instance
+
+
+def _expire(session: Session, present: Any) -> tuple[type[Any], list[ORMOption]]:
+    """Expire what the caller has not changed; how to load all of it again."""
+    state, entity = inspect(present), type(present)
+    stale = [
+        name for name in state.dict if name in state.attrs and name not in state.committed_state
+    ]
+    session.expire(present, stale)
+    properties = inspect(entity).column_attrs
+    deferred = [name for name in stale if name in properties and properties[name].deferred]
+    return entity, [undefer(getattr(entity, name)) for name in deferred]
 
 
 # -- where the signals come from
@@ -228,7 +252,7 @@ async def _refresh(session: AsyncSession, request: WaitRequest) -> Any:
 
 async def _wait_on_connection(
     session: AsyncSession, bind: Connection, request: WaitRequest
-) -> None:
+) -> Any:
     """Wait on the connection that the session is bound to, inside its transaction.
 
     Nobody else sees what is written there, so there the row is polled.
@@ -243,8 +267,8 @@ async def _wait_on_connection(
     while True:
         started = loop.time()
         [reading] = await read(connection, watch.rows, [watch], evidence=False)
-        if watch.observe(reading):
-            await finish(connection, watch.rows, [watch])
+        if watch.observe(reading) and reading is not None:
+            await finish(connection, watch.rows, [(watch, reading)])
         if not watch.over and started >= watch.deadline:
             watch.time_out("on the connection that the session is bound to")
         if watch.over:

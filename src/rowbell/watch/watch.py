@@ -60,11 +60,13 @@ class Reading:
     Attributes:
         values: The values of the watched columns, in the watch's order.
         until: What the SQL expression ``until`` said.
+        instance: The row as an instance of no session, where the read loaded it.
         evidence: What arming needs, where it was asked for.
     """
 
     values: tuple[Any, ...]
     until: bool = False
+    instance: Any = None
     evidence: Evidence | None = None
 
 
@@ -81,7 +83,8 @@ class Watch:
         deadline: When that time has passed, on the loop's clock.
         until: The condition, if one was given.
         options: Loader options for the instance.
-        wants_instance: Whether the result is an instance, or the caller loads it himself.
+        wants_instance: Whether the result must be an instance. Otherwise it is one only where
+            the read that ended the wait had loaded it for this wait alone.
         baseline: The watched values as they were seen first, ``UNSEEN`` before. With ``until``
             those of the last read: the condition is asked again when they have changed.
         found: Whether a read has found the row.
@@ -92,7 +95,8 @@ class Watch:
         due: When it is to be read next, on the loop's clock.
         being_read: Whether a read of it is under way.
         rung: Whether it has to be read again once that has ended.
-        result: Becomes the instance, ``None`` (load it yourself) or the error.
+        expects_change: Whether it is armed and the bell rang, with no read since.
+        result: Becomes the instance, ``None`` or the error.
     """
 
     rows: MappedRows
@@ -114,6 +118,7 @@ class Watch:
     due: float = math.inf
     being_read: bool = False
     rung: bool = False
+    expects_change: bool = False
 
     def __post_init__(self) -> None:
         self.baseline = self.baseline or (UNSEEN,) * len(self.columns)

@@ -248,7 +248,7 @@ class RowWatcher:
         return instance
 
     async def wait(self, request: WaitRequest, *, wants_instance: bool) -> Any:
-        """Wait as requested; without ``wants_instance`` nothing is returned."""
+        """Wait as requested; without ``wants_instance`` it may return ``None``."""
         self._check_open()
         begun = self._time()
         baseline = ()
