@@ -20,7 +20,7 @@ lint: $(VENV)/.lint ## ruff
 
 types: $(VENV)/.lint ## mypy and pyright, both strict
 	$(RUN) mypy
-	$(RUN) pyright
+	$(RUN) pyright --pythonpath $(VENV)/bin/python
 
 imports: $(VENV)/.lint ## Imports run one way
 	PYTHONPATH=src $(VENV)/bin/lint-imports

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Iterator
 from itertools import count
 
 import pytest
-from models import Base
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from models import Base
 from rowbell.embedded import server_url
 
 SETTINGS = {"fsync": "off", "max_connections": 200, "max_prepared_transactions": 10}

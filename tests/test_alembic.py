@@ -58,9 +58,11 @@ def in_database(url: URL, function: Any) -> Any:
 
 
 def state(connection: Connection) -> TriggerState:
-    from sqlalchemy import MetaData, Table  # noqa: PLC0415
+    from sqlalchemy import MetaData, Table
 
-    return trigger_status(connection, Table("orders", MetaData(), autoload_with=connection))[0].state
+    return trigger_status(connection, Table("orders", MetaData(), autoload_with=connection))[
+        0
+    ].state
 
 
 def migrate(revision: str, **more: Any) -> str:
@@ -72,11 +74,11 @@ def migrate(revision: str, **more: Any) -> str:
 
 
 def test_a_migration_creates_the_table_with_its_triggers_and_takes_both_back(empty: URL) -> None:
+    left = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'ring\\_%'"
     for _ in range(2):
         migrate("head")
         assert in_database(empty, state) is TriggerState.INSTALLED
         migrate("base")
-        left = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'ring\\_%'"
         assert in_database(empty, lambda c: c.scalar(text(left))) == 0
 
 

@@ -84,7 +84,9 @@ async def test_the_docs_run(database: URL, page: str, capsys: pytest.CaptureFixt
         await worker
         await engine.dispose()
     expected = [
-        line.rsplit("# ", 1)[1] for block in blocks(path) for line in block.splitlines()
+        line.rsplit("# ", 1)[1]
+        for block in blocks(path)
+        for line in block.splitlines()
         if "print(" in line and "# " in line
     ]
     printed = capsys.readouterr().out

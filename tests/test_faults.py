@@ -9,16 +9,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
-from conftest import execute
-from models import Base, Order
-from proxy import Proxy, proxy_to
 from sqlalchemy import URL, event, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from conftest import execute
+from models import Base, Order
+from proxy import Proxy, proxy_to
 from rowbell import (
     ListenError,
     Reason,
@@ -26,6 +27,7 @@ from rowbell import (
     Timing,
     WaitTimeoutError,
     WatcherState,
+    WatcherStatistics,
     wait_for_row_change,
 )
 from rowbell.embedded import EmbeddedServer
@@ -52,6 +54,14 @@ async def proxy(database: URL) -> AsyncIterator[Proxy]:
 async def change(engine: AsyncEngine, key: int = 1) -> None:
     async with engine.begin() as connection:
         await connection.execute(update(Order).where(Order.id == key).values(n=Order.n + 1))
+
+
+def _reconnected(before: int, now: WatcherStatistics, *, armed: int) -> bool:
+    return now.reconnects > before and now.state is LISTENING and now.armed == armed
+
+
+def _has_read(before: int, now: WatcherStatistics) -> bool:
+    return now.queries > before
 
 
 async def listeners(engine: AsyncEngine) -> list[Any]:
@@ -96,7 +106,7 @@ async def test_a_killed_backend_is_replaced(orders: AsyncEngine) -> None:
             await watcher.reached(lambda now: now.armed == 1)
             reconnects = watcher.statistics().reconnects
             await kill_listener(orders)
-            await watcher.reached(lambda now, n=reconnects: now.reconnects > n and now.armed == 1)
+            await watcher.reached(partial(_reconnected, reconnects, armed=1))
             await change(orders, key)
             assert (await wait).n == 1
         assert len(await listeners(orders)) == 1
@@ -109,7 +119,7 @@ async def test_two_hundred_reconnects_leave_one_connection(
     async with RowWatcher(orders, listen_url=proxy.url, timing=timing) as watcher:
         for n in range(200):
             proxy.cut()
-            await watcher.reached(lambda now, n=n: now.reconnects > n and now.state is LISTENING)
+            await watcher.reached(partial(_reconnected, n, armed=0))
         assert len(await listeners(orders)) == 1
 
 
@@ -299,7 +309,7 @@ async def test_a_rung_row_that_a_lock_hides_holds_up_no_other_table(
         RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher,
         orders.connect() as locker,
     ):
-        from models import Item  # noqa: PLC0415
+        from models import Item
 
         first = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
         other = asyncio.create_task(watcher.wait_for_change(Item, 1, interval=60, timeout=20))
@@ -343,7 +353,7 @@ async def test_a_dropped_trigger_is_noticed_and_its_return_too(
 
 
 def _install(connection: Any) -> None:
-    import rowbell  # noqa: PLC0415
+    import rowbell
 
     rowbell.install_triggers(connection, Order)
 
@@ -372,9 +382,10 @@ async def test_an_old_transaction_elsewhere_delays_arming_only_shortly(
 ) -> None:
     """A transaction that wrote something else hours ago keeps nobody polling."""
     elsewhere = create_async_engine(server, poolclass=NullPool)
-    async with elsewhere.connect() as old, RowWatcher(
-        orders, mode="listen", recheck=None, timing=QUICK
-    ) as watcher:
+    async with (
+        elsewhere.connect() as old,
+        RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher,
+    ):
         await old.execute(text("SELECT pg_current_xact_id()"))
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
         await watcher.reached(lambda now: now.armed == 1)
@@ -393,7 +404,7 @@ async def test_an_old_writer_of_the_table_is_waited_for(orders: AsyncEngine) -> 
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
         queries = 0
         for _ in range(5):
-            await watcher.reached(lambda now, queries=queries: now.queries > queries)
+            await watcher.reached(partial(_has_read, queries))
             queries = watcher.statistics().queries
             assert watcher.statistics().armed == 0
         await writer.commit()

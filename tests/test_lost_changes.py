@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Literal, get_args
 
 import asyncpg
 import pytest
-from models import Order
 from sqlalchemy import URL, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from models import Order
 from rowbell import RowWatcher, Timing
 from rowbell.watch.board import Board
 from rowbell.watch.watch import Arming, Watch
@@ -18,10 +19,10 @@ from rowbell.watch.watch import Arming, Watch
 ROWS = 2_000
 WRITERS = 8
 TIMEOUT = 8.0
-ISOLATION = ("read committed", "repeatable read")
+Isolation = Literal["read_committed", "repeatable_read"]
 
 
-async def stress(engine: AsyncEngine, database: URL, isolation: str) -> int:
+async def stress(engine: AsyncEngine, database: URL, isolation: Isolation) -> int:
     """Change each row once, by a transaction in flight while a watch begins; how many are lost."""
     async with engine.begin() as connection:
         await connection.execute(insert(Order), [{"id": i} for i in range(1, ROWS + 1)])
@@ -43,7 +44,7 @@ async def stress(engine: AsyncEngine, database: URL, isolation: str) -> int:
 
         async def write(keys: list[int], waits: asyncio.TaskGroup) -> None:
             connection = await asyncpg.connect(
-                host=database.query["host"] if "host" in database.query else database.host,
+                host=str(database.query.get("host", database.host)),
                 port=database.port,
                 user=database.username,
                 password=database.password,
@@ -52,7 +53,7 @@ async def stress(engine: AsyncEngine, database: URL, isolation: str) -> int:
             try:
                 for key in keys:
                     delay = random.random() * 0.004  # noqa: S311
-                    transaction = connection.transaction(isolation=isolation.replace(" ", "_"))
+                    transaction = connection.transaction(isolation=isolation)
                     await transaction.start()
                     await connection.execute("UPDATE orders SET n = 1 WHERE id = $1", key)
                     waits.create_task(wait(key))
@@ -68,9 +69,9 @@ async def stress(engine: AsyncEngine, database: URL, isolation: str) -> int:
     return lost
 
 
-@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("isolation", get_args(Isolation))
 async def test_no_change_is_lost_while_a_watch_begins(
-    engine: AsyncEngine, database: URL, isolation: str
+    engine: AsyncEngine, database: URL, isolation: Isolation
 ) -> None:
     """Of 2,000 changes in flight while the watches of their rows begin, none is lost."""
     assert await stress(engine, database, isolation) == 0
@@ -85,4 +86,4 @@ async def test_the_same_stress_loses_changes_without_arming(
         watch.arming = Arming.ARMED
 
     monkeypatch.setattr(Board, "_arm", believe)
-    assert await stress(engine, database, "read committed") > 0
+    assert await stress(engine, database, "read_committed") > 0

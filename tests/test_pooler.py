@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from models import Order
 from sqlalchemy import URL, insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from models import Order
 from rowbell import Reason, RowWatcher, Timing, WatcherState
 
 pytestmark = pytest.mark.skipif(

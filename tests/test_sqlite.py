@@ -63,9 +63,7 @@ async def test_a_change_ends_the_wait(
 ) -> None:
     async with RowWatcher(engine, mode="poll") as watcher, AsyncSession(engine) as session:
         wait = asyncio.create_task(
-            wait_for_row_change(
-                session, Job, ("q", 1), columns=columns, interval=0.01, timeout=20
-            )
+            wait_for_row_change(session, Job, ("q", 1), columns=columns, interval=0.01, timeout=20)
         )
         await watcher.reached(lambda now: now.queries > 1)
         await change(engine, **values)

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from models import Animal, Dog, Odd, Order, Plain
 from sqlalchemy import (
+    URL,
     BigInteger,
     Column,
     Connection,
@@ -15,7 +15,6 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    URL,
     insert,
     text,
 )
@@ -24,6 +23,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import NullPool
 
 import rowbell
+from models import Animal, Dog, Odd, Order, Plain
 from rowbell import (
     LockTimeoutError,
     Reason,
@@ -122,7 +122,7 @@ class DeclarativeBaseOf:
     """Maps a subclass imperatively to a table."""
 
     def __init_subclass__(cls, table: Table) -> None:
-        from sqlalchemy.orm import registry  # noqa: PLC0415
+        from sqlalchemy.orm import registry
 
         registry().map_imperatively(cls, table)
 
@@ -172,8 +172,10 @@ async def test_autocommit_is_refused_before_anything_is_done(engine: AsyncEngine
         ("CREATE VIEW v AS SELECT 1 AS id", "v", "only ordinary and partitioned"),
         ("CREATE TABLE keyless (n int)", "keyless", "no primary key"),
         (
-            "CREATE TABLE whole (id int PRIMARY KEY) PARTITION BY RANGE (id); "
-            "CREATE TABLE part PARTITION OF whole DEFAULT",
+            (
+                "CREATE TABLE whole (id int PRIMARY KEY) PARTITION BY RANGE (id); "
+                "CREATE TABLE part PARTITION OF whole DEFAULT"
+            ),
             "part",
             "it is a partition",
         ),
@@ -210,7 +212,7 @@ async def test_any_name_will_do(engine: AsyncEngine, name: str) -> None:
     table = Named.__table__
     async with engine.begin() as connection:
         quote = connection.dialect.identifier_preparer.quote
-        await connection.exec_driver_sql(f"CREATE SCHEMA {quote(table.schema)}")
+        await connection.exec_driver_sql(f"CREATE SCHEMA {quote(str(table.schema))}")
         await connection.run_sync(Base.metadata.create_all)
         await connection.execute(insert(Named).values(id=1, value="a"))
     await _changed_by(engine, Named, "value")
@@ -223,7 +225,9 @@ async def _changed_by(engine: AsyncEngine, model: type[Any], column: str) -> Non
         )
         await watcher.reached(lambda now: now.armed == 1)
         async with engine.begin() as connection:
-            await connection.execute(model.__table__.update().values({column_of(model, column): "b"}))
+            await connection.execute(
+                model.__table__.update().values({column_of(model, column): "b"})
+            )
         assert getattr(await wait, column) == "b"
 
 
@@ -247,9 +251,7 @@ async def test_the_same_table_name_in_two_schemas_wakes_only_its_own(engine: Asy
             await connection.execute(insert(model).values(id=1, n=0))
     async with RowWatcher(engine, mode="listen", recheck=None, timing=QUICK) as watcher:
         waits = {
-            schema: asyncio.create_task(
-                watcher.wait_for_change(model, 1, interval=60, timeout=20)
-            )
+            schema: asyncio.create_task(watcher.wait_for_change(model, 1, interval=60, timeout=20))
             for schema, model in models.items()
         }
         await watcher.reached(lambda now: now.armed == 2)
@@ -353,7 +355,7 @@ async def test_who_may_not_read_a_table_is_told_nothing_of_it(
         assert await connection.scalar(text("SELECT count(*) FROM rowbell.interest")) == 0
 
 
-class as_role:  # noqa: N801  # reads as a function
+class as_role:  # reads as a function
     """A connection of a role that has been granted just one thing."""
 
     def __init__(self, engine: AsyncEngine, database: URL, grant: str) -> None:

@@ -61,7 +61,7 @@ class NoTruth:
         (NoTruth(1), NoTruth(2), True),
     ],
 )
-def test_values_compare_as_is_distinct_from(before: object, after: object, distinct: bool) -> None:  # noqa: FBT001
+def test_values_compare_as_is_distinct_from(before: object, after: object, distinct: bool) -> None:
     assert is_distinct(before, after) is distinct
 
 
@@ -85,7 +85,7 @@ def test_payloads_of_another_version_mean_everything() -> None:
 
 def test_the_backoff_doubles_up_to_its_limit_and_starts_anew_after_health() -> None:
     timing = Timing(backoff=1.0, backoff_limit=5.0, healthy=60.0)
-    backoff = Backoff(timing, random.Random(1))
+    backoff = Backoff(timing, random.Random(1))  # noqa: S311
     delays = [backoff.delay(healthy_for=0) for _ in range(6)]
     for delay, base in zip(delays, [1, 2, 4, 5, 5, 5], strict=True):
         assert 0.8 * base <= delay <= 1.2 * base

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from models import Base, Item, Order, Plain
 from sqlalchemy import URL, create_engine, event, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, StaticPool
 
 import rowbell
+from models import Base, Item, Order, Plain
 from rowbell import (
     InvalidWaitError,
     ListenError,
@@ -166,9 +166,7 @@ async def test_one_watcher_serves_an_engine(engine: AsyncEngine) -> None:
         pass
 
 
-def test_a_second_event_loop_is_refused_and_can_have_its_own(
-    server: URL, template: str
-) -> None:
+def test_a_second_event_loop_is_refused_and_can_have_its_own(server: URL, template: str) -> None:
     url = server.set(database=template)
     engine = create_async_engine(url, poolclass=NullPool)  # as SQLAlchemy wants it across loops
     with asyncio.Runner() as one, asyncio.Runner() as two:
@@ -261,9 +259,7 @@ async def test_auto_mode_polls_a_table_without_triggers_and_says_so_once(
         await connection.execute(insert(Plain).values(id=1))
     async with RowWatcher(orders) as watcher:
         for n in (1, 2):
-            wait = asyncio.create_task(
-                watcher.wait_for_change(Plain, 1, interval=0.02, timeout=20)
-            )
+            wait = asyncio.create_task(watcher.wait_for_change(Plain, 1, interval=0.02, timeout=20))
             await watcher.reached(lambda now: now.reason is Reason.TRIGGER_MISSING)
             async with orders.begin() as connection:
                 await connection.execute(update(Plain).values(n=n))
@@ -465,7 +461,7 @@ async def test_a_session_bound_to_a_frozen_connection_is_refused(orders: AsyncEn
 
 async def test_one_unreadable_key_fails_only_its_own_wait(orders: AsyncEngine) -> None:
     """A value that the server refuses is its own wait's error, not that of the batch."""
-    from models import Seat  # noqa: PLC0415
+    from models import Seat
 
     async with orders.begin() as connection:
         await connection.execute(insert(Seat).values(row="a", number=1))

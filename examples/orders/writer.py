@@ -21,7 +21,7 @@ async def main(url: str, orders: int) -> None:
     """Move each order through all states."""
     target = make_url(url)
     connection = await asyncpg.connect(
-        host=target.query.get("host", target.host),
+        host=str(target.query.get("host", target.host)),
         port=target.port,
         user=target.username,
         password=target.password,

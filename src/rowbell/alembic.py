@@ -21,7 +21,7 @@ Both are idempotent, take their locks under a timeout, and work with ``--sql`` t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import MetaData, Table
@@ -189,4 +189,4 @@ def _print(operations: Operations, operation: RowTriggersOp, statements: list[st
     before, after = lock_timeout_statements(operation.lock_timeout)
     for statement in [*before, *statements, *after]:
         # Not execute(): dialects that double a % for their driver would do so here too.
-        operations.impl.static_output(f"{statement};\n")
+        operations.migration_context.impl.static_output(f"{statement};\n")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from sqlalchemy import URL, make_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
 ENVIRONMENT_VARIABLE: Final = "DATABASE_URL"
 """Names another server than the embedded one."""
@@ -98,7 +98,7 @@ def _import() -> Any:
 
 
 @contextmanager
-def server_url(settings: Mapping[str, object] | None = None) -> Iterator[URL]:
+def server_url(settings: Mapping[str, object] | None = None) -> Generator[URL]:
     """The URL of the server that ``DATABASE_URL`` names, or else of an embedded one.
 
     Args:

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
 
-from rowbell.watch.state import Reason
 from rowbell.watch.watch import Arming, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from rowbell.watch.rows import Evidence
+    from rowbell.watch.state import Reason
     from rowbell.watch.timing import Timing
 
 Columns: TypeAlias = frozenset[str] | None

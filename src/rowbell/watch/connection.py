@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool, QueuePool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     import asyncpg
     from sqlalchemy import URL, Dialect
@@ -46,7 +46,7 @@ class Connections:
         return self._listen_engine().dialect if self._listen_url else self._engine.dialect
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
+    async def reading(self) -> AsyncGenerator[AsyncConnection]:
         """A connection in AUTOCOMMIT, for as long as a few reads take."""
         pool = self._engine.pool
         crowded = isinstance(pool, QueuePool) and not pool.checkedin() and pool.overflow() >= 0
@@ -61,7 +61,7 @@ class Connections:
                     await engine.dispose()
 
     @asynccontextmanager
-    async def dedicated(self) -> AsyncIterator[asyncpg.Connection[Any]]:
+    async def dedicated(self) -> AsyncGenerator[asyncpg.Connection[Any]]:
         """The LISTEN connection, as asyncpg's own object; always a new one, never revived."""
         engine = self._listen_engine() if self._listen_url else _apart(self._engine)
         driver: asyncpg.Connection[Any] | None = None
@@ -77,9 +77,7 @@ class Connections:
                     await self._part(driver, connection)
                 await engine.dispose()
 
-    async def _part(
-        self, driver: asyncpg.Connection[Any], connection: AsyncConnection
-    ) -> None:
+    async def _part(self, driver: asyncpg.Connection[Any], connection: AsyncConnection) -> None:
         if driver.is_closed():
             await connection.invalidate()
         await connection.close()

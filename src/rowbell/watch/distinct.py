@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import cast
 
 
-def is_distinct(before: object, after: object) -> bool:
+def is_distinct(before: object, after: object) -> bool:  # noqa: PLR0911  # one a rule
     """Whether two values of one column are different.
 
     NULL equals NULL and NaN equals NaN, as in PostgreSQL ("Floating-Point Types": NaN values
@@ -32,7 +32,7 @@ def is_distinct(before: object, after: object) -> bool:
     if _is_nan(before) or _is_nan(after):
         return _is_nan(before) != _is_nan(after)
     try:
-        return not before == after
+        return bool(before != after)
     except Exception:  # noqa: BLE001  # a codec of the user's may return anything, say an array
         return pickle.dumps(before) != pickle.dumps(after)
 

@@ -20,7 +20,7 @@ from rowbell.watch.schema import FINGERPRINT, TRIGGERS, schema_statements
 from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
 Watchable: TypeAlias = Table | type[Any]
 """A table, or a mapped class for all of its tables."""
@@ -314,7 +314,7 @@ def _is_used(connection: Connection, function: str) -> bool:
 
 def _execute(connection: Connection, statements: Iterable[str]) -> None:
     for statement in statements:
-        connection.execute(DDL(statement.replace("%", "%%")))
+        connection.execute(DDL(statement.replace("%", "%%")))  # type: ignore[no-untyped-call]
 
 
 def lock_timeout_statements(timeout: str) -> tuple[list[str], list[str]]:
@@ -331,7 +331,7 @@ def lock_timeout_statements(timeout: str) -> tuple[list[str], list[str]]:
 
 
 @contextmanager
-def _lock_timeout(connection: Connection, table: str, timeout: str) -> Iterator[None]:
+def _lock_timeout(connection: Connection, table: str, timeout: str) -> Generator[None]:
     before, after = lock_timeout_statements(timeout)
     try:
         _execute(connection, before[:1])

@@ -5,14 +5,11 @@ from __future__ import annotations
 import enum
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from types import UnionType
-from typing import Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from sqlalchemy import ColumnElement
-from sqlalchemy.orm import Mapper
 from sqlalchemy.types import (
     BigInteger,
     Boolean,
@@ -31,6 +28,12 @@ from sqlalchemy.types import (
 )
 
 from rowbell.errors import InvalidKeyError
+
+if TYPE_CHECKING:
+    from types import UnionType
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import Mapper
 
 Key: TypeAlias = tuple[Any, ...]
 """The values of a primary key, in the mapper's order."""
@@ -60,7 +63,8 @@ def key_of(mapper: Mapper[Any], value: object, *, bounded: bool) -> Key:
             raise InvalidKeyError(model, value, f"its attributes are {', '.join(names)}")
         key = tuple(given[name] for name in names)
     elif isinstance(value, tuple | list):
-        key = tuple(cast("tuple[Any, ...] | list[Any]", value))
+        parts: Iterable[Any] = value
+        key = tuple(parts)
     else:
         key = (value,)
     if len(key) != len(names):
@@ -104,11 +108,12 @@ def _fits(type_: TypeEngine[Any], value: object, *, bounded: bool) -> bool:
     for known, accepted in _ACCEPTED:
         if isinstance(type_, known):
             if isinstance(value, int) and isinstance(type_, Integer) and bounded:
-                limit = 2 ** (_bits(type_) - 1)
+                limit: int = 2 ** (_bits(type_) - 1)
                 return -limit <= value < limit
             if isinstance(value, str) and isinstance(type_, Uuid):
                 return _UUID.fullmatch(value) is not None
-            return isinstance(value, accepted)
+            fits: bool = isinstance(value, accepted)
+            return fits
     return True
 
 

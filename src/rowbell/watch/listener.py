@@ -68,14 +68,14 @@ class Listener:
         self._connections = connections
         self._state = state
         self._timing = timing
-        self._stopping = False
+        self._stop = asyncio.Event()
         self._muted: int | None = None
         self.notifications = 0
         self.ignored = 0
 
     def stop(self) -> None:
         """End ``run`` when what is under way has ended."""
-        self._stopping = True
+        self._stop.set()
         self._board.to_register.set()
 
     async def run(self) -> None:
@@ -88,11 +88,11 @@ class Listener:
             self._state.enter(WatcherState.POLLING, Reason.UNSUPPORTED, detail)
             return
         self._state.enter(WatcherState.CONNECTING)
-        while not self._stopping:
+        while not self._stop.is_set():
             begun = loop.time()
             reason, detail = await self._live()
             self._board.unarm()
-            if self._stopping:
+            if self._stop.is_set():
                 return
             self._state.enter(WatcherState.POLLING, reason, detail)
             if reason is Reason.UNSUPPORTED:
@@ -118,9 +118,9 @@ class Listener:
     async def _begin(self, connection: asyncpg.Connection[Any]) -> int:
         """LISTEN, and prove that it works; returns the backend's pid."""
         connection.add_termination_listener(lambda _: self._board.to_register.set())
-        pid, recovering, installed, database = await self._answer(
+        [(pid, recovering, installed, database)] = await self._answer(
             connection,
-            connection.fetchrow(
+            connection.fetch(
                 "SELECT pg_backend_pid(), pg_is_in_recovery(),"
                 " to_regprocedure('rowbell.pulse(oid[], bytea[])') IS NOT NULL, current_database()"
             ),
@@ -131,7 +131,9 @@ class Listener:
             why = f"database {database!r} has no schema rowbell, so no table has triggers"
             raise DeafError(Reason.NOT_INSTALLED, why)
         name = "SELECT set_config('application_name', left('rowbell '"
-        name += " || coalesce(nullif(current_setting('application_name'), ''), 'listener'), 63), false)"
+        name += (
+            " || coalesce(nullif(current_setting('application_name'), ''), 'listener'), 63), false)"
+        )
         await self._answer(connection, connection.execute(name))
         await self._prove(connection, pid)
         await self._answer(connection, connection.execute("SELECT rowbell.sweep(true)"))
@@ -170,7 +172,7 @@ class Listener:
         loop, to_register = asyncio.get_running_loop(), self._board.to_register
         next_pulse = loop.time() + self._timing.heartbeat
         next_look = loop.time() + self._timing.narrow
-        while not self._stopping:
+        while not self._stop.is_set():
             to_register.clear()
             if connection.is_closed():
                 raise DeafError(Reason.CONNECTION_LOST, "the server closed the connection")
@@ -227,8 +229,8 @@ class Listener:
         """The heartbeat: is this still the same session, on a primary, hearing everything?"""
         tables = self._board.tables()
         query = "SELECT * FROM rowbell.pulse($1::oid[], $2::bytea[])"
-        pulse = await self._answer(
-            connection, connection.fetchrow(query, list(tables), list(tables.values()))
+        [pulse] = await self._answer(
+            connection, connection.fetch(query, list(tables), list(tables.values()))
         )
         if pulse["in_recovery"]:
             raise DeafError(Reason.IN_RECOVERY, "the server has become a standby")

@@ -199,7 +199,7 @@ async def finish(
             result = await session.execute(
                 statement.options(*group[0].options), parameters, execution_options=options
             )
-            instances = {place: instance for place, instance in result.unique()}
+            instances = dict(tuple(row) for row in result.unique())
             session.expunge_all()
         queries += 1
         for place, watch in enumerate(group, 1):
@@ -258,9 +258,7 @@ def _together(watch: Watch) -> Hashable:
     return condition, watch.expects_change, _loads_at_once(watch)
 
 
-def _groups(
-    watches: Iterable[Watch], by: Callable[[Watch], Hashable]
-) -> Iterator[list[Watch]]:
+def _groups(watches: Iterable[Watch], by: Callable[[Watch], Hashable]) -> Iterator[list[Watch]]:
     groups: defaultdict[Hashable, list[Watch]] = defaultdict(list)
     for watch in watches:
         groups[by(watch)].append(watch)

@@ -114,9 +114,8 @@ def _until(rows: MappedRows, until: object) -> Until | None:
     if until is None:
         return None
     if isinstance(until, SQLCoreOperations):
-        expression = cast("ColumnElement[bool]", until)
-        if hasattr(until, "__clause_element__"):
-            expression = until.__clause_element__()
+        to_expression = getattr(until, "__clause_element__", None)
+        expression = cast("ColumnElement[bool]", to_expression() if to_expression else until)
         foreign = rows.foreign_column(expression)
         if foreign is not None:
             why = "in until= is not a column"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from sqlalchemy import (
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 SchemaMap: TypeAlias = Mapping[str | None, str | None]
 """SQLAlchemy's ``schema_translate_map``."""
 
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a read says besides the row's values, for arming.
@@ -70,6 +71,7 @@ class Evidence:
     names: tuple[tuple[int, int], ...]
     horizon: int
     in_recovery: bool
+
 
 _CAST_TYPES: dict[str, TypeEngine[Any]] = {"text": Text(), "numeric": Numeric()}
 
@@ -86,7 +88,7 @@ def mapper_of(model: object) -> Mapper[Any]:
         raise UnmappedModelError(model) from None
     if not isinstance(mapper, Mapper) or not isinstance(model, type):
         raise UnmappedModelError(model)
-    return cast("Mapper[Any]", mapper)
+    return mapper
 
 
 class MappedRows:
@@ -140,7 +142,7 @@ class MappedRows:
         return {
             prop.key: prop
             for prop in self.mapper.column_attrs
-            if isinstance(prop.columns[0], Column)
+            if isinstance(next(iter(prop.columns)), Column)
         }
 
     def columns(self, wanted: Sequence[str | QueryableAttribute[Any]] | None) -> tuple[str, ...]:
@@ -176,9 +178,11 @@ class MappedRows:
     def _resolve(self, wanted: str | QueryableAttribute[Any]) -> tuple[str, ...]:
         name = wanted
         if isinstance(wanted, QueryableAttribute):
-            if not issubclass(self.model, wanted.class_) and not issubclass(
-                wanted.class_, self.model
-            ):
+            owner = wanted.class_
+            related = isinstance(owner, type) and (
+                issubclass(self.model, owner) or issubclass(owner, self.model)
+            )
+            if not related:
                 raise InvalidColumnError(self.model, wanted, self.column_properties)
             name = wanted.key
         prop = self.mapper.synonyms.get(name) if isinstance(name, str) else None
@@ -243,7 +247,7 @@ class MappedRows:
         table, the snapshot's xmin and whether the server is in recovery.
         """
         name = (names, evidence, instances)
-        statement = self._reads.get(name) if until is None and self._as_arrays else None
+        statement: Any = self._reads.get(name) if until is None and self._as_arrays else None
         if statement is None:
             wanted = self._wanted(keys)
             columns: list[Any] = [wanted.c.place, *([self.model] if instances else ())]
@@ -260,7 +264,7 @@ class MappedRows:
     def load(self, keys: Sequence[Key]) -> tuple[Select[Any], dict[str, Any]]:
         """The SELECT of a batch of instances, each with its place before it, and its parameters."""
         wanted = self._wanted(keys)
-        statement = select(wanted.c.place, self.model).select_from(self._joined(wanted))
+        statement: Any = select(wanted.c.place, self.model).select_from(self._joined(wanted))
         return statement, self._parameters(keys)
 
     @cached_property
@@ -309,9 +313,7 @@ class MappedRows:
 
     def _joined(self, wanted: FromClause) -> FromClause:
         pairs = zip(self.mapper.primary_key, range(len(self.key_names)), strict=True)
-        return orm_join(
-            wanted, self.mapper, and_(*(c == wanted.c[f"key_{i}"] for c, i in pairs))
-        )
+        return orm_join(wanted, self.mapper, and_(*(c == wanted.c[f"key_{i}"] for c, i in pairs)))
 
     def _raw(self, name: str) -> ColumnElement[Any]:
         attribute: ColumnElement[Any] = getattr(self.model, name)
@@ -321,7 +323,7 @@ class MappedRows:
         self, value: ColumnElement[Any], type_: TypeEngine[Any], name: str
     ) -> ColumnElement[Any]:
         while isinstance(type_, TypeDecorator):
-            type_ = cast("TypeDecorator[Any]", type_).impl_instance
+            type_ = type_.impl_instance
         if isinstance(type_, JSON):
             return type_coerce(value, type_)
         if self.on_postgresql and self.column_properties[name].deferred:

@@ -51,7 +51,7 @@ BEGIN
   ELSIF pg_notification_queue_usage() > 0.9 THEN
     -- One more NOTIFY could fail the writer's COMMIT.
     RAISE WARNING 'rowbell: the notification queue is nearly full, listeners will catch up later'
-      USING HINT = 'A session that listens has been in a transaction for long: see pg_stat_activity.';
+      USING HINT = 'A listening session has been in a transaction for long: see pg_stat_activity.';
     PERFORM nextval('rowbell.muted');
   ELSIF keys IS NULL OR cardinality(keys) > {KEYS_PER_STATEMENT} THEN
     PERFORM pg_notify('rowbell' || coalesce('_' || heard.listener, ''), '1:' || relation || ':*')

@@ -127,9 +127,7 @@ class StateLog:
         self._told = told
         self._listened = False
 
-    def enter(
-        self, state: WatcherState, reason: Reason | None = None, detail: str = ""
-    ) -> None:
+    def enter(self, state: WatcherState, reason: Reason | None = None, detail: str = "") -> None:
         """Go to a state, or stay in it for another reason."""
         if self.state is WatcherState.CLOSED:
             return
@@ -153,5 +151,10 @@ class StateLog:
         """Say once that waits are polled, why, and what to do about it."""
         if f"{reason} {detail}" not in self._told:
             self._told.add(f"{reason} {detail}")
-            logger.warning("rowbell %s polls (%s): %s; %s", self._name, reason, detail,
-                           REMEDIES.get(reason, ""))
+            logger.warning(
+                "rowbell %s polls (%s): %s; %s",
+                self._name,
+                reason,
+                detail,
+                REMEDIES.get(reason, ""),
+            )

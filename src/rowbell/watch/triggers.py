@@ -203,8 +203,7 @@ class TableTriggers:
         ]
         if self.replicated:
             statements += [
-                f"ALTER TABLE {self.name} ENABLE ALWAYS TRIGGER {trigger}"
-                for trigger in TRIGGERS
+                f"ALTER TABLE {self.name} ENABLE ALWAYS TRIGGER {trigger}" for trigger in TRIGGERS
             ]
         return statements
 

@@ -21,7 +21,7 @@ from rowbell.watch.watcher import RowWatcher, check_engine, open_watcher
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 
     from sqlalchemy import Dialect
     from sqlalchemy.orm import QueryableAttribute
@@ -129,9 +129,10 @@ async def wait_for_row_change(
                 "or row-level security hides it from the engine's other connections"
             )
             raise NotFoundError(model, error.key, hint=hint) from None
-        if instance is not None and _adopt(session.sync_session, instance):
-            return instance
-        return await _refresh(session, request)
+        if instance is None or not _adopt(session.sync_session, instance):
+            instance = await _refresh(session, request)
+        changed: ModelT = instance
+        return changed
 
 
 # -- the session
@@ -141,7 +142,7 @@ _waiting: WeakSet[Session] = WeakSet()
 
 
 @contextmanager
-def _alone(session: Session) -> Iterator[None]:
+def _alone(session: Session) -> Generator[None]:
     """Let one wait at a time use the session."""
     if session in _waiting:
         raise SessionStateError(
@@ -185,16 +186,12 @@ async def _refuse_frozen_snapshot(session: AsyncSession, bind: Engine | Connecti
         )
 
 
-async def _sees(
-    session: AsyncSession, bind: Engine | Connection, request: WaitRequest
-) -> bool:
+async def _sees(session: AsyncSession, bind: Engine | Connection, request: WaitRequest) -> bool:
     """Whether the session itself sees a row that was not found for it."""
     held = _held(session.sync_session, bind)
     if held is None or held is bind:
         return False
-    statement, parameters = request.rows.read(
-        [request.key], request.rows.key_names, evidence=False
-    )
+    statement, parameters = request.rows.read([request.key], request.rows.key_names, evidence=False)
     return await session.run_sync(lambda _: held.execute(statement, parameters).first() is not None)
 
 
@@ -250,9 +247,7 @@ def _expire(session: Session, present: Any) -> tuple[type[Any], list[ORMOption]]
 # -- where the signals come from
 
 
-async def _wait_on_connection(
-    session: AsyncSession, bind: Connection, request: WaitRequest
-) -> Any:
+async def _wait_on_connection(session: AsyncSession, bind: Connection, request: WaitRequest) -> Any:
     """Wait on the connection that the session is bound to, inside its transaction.
 
     Nobody else sees what is written there, so there the row is polled.
@@ -286,7 +281,7 @@ _shared: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, _Shared]] = WeakKeyD
 
 
 @asynccontextmanager
-async def _watcher(engine: AsyncEngine) -> AsyncIterator[RowWatcher]:
+async def _watcher(engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
     """The engine's open watcher, or one that lasts as long as the waits that share it."""
     here = _shared.setdefault(asyncio.get_running_loop(), {})
     shared, opened = here.get(engine.dialect), open_watcher(engine)

@@ -20,8 +20,6 @@ what they committed. A trigger that runs later sees the registration, or broadca
 from __future__ import annotations
 
 import math
-from asyncio import Future
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -32,6 +30,9 @@ from rowbell.errors import NotFoundError, WaitTimeoutError
 from rowbell.watch.distinct import is_distinct
 
 if TYPE_CHECKING:
+    from asyncio import Future
+    from collections.abc import Callable, Sequence
+
     from sqlalchemy.orm.interfaces import ORMOption
 
     from rowbell.watch.keys import Key
@@ -160,8 +161,10 @@ class Watch:
         self.baseline = tuple(
             new if old is UNSEEN else old for old, new in zip(before, values, strict=True)
         )
-        return any(old is not UNSEEN and is_distinct(old, new)
-                   for old, new in zip(before, values, strict=True))
+        return any(
+            old is not UNSEEN and is_distinct(old, new)
+            for old, new in zip(before, values, strict=True)
+        )
 
     def prove(self, evidence: Evidence, boundary: int | None) -> None:
         """Become armed if that read proves that nothing was missed.

@@ -16,7 +16,6 @@ from rowbell.errors import (
     InvalidWaitError,
     ListenError,
     UnsupportedEngineError,
-    WaitTimeoutError,
     WatcherStateError,
 )
 from rowbell.watch.board import Board
