@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import URL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 
 class Proxy:
@@ -112,7 +112,7 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_to(target: URL) -> AsyncIterator[Proxy]:
+async def proxy_to(target: URL) -> AsyncGenerator[Proxy]:
     proxy = Proxy(target)
     await proxy.start()
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -33,14 +33,16 @@ QUICK = Timing(heartbeat=0.2, narrow=0.2)
 
 
 @pytest.fixture(params=["listen", "poll"])
-async def watcher(request: pytest.FixtureRequest, engine: AsyncEngine) -> AsyncIterator[RowWatcher]:
+async def watcher(
+    request: pytest.FixtureRequest, engine: AsyncEngine
+) -> AsyncGenerator[RowWatcher]:
     """Armed waits in one run, polled ones in the other; no safety re-reads to help the armed."""
     async with RowWatcher(engine, mode=request.param, recheck=None, timing=QUICK) as watcher:
         yield watcher
 
 
 @pytest.fixture
-async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+async def session(engine: AsyncEngine) -> AsyncGenerator[AsyncSession]:
     async with AsyncSession(engine) as session:
         yield session
 
@@ -66,7 +68,7 @@ class Ground:
     @asynccontextmanager
     async def begun(
         self, wait: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any, **more: Any
-    ) -> AsyncIterator[asyncio.Task[Any]]:
+    ) -> AsyncGenerator[asyncio.Task[Any]]:
         """A wait that has its baseline and, where it is to be, is armed."""
         before = self.watcher.statistics()
         more = {"interval": self.interval, "timeout": LONG, **more}

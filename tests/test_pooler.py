@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @asynccontextmanager
-async def pgbouncer(target: URL, directory: Path, mode: str) -> AsyncIterator[URL]:
+async def pgbouncer(target: URL, directory: Path, mode: str) -> AsyncGenerator[URL]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     config = directory / "pgbouncer.ini"

@@ -64,22 +64,28 @@ class Connections:
     async def dedicated(self) -> AsyncGenerator[asyncpg.Connection[Any]]:
         """The LISTEN connection, as asyncpg's own object; always a new one, never revived."""
         engine = self._listen_engine() if self._listen_url else _apart(self._engine)
-        driver: asyncpg.Connection[Any] | None = None
         try:
             with anyio.fail_after(self._timing.connect):
                 connection = await engine.connect()
-                raw = await connection.get_raw_connection()
+            raw = await connection.get_raw_connection()
             driver = cast("asyncpg.Connection[Any]", raw.driver_connection)
-            yield driver
+            try:
+                yield driver
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._part(connection, driver)
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(self._timing.close):
-                if driver is not None:
-                    await self._part(driver, connection)
+            with anyio.CancelScope(shield=True):
                 await engine.dispose()
 
-    async def _part(self, driver: asyncpg.Connection[Any], connection: AsyncConnection) -> None:
-        if driver.is_closed():
-            await connection.invalidate()
+    async def _part(self, connection: AsyncConnection, driver: asyncpg.Connection[Any]) -> None:
+        """Close, or give up on a server that does not answer even that."""
+        if not driver.is_closed():
+            with anyio.move_on_after(self._timing.close):
+                await driver.close()
+            if not driver.is_closed():
+                driver.terminate()
+        await connection.invalidate()
         await connection.close()
 
     async def tell(self, channel: str, payload: str) -> None:

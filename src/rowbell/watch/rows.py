@@ -169,11 +169,11 @@ class MappedRows:
         Raises:
             InvalidColumnError: It stands for none, or for several.
         """
-        names = self._resolve(name)
-        if len(names) > 1:
-            why = f"is a composite of {', '.join(names)}, not one column,"
+        resolved, *more = self._resolve(name)
+        if more:
+            why = f"is a composite of {', '.join([resolved, *more])}, not one column,"
             raise InvalidColumnError(self.model, name, self.column_properties, why)
-        return names[0]
+        return resolved
 
     def _resolve(self, wanted: str | QueryableAttribute[Any]) -> tuple[str, ...]:
         name = wanted
