@@ -330,7 +330,7 @@ async def counted(orders: AsyncEngine) -> AsyncIterator[list[str]]:
 async def test_a_thousand_armed_waits_hold_one_connection_and_cost_no_query(
     orders: AsyncEngine, counted: list[str]
 ) -> None:
-    async with RowWatcher(orders, mode="listen", timing=QUICK) as watcher:
+    async with RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher:
         waits = [
             asyncio.create_task(watcher.wait_for_change(Order, key, interval=0.5))
             for key in range(1, ROWS + 1)

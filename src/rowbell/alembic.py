@@ -29,14 +29,13 @@ from sqlalchemy.exc import NoSuchTableError
 
 from rowbell.errors import TriggerError
 from rowbell.watch.install import (
-    INFO_KEY,
-    TriggerOptions,
     drop_statements,
     install_triggers,
     lock_timeout_statements,
     remove_triggers,
 )
 from rowbell.watch.schema import schema_statements
+from rowbell.watch.tables import INFO_KEY, TriggerOptions
 from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers, qualified
 
 if TYPE_CHECKING:

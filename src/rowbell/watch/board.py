@@ -11,10 +11,10 @@ import asyncio
 import heapq
 import math
 import random
-from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
+from rowbell.watch.interest import Columns, Interest, Interests
 from rowbell.watch.watch import Arming, Watch
 
 if TYPE_CHECKING:
@@ -23,44 +23,6 @@ if TYPE_CHECKING:
     from rowbell.watch.rows import Evidence
     from rowbell.watch.state import Reason
     from rowbell.watch.timing import Timing
-
-Columns: TypeAlias = frozenset[str] | None
-"""Columns of a table in the database; ``None`` for any."""
-
-
-@dataclass(eq=False, slots=True)
-class Interest:
-    """One row of ``rowbell.interest``, wanted or registered.
-
-    Attributes:
-        name: The table's oid and the hash of the row's key.
-        watches: Those that need it, each with the columns that it watches in that table.
-        registered: The columns it was registered with, ``()`` while it is not.
-        boundary: What was given out after the registration.
-        idle_since: When the last watch left it.
-    """
-
-    name: tuple[int, int]
-    watches: dict[Watch, Columns] = field(default_factory=dict[Watch, Columns])
-    registered: Columns | tuple[()] = ()
-    boundary: int = 0
-    idle_since: float = math.inf
-
-    @property
-    def wanted(self) -> Columns:
-        """The columns of all its watches together."""
-        union: set[str] = set()
-        for columns in self.watches.values():
-            if columns is None:
-                return None
-            union |= columns
-        return frozenset(union)
-
-    def covers(self, columns: Columns) -> bool:
-        """Whether a change of those columns rings already."""
-        if isinstance(self.registered, tuple):
-            return False
-        return self.registered is None or (columns is not None and columns <= self.registered)
 
 
 class Board:
@@ -96,11 +58,7 @@ class Board:
         self._timing = timing
         self._recheck = recheck
         self._changed = changed
-        self._interests: dict[tuple[int, int], Interest] = {}
-        self._relations: dict[int, set[Interest]] = {}
-        self._signatures: dict[int, bytes] = {}
-        self._unregistered: set[Interest] = set()
-        self._idle: set[Interest] = set()
+        self._interests = Interests()
         self._schedule: list[tuple[float, int, Watch]] = []
         self._order = count()
 
@@ -180,12 +138,11 @@ class Board:
     def ring(self, relation: int | None, keys: Iterable[int] | None) -> None:
         """A notification came: read those rows now."""
         if relation is None:
-            rung = list(self._interests.values())
+            rung = self._interests.all()
         elif keys is None:
-            rung = list(self._relations.get(relation, ()))
+            rung = self._interests.of_table(relation)
         else:
-            names = ((relation, key) for key in keys)
-            rung = [self._interests[name] for name in names if name in self._interests]
+            rung = self._interests.named(relation, keys)
         now = self._clock()
         for watch in {watch: None for interest in rung for watch in interest.watches}:
             watch.expects_change = watch.arming is Arming.ARMED
@@ -214,38 +171,22 @@ class Board:
         """Register the watch's row, under the names by which the triggers know it."""
         self._detach(watch)
         watch.names = names
-        self._signatures.update(zip((oid for oid, _ in names), watch.rows.signatures, strict=True))
-        columns = watch.rows.database_columns(watch.columns)
-        for name in names:
-            interest = self._interests.get(name)
-            if interest is None:
-                interest = self._interests[name] = Interest(name)
-                self._relations.setdefault(name[0], set()).add(interest)
-            interest.watches[watch] = columns
-            self._idle.discard(interest)
-            if not interest.covers(columns):
-                self._want(interest)
+        for interest in self._interests.join(watch):
+            self._want(interest)
         self._arm(watch)
 
     def _detach(self, watch: Watch) -> None:
-        for name in watch.names:
-            interest = self._interests[name]
-            del interest.watches[watch]
-            if not interest.watches:
-                interest.idle_since = self._clock()
-                self._idle.add(interest)
+        self._interests.leave(watch, self._clock())
         watch.names, watch.arming = (), Arming.UNARMED
 
     def _want(self, interest: Interest) -> None:
         if interest.name[0] not in self.troubles:
-            self._unregistered.add(interest)
+            self._interests.want(interest)
             self.to_register.set()
 
     def take_unregistered(self) -> list[tuple[Interest, Columns]]:
         """What is to be registered now, and with which columns."""
-        wanted = [(i, i.wanted) for i in self._unregistered if i.watches and self.hearing]
-        self._unregistered.clear()
-        return wanted
+        return self._interests.take_unregistered()
 
     def registered(self, batch: Iterable[tuple[Interest, Columns]], boundary: int) -> None:
         """The registration of a batch is committed, and the boundary was taken after it."""
@@ -259,7 +200,7 @@ class Board:
 
     def _arm(self, watch: Watch) -> None:
         """Want the read that proves it, if all that the watch needs is registered."""
-        interests = [self._interests[name] for name in watch.names]
+        interests = self._interests.of(watch)
         if not interests or not all(i.covers(i.watches[watch]) for i in interests):
             return
         watch.arming, watch.boundary = Arming.ARMING, max(i.boundary for i in interests)
@@ -293,9 +234,6 @@ class Board:
         """The bell cannot be trusted any more: everything is polled until it is armed anew."""
         self.hearing = False
         self._interests.clear()
-        self._relations.clear()
-        self._unregistered.clear()
-        self._idle.clear()
         self.troubles.clear()
         for watch in self.watches:
             watch.names, watch.arming, watch.quick = (), Arming.UNARMED, self._timing.quick
@@ -311,7 +249,7 @@ class Board:
 
     def distrust(self, boundary: int) -> None:
         """Some notifications were not sent: prove every watch anew, from this boundary on."""
-        for interest in self._interests.values():
+        for interest in self._interests.all():
             interest.boundary = boundary
         for watch in self.watches:
             if watch.arming is not Arming.UNARMED:
@@ -328,7 +266,7 @@ class Board:
 
     def tables(self) -> dict[int, bytes]:
         """The tables whose triggers are to be looked at, with the key that they must hash."""
-        return {oid: self._signatures[oid] for oid in {*self._relations, *self.troubles}}
+        return self._interests.signatures(self.troubles)
 
     def trouble(self, troubles: dict[int, Reason]) -> dict[int, Reason]:
         """Which tables cannot ring, and why; returns those of which that is news."""
@@ -336,7 +274,7 @@ class Board:
         mended = self.troubles.keys() - troubles.keys()
         self.troubles = dict(troubles)
         for relation in (*news, *mended):
-            for interest in self._relations.get(relation, ()):
+            for interest in self._interests.of_table(relation):
                 interest.registered = ()
                 for watch in interest.watches:
                     watch.arming = Arming.UNARMED
@@ -352,16 +290,7 @@ class Board:
 
     def take_idle(self) -> list[Interest]:
         """Rows that nobody has waited for in a while, to be unregistered."""
-        before = self._clock() - self._timing.linger
-        idle = [i for i in self._idle if i.idle_since <= before]
-        for interest in idle:
-            self._idle.discard(interest)
-            self._unregistered.discard(interest)
-            del self._interests[interest.name]
-            self._relations[interest.name[0]].discard(interest)
-            if not self._relations[interest.name[0]]:
-                del self._relations[interest.name[0]]
-        return [i for i in idle if not isinstance(i.registered, tuple)]
+        return self._interests.take_idle(self._clock() - self._timing.linger)
 
 
 def _tick(now: float, interval: float) -> float:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 from sqlalchemy import Engine, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import NullPool, QueuePool, StaticPool
+
+from rowbell.errors import UnsupportedEngineError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -24,6 +26,25 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Dialect
 
     from rowbell.watch.timing import Timing
+
+
+def check_engine(engine: object) -> None:
+    """Refuse what cannot be watched.
+
+    Raises:
+        UnsupportedEngineError: Not an ``AsyncEngine``, or one whose sessions share a
+            connection.
+    """
+    if not isinstance(engine, AsyncEngine):
+        raise UnsupportedEngineError(
+            f"rows are watched on an AsyncEngine, not on {type(engine).__name__}: "
+            "use create_async_engine()"
+        )
+    if isinstance(engine.pool, StaticPool):
+        raise UnsupportedEngineError(
+            f"{engine!r} gives all sessions one connection (StaticPool), so that committed and "
+            "uncommitted rows look alike: use a database file, or another pool"
+        )
 
 
 class Connections:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sqlalchemy import Connection, Table, event, inspect
-from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy import Connection, Table, event
 
-from rowbell.errors import UnmappedModelError
-from rowbell.watch.install import INFO_KEY, TriggerOptions, install_triggers
+from rowbell.watch.install import install_triggers
+from rowbell.watch.tables import INFO_KEY, TriggerOptions, tables_of
 from rowbell.watch.triggers import ForEach
 
 if TYPE_CHECKING:
@@ -62,11 +61,7 @@ def watched(
     )
 
     def declare(model: ModelT) -> ModelT:
-        try:
-            tables = inspect(model).tables
-        except (NoInspectionAvailable, AttributeError):
-            raise UnmappedModelError(model) from None
-        for table in tables:
+        for table in tables_of([model]):
             table.info[INFO_KEY] = options
             if not event.contains(table, "after_create", _after_create):
                 event.listen(table, "after_create", _after_create)

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from rowbell.watch.board import Board, Columns
+    from rowbell.watch.board import Board
     from rowbell.watch.connection import Connections
+    from rowbell.watch.interest import Columns
     from rowbell.watch.timing import Timing
 
 T = TypeVar("T")

@@ -74,7 +74,7 @@ class WaitRequest:
             raise InvalidWaitError("interval", interval, "a number of seconds above 0")
         if timeout is not None and not timeout >= 0:
             raise InvalidWaitError("timeout", timeout, "a number of seconds, or None for ever")
-        names = rows.columns(columns)
+        names = rows.columns.resolve(columns)
         return cls(
             rows,
             rows.key(pk_value),
@@ -119,7 +119,7 @@ def _until(rows: MappedRows, until: object) -> Until | None:
         foreign = rows.foreign_column(expression)
         if foreign is not None:
             why = "in until= is not a column"
-            raise InvalidColumnError(rows.model, foreign, rows.column_properties, why)
+            raise InvalidColumnError(rows.model, foreign, rows.columns.properties, why)
         return expression
     if not callable(until) or python_inspect.iscoroutinefunction(until):
         raise InvalidWaitError(
@@ -133,7 +133,7 @@ def _since(rows: MappedRows, names: Sequence[str], since: object) -> Mapping[str
         return {}
     if isinstance(since, Mapping):
         given = cast("Mapping[str, Any]", since)
-        known = {rows.column(name): value for name, value in given.items()}
+        known = {rows.columns.one(name): value for name, value in given.items()}
         seen = {name: known[name] for name in names if name in known}
     elif isinstance(since, rows.model):
         state = cast("InstanceState[Any]", inspect(since))

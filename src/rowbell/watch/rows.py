@@ -41,14 +41,15 @@ from sqlalchemy import (
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import OID
 from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.orm import ColumnProperty, CompositeProperty, Mapper, QueryableAttribute
+from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import join as orm_join
 from sqlalchemy.sql import visitors
 from sqlalchemy.types import JSON, Enum, NullType, TypeDecorator, TypeEngine
 
-from rowbell.errors import InvalidColumnError, UnmappedModelError
-from rowbell.watch.install import key_columns
+from rowbell.errors import UnmappedModelError
+from rowbell.watch.columns import MappedColumns
 from rowbell.watch.keys import Key, key_names, key_of
+from rowbell.watch.tables import key_columns
 from rowbell.watch.triggers import qualified, signature
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class MappedRows:
         self.dialect = dialect
         self.schema_map = dict(schema_map)
         self.on_postgresql = dialect.name == "postgresql"
+        self.columns = MappedColumns(mapper)
         self._reads: dict[tuple[tuple[str, ...], bool, bool], Select[Any]] = {}
 
     @classmethod
@@ -134,78 +136,6 @@ class MappedRows:
         """The key by attribute name, for errors."""
         return dict(zip(self.key_names, key, strict=True))
 
-    # -- columns
-
-    @cached_property
-    def column_properties(self) -> dict[str, ColumnProperty[Any]]:
-        """The attributes that stand for columns of the class's tables."""
-        return {
-            prop.key: prop
-            for prop in self.mapper.column_attrs
-            if isinstance(next(iter(prop.columns)), Column)
-        }
-
-    def columns(self, wanted: Sequence[str | QueryableAttribute[Any]] | None) -> tuple[str, ...]:
-        """The attributes that those names and attributes stand for; all for ``None``.
-
-        Raises:
-            InvalidColumnError: One of them is no column of the class.
-            TypeError: A single name was given instead of a sequence.
-        """
-        if wanted is None:
-            return tuple(self.column_properties)
-        if isinstance(wanted, str | QueryableAttribute):
-            raise TypeError(f"columns takes a sequence of columns: columns=[{wanted!r}]")
-        names: dict[str, None] = {}
-        for one in wanted:
-            names.update(dict.fromkeys(self._resolve(one)))
-        if not names:
-            raise InvalidColumnError(self.model, "columns=[]", self.column_properties, "is no list")
-        return tuple(names)
-
-    def column(self, name: str) -> str:
-        """The attribute that a name stands for.
-
-        Raises:
-            InvalidColumnError: It stands for none, or for several.
-        """
-        resolved, *more = self._resolve(name)
-        if more:
-            why = f"is a composite of {', '.join([resolved, *more])}, not one column,"
-            raise InvalidColumnError(self.model, name, self.column_properties, why)
-        return resolved
-
-    def _resolve(self, wanted: str | QueryableAttribute[Any]) -> tuple[str, ...]:
-        name = wanted
-        if isinstance(wanted, QueryableAttribute):
-            owner = wanted.class_
-            related = isinstance(owner, type) and (
-                issubclass(self.model, owner) or issubclass(owner, self.model)
-            )
-            if not related:
-                raise InvalidColumnError(self.model, wanted, self.column_properties)
-            name = wanted.key
-        prop = self.mapper.synonyms.get(name) if isinstance(name, str) else None
-        name = prop.name if prop is not None else name
-        composite = self.mapper.composites.get(name) if isinstance(name, str) else None
-        if isinstance(composite, CompositeProperty):
-            return tuple(p.key for p in composite.props)
-        if name not in self.column_properties:
-            raise InvalidColumnError(self.model, wanted, self.column_properties)
-        return (str(name),)
-
-    def database_columns(self, names: Sequence[str]) -> frozenset[str] | None:
-        """The columns to register those attributes with; ``None`` for any column.
-
-        A generated column follows from others, which the trigger compares as well.
-        """
-        if len(names) == len(self.column_properties):
-            return None
-        columns = [c for name in names for c in self.column_properties[name].columns]
-        if any(getattr(c, "computed", None) is not None for c in columns):
-            return None
-        return frozenset(c.name for c in columns if isinstance(c, Column))
-
     # -- tables
 
     @cached_property
@@ -223,6 +153,10 @@ class MappedRows:
     def signatures(self) -> tuple[bytes, ...]:
         """For each of the tables, the key that its triggers must hash."""
         return tuple(signature(key_columns(table.primary_key.columns)) for table in self.tables)
+
+    def registered(self, names: Sequence[str]) -> tuple[frozenset[str] | None, ...]:
+        """For each of the tables, the columns to register those attributes with."""
+        return tuple(self.columns.registered(names, table) for table in self.tables)
 
     def table_name(self, table: Table) -> str:
         """The table's name as SQL."""
@@ -288,7 +222,7 @@ class MappedRows:
         """The SELECT of given values, in the form in which ``read`` returns those columns."""
         parts: list[ColumnElement[Any]] = []
         for name in names:
-            type_ = self.column_properties[name].columns[0].type
+            type_ = self.columns.properties[name].columns[0].type
             value: ColumnElement[Any] = bindparam(None, given[name], type_=type_)
             if self.on_postgresql:
                 value = sql_cast(value, type_)
@@ -317,7 +251,7 @@ class MappedRows:
 
     def _raw(self, name: str) -> ColumnElement[Any]:
         attribute: ColumnElement[Any] = getattr(self.model, name)
-        return self._plain(attribute, self.column_properties[name].columns[0].type, name)
+        return self._plain(attribute, self.columns.properties[name].columns[0].type, name)
 
     def _plain(
         self, value: ColumnElement[Any], type_: TypeEngine[Any], name: str
@@ -326,7 +260,7 @@ class MappedRows:
             type_ = type_.impl_instance
         if isinstance(type_, JSON):
             return type_coerce(value, type_)
-        if self.on_postgresql and self.column_properties[name].deferred:
+        if self.on_postgresql and self.columns.properties[name].deferred:
             if isinstance(type_, LargeBinary):
                 return func.sha256(value, type_=LargeBinary())
             if isinstance(type_, String) and not isinstance(type_, Enum):

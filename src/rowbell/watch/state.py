@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rowbell")
 
 
+class Mode(StrEnum):
+    """Where a watcher's signals come from."""
+
+    AUTO = "auto"
+    """Listen where that works, poll where it does not, and say so."""
+    LISTEN = "listen"
+    """Listen; raise ``ListenError`` where that cannot work."""
+    POLL = "poll"
+    """Poll."""
+
+
 class WatcherState(StrEnum):
     """The states of a watcher.
 

@@ -14,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.orm import Session, undefer
 
 from rowbell.errors import NotFoundError, SessionStateError, UnsupportedEngineError
+from rowbell.watch.connection import check_engine
 from rowbell.watch.reader import finish, read
 from rowbell.watch.request import WaitRequest
 from rowbell.watch.rows import mapper_of
-from rowbell.watch.watcher import RowWatcher, check_engine, open_watcher
+from rowbell.watch.watcher import RowWatcher, open_watcher
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import math
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
-from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import StaticPool
 
 from rowbell.errors import (
     InvalidWaitError,
     ListenError,
-    UnsupportedEngineError,
     WatcherStateError,
 )
 from rowbell.watch.board import Board
-from rowbell.watch.connection import Connections
+from rowbell.watch.connection import Connections, check_engine
 from rowbell.watch.listener import Listener
 from rowbell.watch.reader import Reader
 from rowbell.watch.request import WaitRequest
-from rowbell.watch.state import Reason, StateLog, WatcherState, WatcherStatistics
+from rowbell.watch.state import Mode, Reason, StateLog, WatcherState, WatcherStatistics
 from rowbell.watch.timing import Timing
 from rowbell.watch.watch import Arming, Watch
 
@@ -32,23 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import URL, Dialect
+    from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.orm import QueryableAttribute
     from sqlalchemy.orm.interfaces import ORMOption
 
     from rowbell.watch.watch import Until
 
 ModelT = TypeVar("ModelT")
-
-
-class Mode(StrEnum):
-    """Where a watcher's signals come from."""
-
-    AUTO = "auto"
-    """Listen where that works, poll where it does not, and say so."""
-    LISTEN = "listen"
-    """Listen; raise ``ListenError`` where that cannot work."""
-    POLL = "poll"
-    """Poll."""
 
 
 class RowWatcher:
@@ -357,22 +343,3 @@ _told: WeakKeyDictionary[Dialect, set[str]] = WeakKeyDictionary()
 def open_watcher(engine: AsyncEngine) -> RowWatcher | None:
     """The watcher that is open for that engine in this event loop, if there is one."""
     return _open.get(asyncio.get_running_loop(), {}).get(engine.dialect)
-
-
-def check_engine(engine: object) -> None:
-    """Refuse what cannot be watched.
-
-    Raises:
-        UnsupportedEngineError: Not an ``AsyncEngine``, or one whose sessions share a
-            connection.
-    """
-    if not isinstance(engine, AsyncEngine):
-        raise UnsupportedEngineError(
-            f"rows are watched on an AsyncEngine, not on {type(engine).__name__}: "
-            "use create_async_engine()"
-        )
-    if isinstance(engine.pool, StaticPool):
-        raise UnsupportedEngineError(
-            f"{engine!r} gives all sessions one connection (StaticPool), so that committed and "
-            "uncommitted rows look alike: use a database file, or another pool"
-        )

@@ -1,0 +1,97 @@
+"""The columns of a mapped class: from what a caller names to attributes, and to the database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Column, Table
+from sqlalchemy.orm import ColumnProperty, CompositeProperty, Mapper, QueryableAttribute
+
+from rowbell.errors import InvalidColumnError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class MappedColumns:
+    """The attributes of a class that stand for columns of its tables.
+
+    Args:
+        mapper: The class's mapper.
+
+    Attributes:
+        properties: Those attributes, by name.
+    """
+
+    def __init__(self, mapper: Mapper[Any]) -> None:
+        self._mapper = mapper
+        self._model: type[Any] = mapper.class_
+        self.properties: dict[str, ColumnProperty[Any]] = {
+            prop.key: prop
+            for prop in mapper.column_attrs
+            if isinstance(next(iter(prop.columns)), Column)
+        }
+
+    def resolve(self, wanted: Sequence[str | QueryableAttribute[Any]] | None) -> tuple[str, ...]:
+        """The attributes that those names and attributes stand for; all for ``None``.
+
+        Raises:
+            InvalidColumnError: One of them is no column of the class.
+            TypeError: A single name was given instead of a sequence.
+        """
+        if wanted is None:
+            return tuple(self.properties)
+        if isinstance(wanted, str | QueryableAttribute):
+            raise TypeError(f"columns takes a sequence of columns: columns=[{wanted!r}]")
+        names: dict[str, None] = {}
+        for one in wanted:
+            names.update(dict.fromkeys(self._resolve(one)))
+        if not names:
+            raise InvalidColumnError(self._model, "columns=[]", self.properties, "is no list")
+        return tuple(names)
+
+    def one(self, name: str) -> str:
+        """The attribute that a name stands for.
+
+        Raises:
+            InvalidColumnError: It stands for none, or for several.
+        """
+        resolved, *more = self._resolve(name)
+        if more:
+            why = f"is a composite of {', '.join([resolved, *more])}, not one column,"
+            raise InvalidColumnError(self._model, name, self.properties, why)
+        return resolved
+
+    def _resolve(self, wanted: str | QueryableAttribute[Any]) -> tuple[str, ...]:
+        name = wanted
+        if isinstance(wanted, QueryableAttribute):
+            owner = wanted.class_
+            related = isinstance(owner, type) and (
+                issubclass(self._model, owner) or issubclass(owner, self._model)
+            )
+            if not related:
+                raise InvalidColumnError(self._model, wanted, self.properties)
+            name = wanted.key
+        prop = self._mapper.synonyms.get(name) if isinstance(name, str) else None
+        name = prop.name if prop is not None else name
+        composite = self._mapper.composites.get(name) if isinstance(name, str) else None
+        if isinstance(composite, CompositeProperty):
+            return tuple(p.key for p in composite.props)
+        if name not in self.properties:
+            raise InvalidColumnError(self._model, wanted, self.properties)
+        return (str(name),)
+
+    def registered(self, names: Sequence[str], table: Table) -> frozenset[str] | None:
+        """Which of a table's columns those attributes are to be registered with.
+
+        Returns:
+            The columns' names in the database; ``None`` for any column. A generated column
+            follows from others, so it stands for any.
+        """
+        if len(names) == len(self.properties):
+            return None
+        columns = [c for name in names for c in self.properties[name].columns]
+        own = [c for c in columns if isinstance(c, Column) and c.table is table]
+        if any(column.computed is not None for column in own):
+            return None
+        return frozenset(column.name for column in own)

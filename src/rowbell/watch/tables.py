@@ -1,0 +1,110 @@
+"""From models to the tables and keys that triggers are made for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from sqlalchemy import Column, Connection, Table, inspect, text
+from sqlalchemy.dialects.postgresql import BIT, MONEY
+from sqlalchemy.exc import NoInspectionAvailable
+
+from rowbell.errors import TriggerError, UnmappedModelError
+from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Watchable: TypeAlias = Table | type[Any]
+"""A table, or a mapped class for all of its tables."""
+
+INFO_KEY: Final = "rowbell"
+"""Where a table's ``info`` keeps its ``TriggerOptions``."""
+
+_CASTS: Final = ((BIT, "text"), (MONEY, "numeric"))  # the key types that have no hash function
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerOptions:
+    """How a table's triggers are made.
+
+    Attributes:
+        for_each: The form; ``None`` takes the row form for partitioned and replicated tables
+            and the statement form for all others.
+        replicated: Whether changes that arrive by logical replication count.
+    """
+
+    for_each: ForEach | None = None
+    replicated: bool = False
+
+
+def tables_of(models: Iterable[Watchable]) -> list[Table]:
+    """The tables of models, each once."""
+    tables: dict[Table, None] = {}
+    for model in models:
+        if isinstance(model, Table):
+            tables[model] = None
+            continue
+        try:
+            mapped = inspect(model).tables
+        except (NoInspectionAvailable, AttributeError):
+            raise UnmappedModelError(model) from None
+        tables.update((table, None) for table in mapped if isinstance(table, Table))
+    return list(tables)
+
+
+def key_columns(columns: Iterable[Column[Any]]) -> tuple[KeyColumn, ...]:
+    """Those columns as the key of triggers, hashed alike by the trigger and by the reader.
+
+    They are sorted by name: a model may name them in another order than the database.
+    """
+    return tuple(
+        KeyColumn(
+            column.name,
+            next((cast for type_, cast in _CASTS if isinstance(column.type, type_)), None),
+        )
+        for column in sorted(columns, key=lambda column: column.name)
+    )
+
+
+def table_triggers(connection: Connection, table: Table) -> TableTriggers:
+    """The triggers that a table should have in that database."""
+    options: TriggerOptions = table.info.get(INFO_KEY) or TriggerOptions()
+    schema = connection.schema_for_object(table)
+    triggers = TableTriggers(
+        schema,
+        table.name,
+        key_columns(table.primary_key.columns),
+        options.for_each or ForEach.STATEMENT,
+        options.replicated,
+    )
+    return resolve(connection, triggers, options.for_each)
+
+
+def resolve(
+    connection: Connection, triggers: TableTriggers, for_each: ForEach | None
+) -> TableTriggers:
+    """The same triggers with the form that the table in the database wants.
+
+    Raises:
+        TriggerError: The table is not there, or cannot have such triggers.
+    """
+    row = connection.execute(
+        text("SELECT relkind::text, relispartition FROM pg_class WHERE oid = to_regclass(:name)"),
+        {"name": triggers.name},
+    ).one_or_none()
+    if row is None:
+        raise TriggerError(triggers.name, "there is no such table in this database")
+    kind, is_partition = row
+    if is_partition:
+        why = "it is a partition; install the triggers on the partitioned table"
+        raise TriggerError(triggers.name, why)
+    if kind not in {"r", "p"}:
+        raise TriggerError(triggers.name, "only ordinary and partitioned tables can be watched")
+    if not triggers.key:
+        raise TriggerError(triggers.name, "it has no primary key, so no row of it has a name")
+    by_row = kind == "p" or triggers.replicated
+    if by_row and for_each is ForEach.STATEMENT:
+        why = 'partitioned and replicated tables need for_each="row"'
+        raise TriggerError(triggers.name, why)
+    return replace(triggers, for_each=ForEach.ROW if by_row else for_each or ForEach.STATEMENT)
