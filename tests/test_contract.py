@@ -387,6 +387,16 @@ async def test_json_is_compared_by_value(ground: Ground) -> None:
         await ground.still_waiting(wait)
 
 
+async def test_a_writer_who_shows_few_digits_changes_as_much(ground: Ground) -> None:
+    await ground.execute(insert(Odd).values(id=ODD, ratio=0.3))
+    async with ground.begun(ground.watcher.wait_for_change, Odd, ODD, columns=["ratio"]) as wait:
+        await ground.execute(
+            "SET LOCAL extra_float_digits = -5",
+            """UPDATE "Select"."Odd table" SET ratio = 0.1::float8 + 0.2::float8""",
+        )
+        assert (await wait).ratio == 0.1 + 0.2
+
+
 async def test_a_generated_column_can_be_watched(ground: Ground) -> None:
     await ground.execute(insert(Odd).values(id=ODD, amount=1))
     async with ground.begun(ground.watcher.wait_for_change, Odd, ODD, columns=["doubled"]) as wait:

@@ -206,6 +206,58 @@ async def test_a_server_that_cannot_be_reached_is_polled_without_a_log_storm(
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
 
 
+async def test_a_database_without_rowbell_is_asked_again_only_after_the_backoff(
+    server: URL,
+) -> None:
+    engine = create_async_engine(server)
+    async with proxy_to(server) as proxy:
+        slow = Timing(backoff=30)
+        async with RowWatcher(engine, listen_url=proxy.url, timing=slow) as watcher:
+            assert watcher.statistics().reason is Reason.NOT_INSTALLED
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+            assert proxy.accepted <= 2  # the second is asyncpg's, which tries SSL first
+    await engine.dispose()
+
+
+async def test_a_ring_whose_reads_fail_is_not_forgotten(
+    orders: AsyncEngine, database: URL, proxy: Proxy
+) -> None:
+    """LISTEN goes on, the reads do not: the announced change is read at the interval."""
+    engine = create_async_engine(proxy.url, poolclass=NullPool)
+    async with RowWatcher(engine, listen_url=database, recheck=None, timing=QUICK) as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
+        await watcher.reached(lambda now: now.armed == 1)
+        proxy.refusing = True
+        accepted = proxy.accepted
+        await change(orders)
+        while proxy.accepted < accepted + 6:
+            await asyncio.sleep(0.01)
+        proxy.refusing = False
+        assert (await wait).n == 1
+
+
+async def test_a_condition_whose_reads_fail_is_asked_again(
+    orders: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the predicate would have been asked about is not lost with the connection."""
+    from rowbell.watch import reader
+
+    load, failures = reader.finish, [ConnectionResetError("gone"), ConnectionResetError("gone")]
+
+    async def finish(*arguments: Any) -> int:
+        if arguments[2] and failures:
+            raise failures.pop()
+        return await load(*arguments)
+
+    monkeypatch.setattr(reader, "finish", finish)
+    async with RowWatcher(orders, mode="poll") as watcher:
+        order = await watcher.wait_for_change(
+            Order, 1, interval=0.02, timeout=20, until=lambda order: order.n == 0, since={"n": 0}
+        )
+    assert order.n == 0
+
+
 async def test_hooks_that_rotate_credentials_serve_the_listen_connection(
     orders: AsyncEngine, database: URL
 ) -> None:

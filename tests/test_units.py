@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import rowbell
 from rowbell import Timing
 from rowbell.watch.distinct import is_distinct
+from rowbell.watch.interest import Interest
 from rowbell.watch.notification import Notification, decode
 from rowbell.watch.timing import Backoff
 from rowbell.watch.triggers import quote_identifier
@@ -108,3 +109,13 @@ def test_a_nul_is_in_no_name() -> None:
 def test_all_public_names_are_there() -> None:
     assert all(hasattr(rowbell, name) for name in rowbell.__all__)
     assert sorted(rowbell.__all__) == list(rowbell.__all__)
+
+
+def test_what_rings_already_goes_on_ringing_when_other_columns_are_registered() -> None:
+    """A wait may have come meanwhile that relies on it."""
+    interest = Interest((1, 2))
+    interest.registered = frozenset({"a"})
+    interest.watches = {object(): frozenset({"b"})}  # type: ignore[dict-item]
+    assert interest.wanted == frozenset({"a", "b"})
+    interest.registered = None
+    assert interest.wanted is None

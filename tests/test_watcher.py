@@ -6,10 +6,11 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, create_engine, event, insert, text, update
+from sqlalchemy import URL, ColumnElement, create_engine, event, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, StaticPool
@@ -132,7 +133,51 @@ def test_times_are_positive() -> None:
         Timing(heartbeat=0)
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "postgresql+psycopg2://me:secret@nowhere/none"])
+async def test_a_listen_url_without_asyncio_is_refused_and_not_quoted(
+    engine: AsyncEngine, url: str
+) -> None:
+    with pytest.raises(InvalidWaitError, match="listen_url") as caught:
+        RowWatcher(engine, listen_url=url)
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_condition_that_is_no_sql_here_is_refused_at_the_call(engine: AsyncEngine) -> None:
+    class Odd(ColumnElement[bool]):
+        inherit_cache = True
+
+    async with AsyncSession(engine) as session:
+        with pytest.raises(InvalidWaitError, match="SQL of this database"):
+            await wait_for_row_change(session, Order, 1, until=Odd())
+
+
 # -- life
+
+
+async def test_what_a_caller_gives_breaks_only_his_own_wait(orders: AsyncEngine) -> None:
+    async with RowWatcher(orders, mode="poll") as watcher:
+        wait = await waiting(watcher, interval=Decimal("0.01"), timeout=Decimal(20))
+        with pytest.raises(ZeroDivisionError):
+            await watcher.reached(lambda now: now.queries > 5 and 1 / 0)
+        async with orders.begin() as connection:
+            await connection.execute(update(Order).values(n=1))
+        assert (await wait).n == 1
+
+
+async def test_waits_that_are_over_are_forgotten(orders: AsyncEngine) -> None:
+    """However many there were, and though nothing is due for the armed ones."""
+    async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+        for _ in range(10):
+            waits = [
+                asyncio.create_task(watcher.wait_for_change(Order, key, interval=3600))
+                for key in range(1, 101)
+            ]
+            await watcher.reached(lambda now: now.armed == 100)
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
+        assert len(watcher._board._schedule) < 300
+        assert not watcher._board.watches
 
 
 async def test_a_watcher_that_is_not_open_says_so(engine: AsyncEngine) -> None:

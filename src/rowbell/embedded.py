@@ -64,6 +64,12 @@ class EmbeddedServer:
         self._server.cleanup()
         shutil.rmtree(self._root, ignore_errors=True)
 
+    @property
+    def system_user(self) -> str | None:
+        """The user that the server runs as where this process is root, which it may not be."""
+        user: str | None = self._server.system_user
+        return user
+
     def stop(self) -> None:
         """Stop the server at once, as a crash would."""
         self._control("stop", "-m", "immediate")
@@ -81,8 +87,7 @@ class EmbeddedServer:
         return f"-h '' -k {self.directory}"
 
     def _control(self, *arguments: str) -> None:
-        user = self._server.system_user
-        _import().pg_ctl(["-w", *arguments], pgdata=self.directory, user=user)
+        _import().pg_ctl(["-w", *arguments], pgdata=self.directory, user=self.system_user)
 
 
 def _import() -> Any:

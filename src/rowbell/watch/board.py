@@ -117,7 +117,8 @@ class Board:
             watch.expects_change = False
             self._read_at(watch, now)
         else:
-            self._read_at(watch, min(self._next_read(watch, now), max(watch.deadline, now)))
+            when = _tick(now, watch.interval) if trouble else self._next_read(watch, now)
+            self._read_at(watch, min(when, max(watch.deadline, now)))
 
     def _next_read(self, watch: Watch, now: float) -> float:
         if watch.arming is Arming.ARMED:
@@ -130,8 +131,12 @@ class Board:
 
     def _read_at(self, watch: Watch, when: float) -> None:
         watch.due = when
-        heapq.heappush(self._schedule, (when, next(self._order), watch))
-        self.to_read.set()
+        if when < math.inf:
+            if len(self._schedule) > 2 * len(self.watches) + 64:  # mostly of watches that are over
+                self._schedule = [entry for entry in self._schedule if entry[0] == entry[2].due]
+                heapq.heapify(self._schedule)
+            heapq.heappush(self._schedule, (when, next(self._order), watch))
+            self.to_read.set()
 
     # -- the bell
 
@@ -164,6 +169,8 @@ class Board:
         watch.prove(evidence, boundary)
         if not evidence.in_recovery and watch.names != evidence.names:
             self._attach(watch, evidence.names)
+        elif not evidence.in_recovery and watch.arming is Arming.UNARMED:
+            self._arm(watch)
         if watch.arming is not before:
             self._changed()
 

@@ -13,11 +13,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
-from rowbell.errors import UnsupportedEngineError
+from rowbell.errors import InvalidWaitError, UnsupportedEngineError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -54,17 +54,25 @@ class Connections:
         engine: The engine whose rows are watched.
         listen_url: Where to LISTEN instead, past a pooler.
         timing: The watcher's times.
+
+    Attributes:
+        listen_dialect: The dialect of the dedicated connection.
+
+    Raises:
+        InvalidWaitError: ``listen_url`` names a driver without asyncio.
     """
 
     def __init__(self, engine: AsyncEngine, listen_url: str | URL | None, timing: Timing) -> None:
         self._engine = engine
+        self.listen_dialect: Dialect = engine.dialect
+        if listen_url is not None:
+            url = make_url(listen_url)
+            self.listen_dialect = url.get_dialect()()
+            if not self.listen_dialect.is_async:
+                expected = "a URL with an asyncio driver, postgresql+asyncpg://…"
+                raise InvalidWaitError("listen_url", url.render_as_string(), expected)
         self._listen_url = listen_url
         self._timing = timing
-
-    @property
-    def listen_dialect(self) -> Dialect:
-        """The dialect that the dedicated connection will have."""
-        return self._listen_engine().dialect if self._listen_url else self._engine.dialect
 
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[AsyncConnection]:

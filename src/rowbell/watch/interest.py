@@ -36,8 +36,13 @@ class Interest:
 
     @property
     def wanted(self) -> Columns:
-        """The columns of all its watches together."""
-        union: set[str] = set()
+        """The columns of all its watches together, and those that ring already.
+
+        It never narrows while it stands: a watch may have come that relies on what rings.
+        """
+        if self.registered is None:
+            return None
+        union: set[str] = set(self.registered)
         for columns in self.watches.values():
             if columns is None:
                 return None
@@ -117,7 +122,7 @@ class Interests:
         return wanted
 
     def take_idle(self, before: float) -> list[Interest]:
-        """Forget the rows that nobody needs since then; returns those that are registered."""
+        """Forget and return the rows that nobody has needed since then."""
         idle = [interest for interest in self._idle if interest.idle_since <= before]
         for interest in idle:
             self._idle.discard(interest)
@@ -127,7 +132,7 @@ class Interests:
             table.discard(interest)
             if not table:
                 del self._by_table[interest.name[0]]
-        return [interest for interest in idle if not isinstance(interest.registered, tuple)]
+        return idle
 
     def clear(self) -> None:
         """Forget everything: the connection that it was registered for is gone."""

@@ -98,8 +98,8 @@ class Listener:
             self._state.enter(WatcherState.POLLING, reason, detail)
             if reason is Reason.UNSUPPORTED:
                 return
-            self._board.to_register.clear()
-            await self._pause(backoff.delay(healthy_for=loop.time() - begun))
+            with anyio.move_on_after(backoff.delay(healthy_for=loop.time() - begun)):
+                await self._stop.wait()
 
     async def _live(self) -> tuple[Reason, str]:
         """Live through one connection; says how it ended."""

@@ -109,9 +109,9 @@ class Reader:
     ) -> None:
         board = self._board
         # The bell rang for an armed watch: no proof is wanted, and the row has probably changed.
-        rung = watches[0].expects_change
+        rung = all(watch.expects_change for watch in watches)
         evidence = board.hearing and rows.has_keys and not rung
-        instances = rung and _loads_at_once(watches[0])
+        instances = rung and all(map(_loads_at_once, watches))
         boundaries = [w.boundary if w.arming is Arming.ARMING else None for w in watches]
         self.rereads += sum(watch.found for watch in watches)
         self.queries += 1
@@ -140,7 +140,8 @@ async def read(
     Returns:
         A reading for each watch, ``None`` where there is no row.
     """
-    names = tuple(dict.fromkeys(name for watch in watches for name in watch.columns))
+    wanted = {name for watch in watches for name in watch.columns}
+    names = tuple(name for name in rows.columns.properties if name in wanted)
     statement, parameters = rows.read(
         [watch.key for watch in watches],
         names,
@@ -225,6 +226,7 @@ def _decide(watch: Watch, instance: Any, *, alone: bool) -> None:
     except Exception as error:  # noqa: BLE001  # the caller's predicate: the caller's error
         watch.fail(error)
     else:
+        watch.unasked = False
         if holds:
             watch.finish(instance if watch.wants_instance or alone else None)
 
@@ -251,11 +253,8 @@ def _loads_at_once(watch: Watch) -> bool:
 
 def _together(watch: Watch) -> Hashable:
     """What watches must share to be read by one SELECT."""
-    if watch.condition is None:
-        return watch.expects_change, watch.expects_change and _loads_at_once(watch)
-    compiled = watch.condition.compile(dialect=watch.rows.dialect)
-    condition = str(compiled), repr(sorted(compiled.params.items()))
-    return condition, watch.expects_change, _loads_at_once(watch)
+    loads = watch.expects_change and _loads_at_once(watch)
+    return watch.condition_key, watch.expects_change, loads
 
 
 def _groups(watches: Iterable[Watch], by: Callable[[Watch], Hashable]) -> Iterator[list[Watch]]:

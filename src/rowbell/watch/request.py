@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect as python_inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from sqlalchemy import ColumnElement, inspect
+from sqlalchemy.exc import CompileError
+from sqlalchemy.orm import LoaderCallableStatus
 from sqlalchemy.sql.elements import SQLCoreOperations
 
 from rowbell.errors import InvalidColumnError, InvalidWaitError
@@ -40,6 +42,7 @@ class WaitRequest:
         interval: The polling interval, in seconds.
         timeout: How long, in seconds; ``None`` for ever.
         until: The condition, if one was given.
+        condition_key: Equal for waits whose SQL condition is the same, and can share a SELECT.
         since: The values last seen, by attribute; empty if none were given.
         options: Loader options.
     """
@@ -50,6 +53,7 @@ class WaitRequest:
     interval: float
     timeout: float | None
     until: Until | None
+    condition_key: Hashable
     since: Mapping[str, Any]
     options: Sequence[ORMOption]
 
@@ -75,13 +79,15 @@ class WaitRequest:
         if timeout is not None and not timeout >= 0:
             raise InvalidWaitError("timeout", timeout, "a number of seconds, or None for ever")
         names = rows.columns.resolve(columns)
+        condition = _until(rows, until)
         return cls(
             rows,
             rows.key(pk_value),
             names,
-            interval,
-            timeout,
-            _until(rows, until),
+            float(interval),
+            None if timeout is None else float(timeout),
+            condition,
+            _condition_key(rows, condition),
             _since(rows, names, since),
             tuple(options),
         )
@@ -89,11 +95,15 @@ class WaitRequest:
     async def baseline(self, connection: AsyncConnection) -> tuple[Any, ...]:
         """What the caller last saw, in the form in which reads return it."""
         names = [name for name in self.columns if name in self.since]
-        row = (await connection.execute(self.rows.literal(names, self.since))).one()
+        result = await connection.execute(
+            self.rows.literal(names, self.since),
+            execution_options={"schema_translate_map": self.rows.schema_map or None},
+        )
+        row = result.one()
         seen = dict(zip(names, row, strict=True))
         return tuple(seen.get(name, UNSEEN) for name in self.columns)
 
-    def watch(self, begun: float, baseline: tuple[Any, ...], *, wants_instance: bool) -> Watch:
+    def watch(self, begun: float, *, wants_instance: bool) -> Watch:
         """The watch that serves this wait."""
         return Watch(
             rows=self.rows,
@@ -104,9 +114,9 @@ class WaitRequest:
             deadline=math.inf if self.timeout is None else begun + self.timeout,
             result=asyncio.get_running_loop().create_future(),
             until=self.until,
+            condition_key=self.condition_key,
             options=self.options,
             wants_instance=wants_instance,
-            baseline=baseline,
         )
 
 
@@ -128,6 +138,26 @@ def _until(rows: MappedRows, until: object) -> Until | None:
     return until
 
 
+def _condition_key(rows: MappedRows, until: Until | None) -> Hashable:
+    """What the server is to be asked, as a key.
+
+    Raises:
+        InvalidWaitError: The expression cannot be written in SQL of this database.
+    """
+    if not isinstance(until, ColumnElement):
+        return None
+    try:
+        compiled = until.compile(dialect=rows.dialect)
+    except CompileError as error:
+        raise InvalidWaitError("until", type(until), f"SQL of this database ({error})") from error
+    key = (str(compiled), tuple(sorted(compiled.params.items())))
+    try:
+        hash(key)
+    except TypeError:
+        return id(until)
+    return key
+
+
 def _since(rows: MappedRows, names: Sequence[str], since: object) -> Mapping[str, Any]:
     if since is None:
         return {}
@@ -140,6 +170,8 @@ def _since(rows: MappedRows, names: Sequence[str], since: object) -> Mapping[str
         # An attribute that the caller has changed and not flushed was last seen as it was before.
         loaded = {**state.dict, **state.committed_state}
         seen = {name: loaded[name] for name in names if name in loaded}
+        # What was assigned while it was expired was never seen.
+        seen = {k: v for k, v in seen.items() if not isinstance(v, LoaderCallableStatus)}
     else:
         expected = f"an instance of {rows.model.__name__}, or values by attribute"
         raise InvalidWaitError("since", since, expected)

@@ -75,6 +75,7 @@ def key_hash(row: str, key: tuple[KeyColumn, ...]) -> str:
 
 # LATERAL with OFFSET 0 holds the planner to one index probe a row, and enable_seqscan = off to
 # the index: the function's plans are cached, perhaps from a time when `interest` was empty.
+# extra_float_digits = 1 lets to_jsonb() show floats exactly, whatever the writer's session says.
 _STATEMENT_BODY: Final = """
     ELSIF EXISTS (SELECT FROM old_rows AS o CROSS JOIN LATERAL ({interest_of_old}) AS i) THEN
       IF TG_OP = 'DELETE' THEN
@@ -111,7 +112,8 @@ _ROW_BODY: Final = """
 _FUNCTION: Final = """
 CREATE OR REPLACE FUNCTION {name}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS {quote}
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET extra_float_digits = 1
+AS {quote}
 #variable_conflict use_variable
 DECLARE
   bell CONSTANT oid := {relation};

@@ -193,7 +193,11 @@ async def _sees(session: AsyncSession, bind: Engine | Connection, request: WaitR
     if held is None or held is bind:
         return False
     statement, parameters = request.rows.read([request.key], request.rows.key_names, evidence=False)
-    return await session.run_sync(lambda _: held.execute(statement, parameters).first() is not None)
+    options = {"schema_translate_map": request.rows.schema_map or None}
+    result = await session.run_sync(
+        lambda _: held.execute(statement, parameters, execution_options=options).first()
+    )
+    return result is not None
 
 
 def _adopt(session: Session, instance: Any) -> bool:
@@ -218,11 +222,16 @@ async def _refresh(session: AsyncSession, request: WaitRequest) -> Any:
     what is pending in this instance and in those that are loaded along with it.
     """
     rows, sync = request.rows, session.sync_session
-    present = sync.identity_map.get(rows.mapper.identity_key_from_primary_key(request.key))
+    name = rows.mapper.identity_key_from_primary_key(request.key)
+    present = sync.identity_map.get(name)
+    instance = present
     with session.no_autoflush:
         if present is None:
             instance = await session.get(rows.model, request.key, options=request.options)
-        else:
+            # The database may call keys equal that Python does not: then this one was there.
+            if instance is not None and inspect(instance).key[1] != name[1]:
+                present = instance
+        if present is not None:
             entity, loaded = _expire(sync, present)
             key = zip(rows.mapper.primary_key, request.key, strict=True)
             statement = select(entity).where(and_(*(c == value for c, value in key)))
@@ -258,8 +267,9 @@ async def _wait_on_connection(session: AsyncSession, bind: Connection, request: 
     connection = session.bind
     if not isinstance(connection, AsyncConnection) or connection.sync_connection is not bind:
         connection = AsyncConnection(AsyncEngine(bind.engine), bind)
-    baseline = await request.baseline(connection) if request.since else ()
-    watch = request.watch(begun, baseline, wants_instance=False)
+    watch = request.watch(begun, wants_instance=False)
+    if request.since:
+        watch.baseline = await request.baseline(connection)
     while True:
         started = loop.time()
         [reading] = await read(connection, watch.rows, [watch], evidence=False)

@@ -31,7 +31,7 @@ from rowbell.watch.distinct import is_distinct
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from sqlalchemy.orm.interfaces import ORMOption
 
@@ -83,12 +83,14 @@ class Watch:
         timeout: The time given, in seconds; ``None`` for ever.
         deadline: When that time has passed, on the loop's clock.
         until: The condition, if one was given.
+        condition_key: Equal for watches whose ``condition`` is the same.
         options: Loader options for the instance.
         wants_instance: Whether the result must be an instance. Otherwise it is one only where
             the read that ended the wait had loaded it for this wait alone.
         baseline: The watched values as they were seen first, ``UNSEEN`` before. With ``until``
             those of the last read: the condition is asked again when they have changed.
         found: Whether a read has found the row.
+        unasked: Whether the condition is to be asked about what was read last.
         arming: How the watch is served.
         boundary: What a read's horizon must exceed to arm it.
         names: The row in the tables of its class, as triggers name it: oid and hash.
@@ -108,10 +110,12 @@ class Watch:
     deadline: float
     result: Future[Any]
     until: Until | None = None
+    condition_key: Hashable = None
     options: Sequence[ORMOption] = ()
     wants_instance: bool = False
     baseline: tuple[Any, ...] = ()
     found: bool = False
+    unasked: bool = True
     arming: Arming = Arming.UNARMED
     boundary: int = 0
     names: tuple[tuple[int, int], ...] = ()
@@ -148,12 +152,16 @@ class Watch:
         if reading is None:
             self.fail(NotFoundError(self.rows.model, self.key_by_name, deleted=self.found))
             return False
-        first, self.found = not self.found, True
+        self.found = True
         changed = self._compare(reading.values)
         if self.until is None:
             return changed
         self.baseline = reading.values
-        return (first or changed) and (self.condition is None or reading.until)
+        # It stays to be asked until it has answered: what is to answer may fail on the way.
+        self.unasked |= changed
+        if self.condition is not None and not reading.until:
+            self.unasked = False
+        return self.unasked
 
     def _compare(self, values: tuple[Any, ...]) -> bool:
         """Whether the values differ from the baseline, whose gaps they fill."""

@@ -19,9 +19,16 @@ from rowbell.watch.connection import Connections, check_engine
 from rowbell.watch.listener import Listener
 from rowbell.watch.reader import Reader
 from rowbell.watch.request import WaitRequest
-from rowbell.watch.state import Mode, Reason, StateLog, WatcherState, WatcherStatistics
+from rowbell.watch.state import (
+    Mode,
+    Reason,
+    StateLog,
+    WatcherState,
+    WatcherStatistics,
+    logger,
+)
 from rowbell.watch.timing import Timing
-from rowbell.watch.watch import Arming, Watch
+from rowbell.watch.watch import Arming
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future, Task
@@ -92,6 +99,7 @@ class RowWatcher:
         self._listener = Listener(self._board, self._connections, self._state, self._timing)
         self._loop: AbstractEventLoop | None = None
         self._task: Task[None] | None = None
+        self._failure: Exception | None = None
         self._observers: dict[Future[None], Callable[[WatcherStatistics], object]] = {}
 
     # -- start and stop
@@ -99,6 +107,8 @@ class RowWatcher:
     async def __aenter__(self) -> Self:
         self.start()
         await self.reached(lambda now: now.state is not WatcherState.CONNECTING)
+        if self._state.state is WatcherState.CLOSED:
+            raise WatcherStateError(f"{self!r} could not start: {self._failure!r}")
         if self._mode is Mode.LISTEN and self._state.state is not WatcherState.LISTENING:
             reason, detail = self._state.reason or Reason.CONNECTION_LOST, self._state.detail
             await self.aclose()
@@ -149,27 +159,25 @@ class RowWatcher:
                 await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        error: BaseException | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._reader.run)
                 if self._mode is not Mode.POLL:
                     tasks.start_soon(self._listener.run)
-        except BaseException as failure:
-            error = failure
-            raise
+        except Exception as failure:  # noqa: BLE001  # the waits are told, whatever it is
+            self._failure = failure
+            logger.exception("rowbell %r failed: its waits end", self)
         finally:
-            self._leave(error)
+            self._leave()
 
-    def _leave(self, error: BaseException | None = None) -> None:
+    def _leave(self) -> None:
         """Be closed from now on, for those who wait and those who come."""
         open_here = _open.get(self._loop, {}) if self._loop else {}
         if open_here.get(self._engine.dialect) is self:
             del open_here[self._engine.dialect]
-        why = f"its task failed: {error!r}" if error else "it was closed during the wait"
+        why = f"it failed: {self._failure!r}" if self._failure else "it was closed during the wait"
         self._board.fail_all(lambda: WatcherStateError(f"{self!r} cannot wait any more: {why}"))
-        if self._state.state is not WatcherState.CLOSED:
-            self._state.enter(WatcherState.CLOSED)
+        self._state.enter(WatcherState.CLOSED)
 
     # -- waits
 
@@ -235,20 +243,18 @@ class RowWatcher:
     async def wait(self, request: WaitRequest, *, wants_instance: bool) -> Any:
         """Wait as requested; without ``wants_instance`` it may return ``None``."""
         self._check_open()
-        begun = self._time()
-        baseline = ()
-        if request.since:
-            async with self._connections.reading() as connection:
-                baseline = await request.baseline(connection)
-            self._check_open()
-        watch = request.watch(begun, baseline, wants_instance=wants_instance)
-        if not watch.rows.has_keys and self._mode is not Mode.POLL:
-            self._no_key(watch)
-        self._board.add(watch)
+        if not request.rows.has_keys and self._mode is not Mode.POLL:
+            self._no_key(request)
+        watch = request.watch(self._time(), wants_instance=wants_instance)
         # The reader ends the wait at its deadline; this is for a server that does not answer.
         limit = watch.deadline - self._time() + self._timing.last_read
         try:
             with anyio.move_on_after(limit if limit < math.inf else None):
+                if request.since:
+                    async with self._connections.reading() as connection:
+                        watch.baseline = await request.baseline(connection)
+                    self._check_open()
+                self._board.add(watch)
                 return await watch.result
             watch.result = asyncio.get_running_loop().create_future()
             watch.time_out("the server has not answered since")
@@ -256,10 +262,11 @@ class RowWatcher:
         finally:
             self._board.discard(watch)
 
-    def _no_key(self, watch: Watch) -> None:
+    def _no_key(self, request: WaitRequest) -> None:
+        model = f"model {request.rows.model.__name__}"
         if self._mode is Mode.LISTEN:
-            raise ListenError(Reason.NO_KEY, f"{watch.rows.model.__name__} maps a table without")
-        self._state.warn(Reason.NO_KEY, f"model {watch.rows.model.__name__}")
+            raise ListenError(Reason.NO_KEY, f"{model} maps a table without a primary key")
+        self._state.warn(Reason.NO_KEY, model)
 
     def _check_open(self) -> None:
         if self._task is None:
@@ -320,10 +327,20 @@ class RowWatcher:
                     watch.fail(ListenError(self._board.troubles[relation], str(watch.rows.model)))
         for reached, condition in self._observers.items():
             if not reached.done():
-                if condition(self.statistics()):
-                    reached.set_result(None)
-                elif self._state.state is WatcherState.CLOSED:
-                    reached.set_exception(WatcherStateError(f"{self!r} was closed"))
+                self._observe(reached, condition)
+
+    def _observe(
+        self, reached: Future[None], condition: Callable[[WatcherStatistics], object]
+    ) -> None:
+        try:
+            holds = condition(self.statistics())
+        except Exception as error:  # noqa: BLE001  # the caller's condition: the caller's error
+            reached.set_exception(error)
+            return
+        if holds:
+            reached.set_result(None)
+        elif self._state.state is WatcherState.CLOSED:
+            reached.set_exception(WatcherStateError(f"{self!r} was closed"))
 
     def _time(self) -> float:
         return asyncio.get_running_loop().time()
