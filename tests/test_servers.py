@@ -77,6 +77,8 @@ def standby_of(primary: EmbeddedServer) -> Generator[URL]:
         shutil.chown(data, user)
     source = ["-h", str(primary.directory), "-U", "postgres", "-R", "-c", "fast"]
     commands.pg_basebackup(source, pgdata=data, user=user)
+    for lock in data.glob(".s.PGSQL.*.lock"):  # of the primary's socket, copied along
+        lock.unlink()
     options = f"-h '' -k {data}"
     commands.pg_ctl(["-w", "start", "-l", str(data / "log"), "-o", options], pgdata=data, user=user)
     try:
