@@ -97,6 +97,7 @@ async def run(url: URL) -> None:
                     tasks.create_task(side.follow(key, changed))
             await watchers[0].reached(lambda now: now.armed == ORDERS)
             await watchers[1].reached(lambda now: now.polled == ORDERS)
+            await asyncio.sleep(INTERVAL / 5)  # between two reads of the pollers
             held = await connections_held(engine, sides)
             console.print(f"{ORDERS} orders are awaited; another process now changes them.\n")
             writer = await asyncio.create_subprocess_exec(
@@ -143,7 +144,9 @@ def summarise(
     """Print what it came to."""
     table = Table(title=f"\n{len(committed)} changes, from commit to the refreshed row")
     for heading in ("", "p50", "p99", "queries", "connections held while waiting"):
-        table.add_column(heading, justify="left" if heading in {"", "connections"} else "right")
+        table.add_column(
+            heading, justify="right" if heading in {"p50", "p99", "queries"} else "left"
+        )
     for side in sides:
         latencies = [(side.seen[c] - at) / 1e6 for c, at in committed.items()]
         percentiles = quantiles(latencies, n=100, method="inclusive")

@@ -106,7 +106,11 @@ class RowWatcher:
 
     async def __aenter__(self) -> Self:
         self.start()
-        await self.reached(lambda now: now.state is not WatcherState.CONNECTING)
+        try:
+            await self.reached(lambda now: now.state is not WatcherState.CONNECTING)
+        except BaseException:
+            await self.aclose()
+            raise
         if self._state.state is WatcherState.CLOSED:
             raise WatcherStateError(f"{self!r} could not start: {self._failure!r}")
         if self._mode is Mode.LISTEN and self._state.state is not WatcherState.LISTENING:
@@ -261,6 +265,7 @@ class RowWatcher:
             return await watch.result
         finally:
             self._board.discard(watch)
+            _take_notice(watch.result)
 
     def _no_key(self, request: WaitRequest) -> None:
         model = f"model {request.rows.model.__name__}"
@@ -319,6 +324,7 @@ class RowWatcher:
             await reached
         finally:
             del self._observers[reached]
+            _take_notice(reached)
 
     def _changed(self) -> None:
         if self._mode is Mode.LISTEN and self._board.troubles:
@@ -347,6 +353,12 @@ class RowWatcher:
 
     def __repr__(self) -> str:
         return f"<RowWatcher of {self._engine.url.database!r}, {self._state.state}>"
+
+
+def _take_notice(result: Future[Any]) -> None:
+    """An error that came together with a cancellation is nobody's; asyncio would log it."""
+    if result.done() and not result.cancelled():
+        result.exception()
 
 
 _open: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, RowWatcher]] = WeakKeyDictionary()
