@@ -31,6 +31,7 @@ from rowbell.embedded import server_url
 ROOT = Path(__file__).parent.parent.parent
 ORDERS = 8
 INTERVAL = 0.5
+IDLE = 2.1  # seconds in which nothing changes
 console = Console()
 
 
@@ -41,6 +42,7 @@ class Side:
         self.name = name
         self.mode = mode
         self.statements = 0
+        self.idle = 0.0
         self.seen: dict[tuple[int, str], int] = {}
         settings = {"application_name": f"demo {mode}"}
         self.engine = create_async_engine(url, connect_args={"server_settings": settings})
@@ -97,7 +99,10 @@ async def run(url: URL) -> None:
                     tasks.create_task(side.follow(key, changed))
             await watchers[0].reached(lambda now: now.armed == ORDERS)
             await watchers[1].reached(lambda now: now.polled == ORDERS)
-            await asyncio.sleep(INTERVAL / 5)  # between two reads of the pollers
+            before = [side.statements for side in sides]
+            await asyncio.sleep(IDLE)
+            for side, count in zip(sides, before, strict=True):
+                side.idle = (side.statements - count) / IDLE
             held = await connections_held(engine, sides)
             console.print(f"{ORDERS} orders are awaited; another process now changes them.\n")
             writer = await asyncio.create_subprocess_exec(
@@ -155,6 +160,7 @@ def summarise(
             f"{percentiles[49]:.1f} ms",
             f"{percentiles[98]:.1f} ms",
             str(side.statements),
+            f"{side.idle:.1f}",
             held[side.name],
         )
     console.print(table)
