@@ -75,7 +75,7 @@ async def connections_held(engine: AsyncEngine, sides: list[Side]) -> dict[str, 
         for side in sides:
             listening = await connection.scalar(text(query), {"name": f"rowbell demo {side.mode}"})
             taken = side.engine.pool.status().rsplit(":", 1)[-1].strip()
-            held[side.name] = f"{listening} to listen, {taken} of the pool"
+            held[side.name] = f"{listening} listening, {taken} of the pool"
     return held
 
 
@@ -99,6 +99,7 @@ async def run(url: URL) -> None:
                     tasks.create_task(side.follow(key, changed))
             await watchers[0].reached(lambda now: now.armed == ORDERS)
             await watchers[1].reached(lambda now: now.polled == ORDERS)
+            await asyncio.sleep(INTERVAL / 5)  # what was under way ends
             before = [side.statements for side in sides]
             await asyncio.sleep(IDLE)
             for side, count in zip(sides, before, strict=True):
@@ -148,10 +149,9 @@ def summarise(
 ) -> None:
     """Print what it came to."""
     table = Table(title=f"\n{len(committed)} changes, from commit to the refreshed row")
-    for heading in ("", "p50", "p99", "queries", "connections held while waiting"):
-        table.add_column(
-            heading, justify="right" if heading in {"p50", "p99", "queries"} else "left"
-        )
+    for heading in ("", "p50", "p99", "queries", "idle, /s"):
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_column("connections held")
     for side in sides:
         latencies = [(side.seen[c] - at) / 1e6 for c, at in committed.items()]
         percentiles = quantiles(latencies, n=100, method="inclusive")
