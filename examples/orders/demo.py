@@ -75,7 +75,7 @@ async def connections_held(engine: AsyncEngine, sides: list[Side]) -> dict[str, 
         for side in sides:
             listening = await connection.scalar(text(query), {"name": f"rowbell demo {side.mode}"})
             taken = side.engine.pool.status().rsplit(":", 1)[-1].strip()
-            held[side.name] = f"{listening} listening, {taken} of the pool"
+            held[side.name] = f"{listening} listening, {taken} pooled"
     return held
 
 
