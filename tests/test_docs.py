@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import builtins
 import inspect
 import types
 from pathlib import Path
@@ -37,6 +38,7 @@ async def run(code: str, path: Path, namespace: dict[str, Any]) -> None:
     """Run a block, which may await."""
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     compiled = compile(code, str(path), "exec", flags=flags, dont_inherit=True)
+    namespace["__builtins__"] = builtins
     result = types.FunctionType(compiled, namespace)()
     if inspect.iscoroutine(result):
         await result
