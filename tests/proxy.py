@@ -32,6 +32,7 @@ class Proxy:
         self.deaf = False
         self.accepted = 0
         self.url = target
+        self._arrivals = asyncio.Condition()
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -47,6 +48,11 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
+    async def has_accepted(self, number: int) -> None:
+        """Wait until so many connections have come."""
+        async with self._arrivals:
+            await self._arrivals.wait_for(lambda: self.accepted >= number)
+
     def cut(self) -> None:
         """End all connections, at once and without a word."""
         for writer in self._writers:
@@ -61,6 +67,8 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
+        async with self._arrivals:
+            self._arrivals.notify_all()
         if self.refusing:
             writer.transport.abort()
             return

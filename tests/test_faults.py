@@ -174,9 +174,7 @@ async def test_a_pooler_that_delivers_nothing_is_found_out(
         await watcher.reached(lambda now: now.queries > 1)
         await change(orders)
         assert (await wait).n == 1
-        attempts = proxy.accepted
-        while proxy.accepted == attempts:  # it is tried again
-            await asyncio.sleep(0.02)
+        await proxy.has_accepted(proxy.accepted + 1)  # it is tried again
     warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == 1
     assert "listen_url" in warnings[0].getMessage()
@@ -201,8 +199,7 @@ async def test_a_server_that_cannot_be_reached_is_polled_without_a_log_storm(
         await watcher.reached(lambda now: now.queries > 1)
         await change(orders)
         await wait
-        while proxy.accepted < 5:
-            await asyncio.sleep(0.02)
+        await proxy.has_accepted(5)
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
 
 
@@ -231,8 +228,7 @@ async def test_a_ring_whose_reads_fail_is_not_forgotten(
         proxy.refusing = True
         accepted = proxy.accepted
         await change(orders)
-        while proxy.accepted < accepted + 6:
-            await asyncio.sleep(0.01)
+        await proxy.has_accepted(accepted + 6)
         proxy.refusing = False
         assert (await wait).n == 1
 
@@ -329,8 +325,7 @@ async def test_a_reading_that_fails_for_a_while_is_repeated(
         proxy.cut()
         await change(orders)
         accepted = proxy.accepted
-        while proxy.accepted < accepted + 3:
-            await asyncio.sleep(0.02)
+        await proxy.has_accepted(accepted + 3)
         assert not wait.done()
         proxy.refusing = False
         assert (await wait).n == 1

@@ -17,6 +17,7 @@ from rowbell.errors import (
 from rowbell.watch.board import Board
 from rowbell.watch.connection import Connections, check_engine
 from rowbell.watch.listener import Listener
+from rowbell.watch.observers import Observers, take_notice
 from rowbell.watch.reader import Reader
 from rowbell.watch.request import WaitRequest
 from rowbell.watch.state import (
@@ -31,7 +32,7 @@ from rowbell.watch.timing import Timing
 from rowbell.watch.watch import Arming
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Future, Task
+    from asyncio import AbstractEventLoop, Task
     from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import URL, Dialect
@@ -100,7 +101,7 @@ class RowWatcher:
         self._loop: AbstractEventLoop | None = None
         self._task: Task[None] | None = None
         self._failure: Exception | None = None
-        self._observers: dict[Future[None], Callable[[WatcherStatistics], object]] = {}
+        self._observers = Observers()
 
     # -- start and stop
 
@@ -265,7 +266,7 @@ class RowWatcher:
             return await watch.result
         finally:
             self._board.discard(watch)
-            _take_notice(watch.result)
+            take_notice(watch.result)
 
     def _no_key(self, request: WaitRequest) -> None:
         model = f"model {request.rows.model.__name__}"
@@ -313,52 +314,24 @@ class RowWatcher:
         """Wait until the statistics are such, say ``lambda now: now.armed == 100``.
 
         Raises:
-            WatcherStateError: The watcher was closed before that.
+            WatcherStateError: The watcher is closed, or was closed before that.
         """
-        if condition(self.statistics()):
-            return
-        self._check_open()
-        reached: Future[None] = asyncio.get_running_loop().create_future()
-        self._observers[reached] = condition
-        try:
-            await reached
-        finally:
-            del self._observers[reached]
-            _take_notice(reached)
+        if not condition(self.statistics()):
+            self._check_open()
+            await self._observers.reached(condition)
 
     def _changed(self) -> None:
         if self._mode is Mode.LISTEN and self._board.troubles:
             for watch in self._board.watches:
                 for relation in {r for r, _ in watch.names} & self._board.troubles.keys():
                     watch.fail(ListenError(self._board.troubles[relation], str(watch.rows.model)))
-        for reached, condition in self._observers.items():
-            if not reached.done():
-                self._observe(reached, condition)
-
-    def _observe(
-        self, reached: Future[None], condition: Callable[[WatcherStatistics], object]
-    ) -> None:
-        try:
-            holds = condition(self.statistics())
-        except Exception as error:  # noqa: BLE001  # the caller's condition: the caller's error
-            reached.set_exception(error)
-            return
-        if holds:
-            reached.set_result(None)
-        elif self._state.state is WatcherState.CLOSED:
-            reached.set_exception(WatcherStateError(f"{self!r} was closed"))
+        self._observers.look(self.statistics)
 
     def _time(self) -> float:
         return asyncio.get_running_loop().time()
 
     def __repr__(self) -> str:
         return f"<RowWatcher of {self._engine.url.database!r}, {self._state.state}>"
-
-
-def _take_notice(result: Future[Any]) -> None:
-    """An error that came together with a cancellation is nobody's; asyncio would log it."""
-    if result.done() and not result.cancelled():
-        result.exception()
 
 
 _open: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, RowWatcher]] = WeakKeyDictionary()
