@@ -67,7 +67,7 @@ async def test_a_pooler_is_listened_through_only_where_it_delivers(
     async with engine.begin() as connection:
         await connection.execute(insert(Order).values(id=1))
     async with pgbouncer(database, tmp_path, mode) as url:
-        timing = Timing(proof=0.5, backoff=60, backoff_limit=60)
+        timing = Timing(proof=2, backoff=60, backoff_limit=60)
         async with RowWatcher(engine, listen_url=url, timing=timing) as watcher:
             now = watcher.statistics()
             if mode == "session":
