@@ -12,7 +12,7 @@ In the order in which a change travels it:
    SELECT, compared.
 6. ``watch``: one wait, what it saw, whether it is armed, and the proof of that.
 7. ``watcher`` with ``state``, ``observers`` and ``timing``: all of these for one engine.
-   ``request`` and ``wait``: what a user calls.
+   ``request``, ``session`` and ``wait``: what a user calls.
 
 A notification is a hint; the row is the truth. Whatever a signal says, only a read that shows
 watched columns differing from the baseline ends a wait. Signals come from the bell or from the

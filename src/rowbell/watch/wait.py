@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import anyio
-from sqlalchemy import Connection, Engine, and_, inspect, select
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
-from sqlalchemy.orm import Session, undefer
 
-from rowbell.errors import NotFoundError, SessionStateError, UnsupportedEngineError
+from rowbell.errors import NotFoundError, UnsupportedEngineError
 from rowbell.watch.connection import check_engine
 from rowbell.watch.reader import finish, read
 from rowbell.watch.request import WaitRequest
 from rowbell.watch.rows import mapper_of
+from rowbell.watch.session import (
+    adopt,
+    alone,
+    execution_options,
+    refresh,
+    refuse_frozen_snapshot,
+    sees,
+)
 from rowbell.watch.watcher import RowWatcher, open_watcher
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from sqlalchemy import Dialect
     from sqlalchemy.orm import QueryableAttribute
@@ -53,9 +60,10 @@ async def wait_for_row_change(
     closes it again. What other transactions commit counts; what this session has not committed
     does not. A change there and back between two reads is not seen: watch a version column.
 
-    The session is not touched until the change has come: nothing is flushed or committed, and
-    no connection is taken. The instance is the session's own; attributes with changes that
-    were not flushed keep them, all others are refreshed.
+    Until the change has come nothing is flushed, committed or loaded in the session, and it
+    takes no connection; one that it holds already is asked for its isolation level. The
+    instance is the session's own; attributes with changes that were not flushed keep them, all
+    others are refreshed.
 
     Args:
         session: The session that the returned instance belongs to.
@@ -85,7 +93,8 @@ async def wait_for_row_change(
         UnmappedModelError: ``model`` is not a mapped class.
         SessionStateError: The session waits already, or its transaction's isolation level
             would show it no change.
-        UnsupportedEngineError: The session is not an asyncio one.
+        UnsupportedEngineError: The session is not an asyncio one, or its engine gives all
+            sessions one connection.
         ListenError: The open watcher has ``mode="listen"``, and this table cannot ring.
 
     Example:
@@ -99,7 +108,7 @@ async def wait_for_row_change(
         kind = type(session).__name__
         raise UnsupportedEngineError(f"waiting takes an AsyncSession, not a {kind}")
     bind = session.sync_session.get_bind(mapper_of(model))
-    options_in_force = {**bind.get_execution_options(), **_execution_options(session)}
+    options_in_force = {**bind.get_execution_options(), **execution_options(session)}
     request = WaitRequest.of(
         bind.dialect,
         options_in_force.get("schema_translate_map"),
@@ -112,8 +121,8 @@ async def wait_for_row_change(
         since=since,
         options=options,
     )
-    with _alone(session.sync_session):
-        await _refuse_frozen_snapshot(session, bind)
+    with alone(session.sync_session):
+        await refuse_frozen_snapshot(session, bind)
         try:
             if isinstance(bind, Connection) and bind.in_transaction():
                 instance = await _wait_on_connection(session, bind, request)
@@ -123,138 +132,17 @@ async def wait_for_row_change(
                 async with _watcher(engine) as watcher:
                     instance = await watcher.wait(request, wants_instance=False)
         except NotFoundError as error:
-            if error.deleted or not await _sees(session, bind, request):
+            if error.deleted or not await sees(session, bind, request):
                 raise
             hint = (
                 "this session sees it, but no other connection does: it is not committed yet, "
                 "or row-level security hides it from the engine's other connections"
             )
             raise NotFoundError(model, error.key, hint=hint) from None
-        if instance is None or not _adopt(session.sync_session, instance):
-            instance = await _refresh(session, request)
+        if instance is None or not adopt(session.sync_session, instance):
+            instance = await refresh(session, request)
         changed: ModelT = instance
         return changed
-
-
-# -- the session
-
-
-_waiting: WeakSet[Session] = WeakSet()
-
-
-@contextmanager
-def _alone(session: Session) -> Generator[None]:
-    """Let one wait at a time use the session."""
-    if session in _waiting:
-        raise SessionStateError(
-            "this session waits already, in another task, and a session serves one task at a "
-            "time: give each wait a session, or use RowWatcher.wait_for_change, which takes none"
-        )
-    _waiting.add(session)
-    try:
-        yield
-    finally:
-        _waiting.discard(session)
-
-
-def _execution_options(session: AsyncSession) -> Mapping[str, Any]:
-    """The session's own execution options, which SQLAlchemy has since 2.1."""
-    return getattr(session.sync_session, "execution_options", {})
-
-
-def _held(session: Session, bind: Engine | Connection) -> Connection | None:
-    """The connection that the session holds, if it does.
-
-    ``Session.connection()`` would take one out of the pool, and nothing public tells
-    beforehand, hence the private attribute.
-    """
-    if isinstance(bind, Connection):
-        return bind if bind.in_transaction() else None
-    transaction = session.get_transaction()
-    held = getattr(transaction, "_connections", {}).get(bind)
-    return held[0] if held else None
-
-
-async def _refuse_frozen_snapshot(session: AsyncSession, bind: Engine | Connection) -> None:
-    held = _held(session.sync_session, bind)
-    if held is None or bind.dialect.name != "postgresql":
-        return
-    level = await session.run_sync(lambda _: held.get_isolation_level())
-    if level in {"REPEATABLE READ", "SERIALIZABLE"}:
-        raise SessionStateError(
-            f"the session is in a {level} transaction, whose snapshot will never show the "
-            "change: commit() or rollback() before the wait, or wait in another session"
-        )
-
-
-async def _sees(session: AsyncSession, bind: Engine | Connection, request: WaitRequest) -> bool:
-    """Whether the session itself sees a row that was not found for it."""
-    held = _held(session.sync_session, bind)
-    if held is None or held is bind:
-        return False
-    statement, parameters = request.rows.read([request.key], request.rows.key_names, evidence=False)
-    options = {"schema_translate_map": request.rows.schema_map or None}
-    result = await session.run_sync(
-        lambda _: held.execute(statement, parameters, execution_options=options).first()
-    )
-    return result is not None
-
-
-def _adopt(session: Session, instance: Any) -> bool:
-    """Make the instance that the wait was ended with the session's own, if it is free to be.
-
-    It saves the session a SELECT. Not where the session has that row already, where other
-    instances would come along, or where somebody listens to the session's own statements.
-    """
-    state = inspect(instance)
-    if state.key in session.identity_map or session.dispatch.do_orm_execute:
-        return False
-    if any(name in state.dict for name in state.mapper.relationships.keys()):  # noqa: SIM118
-        return False
-    session.add(instance)
-    return True
-
-
-async def _refresh(session: AsyncSession, request: WaitRequest) -> Any:
-    """The row as the session's instance, which keeps what the caller has changed in it.
-
-    Expired and selected, not ``refresh()`` or ``populate_existing``: those flush, or overwrite
-    what is pending in this instance and in those that are loaded along with it.
-    """
-    rows, sync = request.rows, session.sync_session
-    name = rows.mapper.identity_key_from_primary_key(request.key)
-    present = sync.identity_map.get(name)
-    instance = present
-    with session.no_autoflush:
-        if present is None:
-            instance = await session.get(rows.model, request.key, options=request.options)
-            # The database may call keys equal that Python does not: then this one was there.
-            if instance is not None and inspect(instance).key[1] != name[1]:
-                present = instance
-        if present is not None:
-            entity, loaded = _expire(sync, present)
-            key = zip(rows.mapper.primary_key, request.key, strict=True)
-            statement = select(entity).where(and_(*(c == value for c, value in key)))
-            result = await session.execute(statement.options(*request.options, *loaded))
-            instance = result.unique().scalar_one_or_none()
-    if instance is None:
-        raise NotFoundError(rows.model, rows.describe(request.key), deleted=True)
-    return instance
-
-
-def _expire(session: Session, present: Any) -> tuple[type[Any], list[ORMOption]]:
-    """Expire what the caller has not changed; how to load all of it again."""
-    state, entity = inspect(present), type(present)
-    stale = [
-        name for name in state.dict if name in state.attrs and name not in state.committed_state
-    ]
-    session.expire(present, stale)
-    properties = inspect(entity).column_attrs
-    deferred = [name for name in stale if name in properties and properties[name].deferred]
-    return entity, [undefer(getattr(entity, name)) for name in deferred]
-
-
-# -- where the signals come from
 
 
 async def _wait_on_connection(session: AsyncSession, bind: Connection, request: WaitRequest) -> Any:
