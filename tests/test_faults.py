@@ -212,7 +212,7 @@ async def test_a_database_without_rowbell_is_asked_again_only_after_the_backoff(
         async with RowWatcher(engine, listen_url=proxy.url, timing=slow) as watcher:
             assert watcher.statistics().reason is Reason.NOT_INSTALLED
             for _ in range(20):
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # a stretch of time in which nothing may happen
             assert proxy.accepted <= 2  # the second is asyncpg's, which tries SSL first
     await engine.dispose()
 
@@ -273,7 +273,7 @@ async def test_hooks_that_rotate_credentials_serve_the_listen_connection(
             assert before >= 1
             await kill_listener(orders)
             while len(asked) == before:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # the hook is synchronous: nobody to wait for
 
 
 async def test_the_engines_own_connect_args_make_the_listen_connection(

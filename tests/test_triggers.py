@@ -401,7 +401,6 @@ async def test_a_writer_never_fails_because_of_us(engine: AsyncEngine, sabotage:
         await connection.commit()
         assert await connection.scalar(text("SELECT n FROM orders")) == 1
         await connection.rollback()
-        await asyncio.sleep(0)
         while not warnings:
             await connection.execute(text("SELECT 1"))
     assert "rowbell" in warnings[0]

@@ -241,7 +241,7 @@ async def test_start_and_stop_at_any_moment_leave_nothing_behind(
         watcher.start()
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1))
         for _ in range(step):
-            await asyncio.sleep(0.0005)
+            await asyncio.sleep(0.0005)  # not for something: another moment each time
         await watcher.aclose()
         with pytest.raises(WatcherStateError):
             await wait
@@ -260,7 +260,7 @@ async def test_cancellation_at_any_moment_leaves_nothing_behind(orders: AsyncEng
                 wait_for_row_change(session, Order, 1, since={"n": -1} if step % 2 else None)
             )
             for _ in range(step):
-                await asyncio.sleep(0.0005)
+                await asyncio.sleep(0.0005)  # not for something: another moment each time
             wait.cancel()
             await asyncio.wait([wait])
             assert wait.cancelled() or not wait.exception()
@@ -293,7 +293,7 @@ async def test_listen_mode_raises_for_a_table_without_triggers(orders: AsyncEngi
     async with orders.begin() as connection:
         await connection.execute(insert(Plain).values(id=1))
     async with RowWatcher(orders, mode="listen") as watcher:
-        with pytest.raises(ListenError, match="trigger_missing"):
+        with pytest.raises(ListenError, match=r"trigger_missing.*model Plain.*install_triggers"):
             await watcher.wait_for_change(Plain, 1, timeout=20)
 
 
@@ -312,6 +312,25 @@ async def test_auto_mode_polls_a_table_without_triggers_and_says_so_once(
     [warning] = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert "table plain" in warning
     assert "install_triggers" in warning
+
+
+async def test_waits_that_open_a_watcher_each_warn_once_all_the_same(
+    orders: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with orders.begin() as connection:
+        await connection.execute(insert(Plain).values(id=1))
+    for _ in range(3):
+        async with AsyncSession(orders) as session:
+            wait = asyncio.create_task(wait_for_row_change(session, Plain, 1))
+            await asyncio.sleep(0)  # the wait begins
+            watcher = open_watcher(orders)
+            assert watcher is not None
+            await watcher.reached(lambda now: now.reason is Reason.TRIGGER_MISSING)
+            assert "model Plain" in watcher.statistics().detail
+            assert "install_triggers" in watcher.statistics().detail
+            wait.cancel()
+            await asyncio.wait([wait])
+    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
 
 
 async def test_a_database_without_rowbell_is_polled(server: URL) -> None:
@@ -437,7 +456,7 @@ async def test_a_flood_of_notifications_for_one_row_is_few_reads(orders: AsyncEn
 async def test_two_waits_on_one_session_are_refused(orders: AsyncEngine) -> None:
     async with AsyncSession(orders) as session:
         wait = asyncio.create_task(wait_for_row_change(session, Order, 1))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the wait begins
         with pytest.raises(SessionStateError, match="waits already"):
             await wait_for_row_change(session, Order, 2)
         wait.cancel()
@@ -460,7 +479,7 @@ async def test_a_frozen_snapshot_is_refused_at_the_call(orders: AsyncEngine, lev
 
 
 async def _changed_once_waiting(engine: AsyncEngine) -> None:
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the wait begins
     watcher = open_watcher(engine)
     assert watcher is not None
     await watcher.reached(lambda now: now.armed == 1)

@@ -2,7 +2,7 @@
 
 The life of one connection::
 
-    connect → LISTEN → sweep what the dead left → prove that notifications arrive
+    connect → LISTEN → prove that notifications arrive → sweep what the dead left
       → register what is wanted, heartbeat, register, … → lost, or stopped
 
 A connection that is lost is thrown away, every watch is unarmed at once, and after a while it

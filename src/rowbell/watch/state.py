@@ -92,6 +92,22 @@ REMEDIES = {
 }
 """What to do about each reason, as a clause."""
 
+_OF_THE_CONNECTION = frozenset(
+    {
+        Reason.UNSUPPORTED,
+        Reason.IN_RECOVERY,
+        Reason.NOT_DELIVERED,
+        Reason.CONNECTION_LOST,
+        Reason.NOT_INSTALLED,
+    }
+)
+
+
+def explain(reason: Reason, seen: str) -> str:
+    """What was seen, and the remedy, as one clause."""
+    remedy = REMEDIES.get(reason)
+    return f"{seen}; {remedy}" if remedy else seen
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatcherStatistics:
@@ -127,7 +143,9 @@ class WatcherStatistics:
 class StateLog:
     """The current state; each transition is logged once and told to those who asked."""
 
-    def __init__(self, name: str, changed: Callable[[], None], told: set[str]) -> None:
+    def __init__(
+        self, name: str, changed: Callable[[], None], told: set[tuple[Reason, str]]
+    ) -> None:
         self.state = WatcherState.IDLE
         self.since = datetime.now(UTC)
         self.reason: Reason | None = None
@@ -142,16 +160,17 @@ class StateLog:
         """Go to a state, or stay in it for another reason."""
         if self.state is WatcherState.CLOSED:
             return
+        self.detail = explain(reason, detail) if reason else detail
         if (state, reason) == (self.state, self.reason):
-            self.detail = detail
             return
         if state is not self.state:
             self.since = datetime.now(UTC)
         if state is WatcherState.LISTENING:
             self.reconnects += self._listened
             self._listened = True
-            self._told.clear()
-        self.state, self.reason, self.detail = state, reason, detail
+            # What was said of tables stays said: a watcher opened for each wait says it once.
+            self._told -= {one for one in self._told if one[0] in _OF_THE_CONNECTION}
+        self.state, self.reason = state, reason
         if reason is None or reason is Reason.REQUESTED:
             logger.info("rowbell %s: %s", self._name, state)
         else:
@@ -160,12 +179,6 @@ class StateLog:
 
     def warn(self, reason: Reason, detail: str) -> None:
         """Say once that waits are polled, why, and what to do about it."""
-        if f"{reason} {detail}" not in self._told:
-            self._told.add(f"{reason} {detail}")
-            logger.warning(
-                "rowbell %s polls (%s): %s; %s",
-                self._name,
-                reason,
-                detail,
-                REMEDIES.get(reason, ""),
-            )
+        if (reason, detail) not in self._told:
+            self._told.add((reason, detail))
+            logger.warning("rowbell %s polls (%s): %s", self._name, reason, explain(reason, detail))

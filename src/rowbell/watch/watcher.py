@@ -26,6 +26,7 @@ from rowbell.watch.state import (
     StateLog,
     WatcherState,
     WatcherStatistics,
+    explain,
     logger,
 )
 from rowbell.watch.timing import Timing
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import QueryableAttribute
     from sqlalchemy.orm.interfaces import ORMOption
 
-    from rowbell.watch.watch import Until
+    from rowbell.watch.watch import Until, Watch
 
 ModelT = TypeVar("ModelT")
 
@@ -271,7 +272,7 @@ class RowWatcher:
     def _no_key(self, request: WaitRequest) -> None:
         model = f"model {request.rows.model.__name__}"
         if self._mode is Mode.LISTEN:
-            raise ListenError(Reason.NO_KEY, f"{model} maps a table without a primary key")
+            raise ListenError(Reason.NO_KEY, explain(Reason.NO_KEY, model))
         self._state.warn(Reason.NO_KEY, model)
 
     def _check_open(self) -> None:
@@ -292,10 +293,7 @@ class RowWatcher:
         armed = sum(watch.arming is Arming.ARMED for watch in watches)
         reason, detail = self._state.reason, self._state.detail
         if reason is None:
-            troubled = {r for w in watches for r, _ in w.names} & self._board.troubles.keys()
-            reason = next((self._board.troubles[r] for r in sorted(troubled)), None)
-            if reason is None and any(not watch.rows.has_keys for watch in watches):
-                reason = Reason.NO_KEY
+            reason, detail = next(filter(None, map(self._trouble_of, watches)), (None, ""))
         return WatcherStatistics(
             state=self._state.state,
             since=self._state.since,
@@ -323,9 +321,17 @@ class RowWatcher:
     def _changed(self) -> None:
         if self._mode is Mode.LISTEN and self._board.troubles:
             for watch in self._board.watches:
-                for relation in {r for r, _ in watch.names} & self._board.troubles.keys():
-                    watch.fail(ListenError(self._board.troubles[relation], str(watch.rows.model)))
+                if trouble := self._trouble_of(watch):
+                    watch.fail(ListenError(*trouble))
         self._observers.look(self.statistics)
+
+    def _trouble_of(self, watch: Watch) -> tuple[Reason, str] | None:
+        """Why a watch cannot be armed though the listener hears, if that is so."""
+        reasons = [self._board.troubles.get(relation) for relation, _ in watch.names]
+        reason = next(filter(None, reasons), None if watch.rows.has_keys else Reason.NO_KEY)
+        if reason is None:
+            return None
+        return reason, explain(reason, f"model {watch.rows.model.__name__}")
 
     def _time(self) -> float:
         return asyncio.get_running_loop().time()
@@ -338,7 +344,7 @@ _open: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, RowWatcher]] = WeakKey
 """The open watchers. An engine is known by its dialect, which its copies by
 ``execution_options()`` share, and which survives ``dispose()``."""
 
-_told: WeakKeyDictionary[Dialect, set[str]] = WeakKeyDictionary()
+_told: WeakKeyDictionary[Dialect, set[tuple[Reason, str]]] = WeakKeyDictionary()
 """The warnings already given, so that a watcher opened for each wait gives them once."""
 
 
