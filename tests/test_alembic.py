@@ -17,7 +17,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 import rowbell.alembic
-from rowbell import TriggerError, TriggerState, trigger_status
+from rowbell import (
+    TriggerError,
+    TriggerState,
+    create_database,
+    drop_database,
+    trigger_status,
+)
 from rowbell.alembic import CreateRowTriggersOp, DropRowTriggersOp
 
 ROOT = Path(__file__).parent.parent
@@ -30,19 +36,11 @@ rowbell.alembic.register()
 def empty(server: URL, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An empty database, and the example app's migrations for it."""
     url = server.set(database="rowbell_migrated")
-
-    async def recreate(*, create: bool) -> None:
-        engine = create_async_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-        async with engine.connect() as connection:
-            await connection.execute(text("DROP DATABASE IF EXISTS rowbell_migrated WITH (FORCE)"))
-            if create:
-                await connection.execute(text("CREATE DATABASE rowbell_migrated"))
-        await engine.dispose()
-
-    asyncio.run(recreate(create=True))
+    asyncio.run(drop_database("rowbell_migrated", server_url=server, missing_ok=True))
+    asyncio.run(create_database("rowbell_migrated", server_url=server))
     monkeypatch.setenv("DATABASE_URL", url.render_as_string(hide_password=False))
     yield url
-    asyncio.run(recreate(create=False))
+    asyncio.run(drop_database("rowbell_migrated", server_url=server))
 
 
 def in_database(url: URL, function: Any) -> Any:

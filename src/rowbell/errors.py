@@ -5,16 +5,22 @@
     RowbellError
      ├─ NotFoundError (LookupError)             the row does not exist, or no longer
      ├─ WaitTimeoutError (TimeoutError)         no change within the time given
+     ├─ LockTimeoutError (SQLAlchemyError, TimeoutError)
+     │                                          a lock was not to be had in time
+     ├─ PoolExhaustedError (sqlalchemy.exc.TimeoutError, TimeoutError)
+     │                                          all connections of the pool are in use
      ├─ UnmappedModelError (TypeError)          not a mapped class, or one that cannot be watched
+     ├─ RelationshipError (TypeError)           not a Many-to-Many relationship
      ├─ InvalidKeyError (ValueError)            not a primary key of the model
      ├─ InvalidColumnError (ValueError)         not a column of the model
-     ├─ InvalidWaitError (ValueError)           another argument of a wait or a watcher
-     ├─ SessionStateError (RuntimeError)        the session cannot wait in the state it is in
+     ├─ InvalidArgumentError (ValueError)       another argument is outside its range
+     ├─ UnflushedInstanceError (ValueError)     an instance has no row yet
+     ├─ SessionStateError (RuntimeError)        the session cannot do that in the state it is in
      ├─ WatcherStateError (RuntimeError)        the watcher is closed, not entered, of another loop
+     ├─ DatabaseStateError (RuntimeError)       a database exists, is missing, or is in use
      ├─ UnsupportedEngineError (TypeError)      an engine that no watcher can work with
      ├─ ListenError (RuntimeError)              mode="listen", and listening is not possible
      └─ TriggerError (RuntimeError)             triggers cannot be installed on that table
-         └─ LockTimeoutError (TimeoutError, SQLAlchemyError)
 
 Each keeps the facts that its sentence is built from as attributes.
 """
@@ -25,6 +31,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -85,6 +92,48 @@ class WaitTimeoutError(RowbellError, TimeoutError):
         super().__init__(f"No change detected in {row} within {timeout:g}s ({served})")
 
 
+class LockTimeoutError(RowbellError, SQLAlchemyError, TimeoutError):
+    """A lock was not to be had in time. Nothing was changed.
+
+    Attributes:
+        objects: What was to be locked: the names of tables as SQL, rows, or a key.
+        mode: The mode of the lock.
+        timeout: The wait, as PostgreSQL writes it (``"5s"``); ``None`` where none was allowed,
+            or where it was the caller's own ``lock_timeout`` that ended it.
+    """
+
+    def __init__(self, objects: Iterable[str], mode: str, timeout: str | None) -> None:
+        self.objects = tuple(objects)
+        self.mode = mode
+        self.timeout = timeout
+        wait = f"within {timeout}" if timeout else "without a longer wait"
+        super().__init__(
+            f"no {mode} lock on {', '.join(self.objects)} {wait}: another transaction holds one "
+            "that conflicts (pg_blocking_pids() tells whose). Try again when it has ended, or "
+            "allow a longer wait"
+        )
+
+
+class PoolExhaustedError(RowbellError, PoolTimeoutError, TimeoutError):
+    """All connections of the engine's pool stayed in use for as long as it waits.
+
+    Attributes:
+        size: The pool's size, without its overflow.
+        in_use: The connections that were in use, overflow included.
+        waited: The pool's timeout, in seconds.
+    """
+
+    def __init__(self, *, size: int, in_use: int, waited: float) -> None:
+        self.size = size
+        self.in_use = in_use
+        self.waited = waited
+        super().__init__(
+            f"no connection within {waited:g}s: {in_use} are in use (pool size {size}, overflow "
+            f"{max(in_use - size, 0)}). Hold sessions for a shorter time, or raise pool_size or "
+            "max_overflow"
+        )
+
+
 class UnmappedModelError(RowbellError, TypeError):
     """The object given as a model is not a class that SQLAlchemy maps to tables.
 
@@ -134,8 +183,8 @@ class InvalidColumnError(RowbellError, ValueError):
         super().__init__(f"{text!r} {problem} of {model.__name__}: {remedy}")
 
 
-class InvalidWaitError(RowbellError, ValueError):
-    """An argument of a wait or of a watcher is outside its range.
+class InvalidArgumentError(RowbellError, ValueError):
+    """An argument is outside its range.
 
     Attributes:
         argument: The argument's name.
@@ -148,12 +197,54 @@ class InvalidWaitError(RowbellError, ValueError):
         super().__init__(f"{argument} must be {expected}, got {_short(value)}")
 
 
+class RelationshipError(RowbellError, TypeError):
+    """The attribute is not a Many-to-Many relationship, or not one that can be written to.
+
+    Attributes:
+        attribute: What was given.
+    """
+
+    def __init__(self, attribute: object, why: str) -> None:
+        self.attribute = attribute
+        super().__init__(f"{attribute} {why}")
+
+
+class UnflushedInstanceError(RowbellError, ValueError):
+    """An instance has no row in the database yet, so nothing can refer to it.
+
+    Attributes:
+        instance: The instance.
+    """
+
+    def __init__(self, instance: object) -> None:
+        self.instance = instance
+        super().__init__(
+            f"a {type(instance).__name__} that has no row yet cannot be related: "
+            "add it to the session and await session.flush() first"
+        )
+
+
 class SessionStateError(RowbellError, RuntimeError):
-    """The session cannot wait in the state that it is in; the sentence names the way out."""
+    """The session cannot do that in the state that it is in; the sentence names the way out."""
 
 
 class WatcherStateError(RowbellError, RuntimeError):
     """The watcher is closed, was not entered, or belongs to another event loop."""
+
+
+class DatabaseStateError(RowbellError, RuntimeError):
+    """A database cannot be created or dropped as things stand.
+
+    Attributes:
+        database: The database's name.
+        state: ``"exists"``, ``"missing"`` or ``"in use"``.
+    """
+
+    def __init__(self, database: str, state: str, remedy: str) -> None:
+        self.database = database
+        self.state = state
+        verb = state if state == "exists" else f"is {state}"
+        super().__init__(f"the database {database!r} {verb}: {remedy}")
 
 
 class UnsupportedEngineError(RowbellError, TypeError):
@@ -184,23 +275,3 @@ class TriggerError(RowbellError, RuntimeError):
     def __init__(self, table: str, why: str) -> None:
         self.table = table
         super().__init__(f"{table}: {why}")
-
-
-class LockTimeoutError(TriggerError, SQLAlchemyError, TimeoutError):
-    """A table's lock was not to be had in time.
-
-    Attributes:
-        table: The table's name.
-        mode: The lock's mode.
-        timeout: The wait, as PostgreSQL's ``lock_timeout`` takes it.
-    """
-
-    def __init__(self, table: str, mode: str, timeout: str) -> None:
-        self.mode = mode
-        self.timeout = timeout
-        super().__init__(
-            table,
-            f"no {mode} lock within {timeout}: a transaction that uses the table is open "
-            "(see pg_stat_activity, pg_blocking_pids). Nothing was changed; try again when it "
-            "has ended, or allow a longer lock_timeout",
-        )

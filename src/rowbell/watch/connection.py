@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
-from rowbell.errors import InvalidWaitError, UnsupportedEngineError
+from rowbell.errors import InvalidArgumentError, UnsupportedEngineError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -59,7 +59,7 @@ class Connections:
         listen_dialect: The dialect of the dedicated connection.
 
     Raises:
-        InvalidWaitError: ``listen_url`` names a driver without asyncio.
+        InvalidArgumentError: ``listen_url`` names a driver without asyncio.
     """
 
     def __init__(self, engine: AsyncEngine, listen_url: str | URL | None, timing: Timing) -> None:
@@ -70,7 +70,7 @@ class Connections:
             self.listen_dialect = url.get_dialect()()
             if not self.listen_dialect.is_async:
                 expected = "a URL with an asyncio driver, postgresql+asyncpg://…"
-                raise InvalidWaitError("listen_url", url.render_as_string(), expected)
+                raise InvalidArgumentError("listen_url", url.render_as_string(), expected)
         self._listen_url = listen_url
         self._timing = timing
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sqlalchemy import Connection, Table, event
 
+from rowbell.mapping import tables_of
 from rowbell.watch.install import install_triggers
-from rowbell.watch.tables import INFO_KEY, TriggerOptions, tables_of
+from rowbell.watch.tables import INFO_KEY, TriggerOptions
 from rowbell.watch.triggers import ForEach
 
 if TYPE_CHECKING:

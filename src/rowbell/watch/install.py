@@ -9,22 +9,22 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sqlalchemy import DDL, Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from rowbell.errors import LockTimeoutError, TriggerError
+from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
+from rowbell.mapping import ModelOrTable, tables_of
+from rowbell.sqlstate import LOCK_NOT_AVAILABLE, has_sqlstate
 from rowbell.watch.schema import FINGERPRINT, TRIGGERS, schema_statements
-from rowbell.watch.tables import Watchable, table_triggers, tables_of
+from rowbell.watch.tables import table_triggers
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from rowbell.watch.triggers import TableTriggers
-
-LOCK_NOT_AVAILABLE: Final = "55P03"
-"""The SQLSTATE of a lock timeout (PostgreSQL's appendix A, "Error Codes")."""
 
 
 class TriggerState(StrEnum):
@@ -56,7 +56,7 @@ class TriggerStatus:
 
 
 def install_triggers(
-    connection: Connection, *models: Watchable, lock_timeout: str = "2s"
+    connection: Connection, *models: ModelOrTable, lock_timeout: LockTimeoutValue = "2s"
 ) -> list[str]:
     """Install the triggers of models, and what they need, where it does not stand already.
 
@@ -68,13 +68,15 @@ def install_triggers(
     Args:
         connection: A connection to PostgreSQL, in a transaction.
         models: Mapped classes (all of their tables) or tables.
-        lock_timeout: The longest wait for a lock, as PostgreSQL takes it (``"2s"``).
+        lock_timeout: The longest wait for a lock: a text as PostgreSQL takes it (``"2s"``),
+            seconds, or a ``timedelta``.
 
     Returns:
         The statements that were executed; none where everything stood already.
 
     Raises:
         UnmappedModelError: A model is neither a mapped class nor a table.
+        InvalidArgumentError: ``lock_timeout`` is none.
         TriggerError: There is no such table, it has no primary key, it is a view, a foreign
             table or a single partition, or the connection is in AUTOCOMMIT.
         LockTimeoutError: The lock was not to be had in time.
@@ -85,6 +87,7 @@ def install_triggers(
             async with engine.begin() as connection:
                 await connection.run_sync(rowbell.install_triggers, Order)
     """
+    timeout = LockTimeout.of(lock_timeout, "lock_timeout")
     executed: list[str] = []
     for triggers in [table_triggers(connection, table) for table in tables_of(models)]:
         found = _inspect(connection, triggers)
@@ -95,14 +98,14 @@ def install_triggers(
                 f"ALTER TABLE {triggers.name} DISABLE TRIGGER {name}" for name in found.disabled
             ]
         if statements:
-            with _lock_timeout(connection, triggers.name, lock_timeout):
+            with _limited(connection, triggers.name, timeout):
                 _execute(connection, statements)
         executed += statements
     return executed
 
 
 def remove_triggers(
-    connection: Connection, *models: Watchable, lock_timeout: str = "2s"
+    connection: Connection, *models: ModelOrTable, lock_timeout: LockTimeoutValue = "2s"
 ) -> list[str]:
     """Remove the triggers of models, and the functions that no other table's triggers run.
 
@@ -112,23 +115,26 @@ def remove_triggers(
     Args:
         connection: A connection to PostgreSQL, in a transaction.
         models: Mapped classes (all of their tables) or tables.
-        lock_timeout: The longest wait for a lock, as PostgreSQL takes it (``"2s"``).
+        lock_timeout: The longest wait for a lock: a text as PostgreSQL takes it (``"2s"``),
+            seconds, or a ``timedelta``.
 
     Returns:
         The statements that were executed; none where no trigger stood.
 
     Raises:
         UnmappedModelError: A model is neither a mapped class nor a table.
+        InvalidArgumentError: ``lock_timeout`` is none.
         TriggerError: There is no such table, or the connection is in AUTOCOMMIT.
         LockTimeoutError: The lock was not to be had in time.
     """
+    timeout = LockTimeout.of(lock_timeout, "lock_timeout")
     executed: list[str] = []
     for triggers in [table_triggers(connection, table) for table in tables_of(models)]:
         found = _inspect(connection, triggers)
         if not found.functions:
             continue
         statements = drop_statements(triggers.name)
-        with _lock_timeout(connection, triggers.name, lock_timeout):
+        with _limited(connection, triggers.name, timeout):
             _execute(connection, statements)
             for function in sorted(found.functions):
                 if not _is_used(connection, function):
@@ -138,7 +144,7 @@ def remove_triggers(
     return executed
 
 
-def trigger_status(connection: Connection, *models: Watchable) -> list[TriggerStatus]:
+def trigger_status(connection: Connection, *models: ModelOrTable) -> list[TriggerStatus]:
     """What stands on the tables of models.
 
     Args:
@@ -224,21 +230,20 @@ def _execute(connection: Connection, statements: Iterable[str]) -> None:
         connection.execute(DDL(statement.replace("%", "%%")))  # type: ignore[no-untyped-call]
 
 
-def lock_timeout_statements(timeout: str) -> tuple[list[str], list[str]]:
+def lock_timeout_statements(timeout: LockTimeout) -> tuple[list[str], list[str]]:
     """What limits the waits for locks in the rest of a transaction, and what ends that limit.
 
     The first also lets one installation run at a time.
     """
-    quoted = timeout.replace("'", "''")
     return [
         "SELECT set_config('rowbell.lock_timeout', current_setting('lock_timeout'), true)",
-        f"SELECT set_config('lock_timeout', '{quoted}', true)",
+        f"SELECT set_config('lock_timeout', '{timeout}', true)",
         "SELECT pg_advisory_xact_lock(hashtextextended('rowbell', 0))",
     ], ["SELECT set_config('lock_timeout', current_setting('rowbell.lock_timeout'), true)"]
 
 
 @contextmanager
-def _lock_timeout(connection: Connection, table: str, timeout: str) -> Generator[None]:
+def _limited(connection: Connection, table: str, timeout: LockTimeout) -> Generator[None]:
     before, after = lock_timeout_statements(timeout)
     try:
         _execute(connection, before[:1])
@@ -249,12 +254,7 @@ def _lock_timeout(connection: Connection, table: str, timeout: str) -> Generator
         _execute(connection, before[1:])
         yield
     except DBAPIError as error:
-        if LOCK_NOT_AVAILABLE in _sqlstates(error):
-            raise LockTimeoutError(table, "SHARE ROW EXCLUSIVE", timeout) from error
+        if has_sqlstate(error, LOCK_NOT_AVAILABLE):
+            raise LockTimeoutError([table], "SHARE ROW EXCLUSIVE", str(timeout)) from error
         raise
     _execute(connection, after)
-
-
-def _sqlstates(error: DBAPIError) -> set[object]:
-    """The SQLSTATE, under the names that the drivers have for it."""
-    return {getattr(error.orig, name, None) for name in ("sqlstate", "pgcode")}

@@ -14,7 +14,7 @@ from sqlalchemy.exc import CompileError
 from sqlalchemy.orm import LoaderCallableStatus
 from sqlalchemy.sql.elements import SQLCoreOperations
 
-from rowbell.errors import InvalidColumnError, InvalidWaitError
+from rowbell.errors import InvalidArgumentError, InvalidColumnError
 from rowbell.watch.rows import MappedRows
 from rowbell.watch.watch import UNSEEN, Watch
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import InstanceState, QueryableAttribute
     from sqlalchemy.orm.interfaces import ORMOption
 
-    from rowbell.watch.keys import Key
-    from rowbell.watch.rows import SchemaMap
+    from rowbell.keys import Key
+    from rowbell.mapping import SchemaMap
     from rowbell.watch.watch import Until
 
 
@@ -75,9 +75,9 @@ class WaitRequest:
         """Check a wait's arguments; see ``wait_for_row_change`` for them and the errors."""
         rows = MappedRows.of(model, dialect, schema_map)
         if not 0 < interval < math.inf:
-            raise InvalidWaitError("interval", interval, "a number of seconds above 0")
+            raise InvalidArgumentError("interval", interval, "a number of seconds above 0")
         if timeout is not None and not timeout >= 0:
-            raise InvalidWaitError("timeout", timeout, "a number of seconds, or None for ever")
+            raise InvalidArgumentError("timeout", timeout, "a number of seconds, or None for ever")
         names = rows.columns.resolve(columns)
         condition = _until(rows, until)
         return cls(
@@ -132,7 +132,7 @@ def _until(rows: MappedRows, until: object) -> Until | None:
             raise InvalidColumnError(rows.model, foreign, rows.columns.properties, why)
         return expression
     if not callable(until) or python_inspect.iscoroutinefunction(until):
-        raise InvalidWaitError(
+        raise InvalidArgumentError(
             "until", until, "a function that is given an instance, or an SQL expression"
         )
     return until
@@ -142,14 +142,16 @@ def _condition_key(rows: MappedRows, until: Until | None) -> Hashable:
     """What the server is to be asked, as a key.
 
     Raises:
-        InvalidWaitError: The expression cannot be written in SQL of this database.
+        InvalidArgumentError: The expression cannot be written in SQL of this database.
     """
     if not isinstance(until, ColumnElement):
         return None
     try:
         compiled = until.compile(dialect=rows.dialect)
     except CompileError as error:
-        raise InvalidWaitError("until", type(until), f"SQL of this database ({error})") from error
+        raise InvalidArgumentError(
+            "until", type(until), f"SQL of this database ({error})"
+        ) from error
     key = (str(compiled), tuple(sorted(compiled.params.items())))
     try:
         hash(key)
@@ -174,8 +176,8 @@ def _since(rows: MappedRows, names: Sequence[str], since: object) -> Mapping[str
         seen = {k: v for k, v in seen.items() if not isinstance(v, LoaderCallableStatus)}
     else:
         expected = f"an instance of {rows.model.__name__}, or values by attribute"
-        raise InvalidWaitError("since", since, expected)
+        raise InvalidArgumentError("since", since, expected)
     if not seen:
         expected = "something that holds a watched column; are its attributes expired?"
-        raise InvalidWaitError("since", since, expected)
+        raise InvalidArgumentError("since", since, expected)
     return seen

@@ -8,10 +8,9 @@ or bytea column is read as its SHA-256.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from sqlalchemy import (
@@ -32,7 +31,6 @@ from sqlalchemy import (
     bindparam,
     column,
     func,
-    inspect,
     literal_column,
     select,
     type_coerce,
@@ -40,23 +38,21 @@ from sqlalchemy import (
 )
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import OID
-from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import join as orm_join
 from sqlalchemy.sql import visitors
 from sqlalchemy.types import JSON, Enum, NullType, TypeDecorator, TypeEngine
 
-from rowbell.errors import UnmappedModelError
+from rowbell.keys import Key, key_names, key_of
+from rowbell.mapping import SchemaMap, mapper_of, table_name
 from rowbell.watch.columns import MappedColumns
-from rowbell.watch.keys import Key, key_names, key_of
 from rowbell.watch.tables import key_columns
-from rowbell.watch.triggers import qualified, signature
+from rowbell.watch.triggers import signature
 
 if TYPE_CHECKING:
-    from sqlalchemy.sql.selectable import FromClause
+    from collections.abc import Mapping, Sequence
 
-SchemaMap: TypeAlias = Mapping[str | None, str | None]
-"""SQLAlchemy's ``schema_translate_map``."""
+    from sqlalchemy.orm import Mapper
+    from sqlalchemy.sql.selectable import FromClause
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +71,6 @@ class Evidence:
 
 
 _CAST_TYPES: dict[str, TypeEngine[Any]] = {"text": Text(), "numeric": Numeric()}
-
-
-def mapper_of(model: object) -> Mapper[Any]:
-    """The mapper of a mapped class.
-
-    Raises:
-        UnmappedModelError: The model is not one.
-    """
-    try:
-        mapper = inspect(model)
-    except NoInspectionAvailable:
-        raise UnmappedModelError(model) from None
-    if not isinstance(mapper, Mapper) or not isinstance(model, type):
-        raise UnmappedModelError(model)
-    return mapper
 
 
 class MappedRows:
@@ -160,8 +141,7 @@ class MappedRows:
 
     def table_name(self, table: Table) -> str:
         """The table's name as SQL."""
-        schema = self.schema_map.get(table.schema, table.schema)
-        return qualified(schema, table.name)
+        return table_name(table, self.schema_map)
 
     # -- reads
 

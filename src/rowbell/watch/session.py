@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, undefer
 from rowbell.errors import NotFoundError, SessionStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator
 
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm.interfaces import ORMOption
@@ -39,11 +39,6 @@ def alone(session: Session) -> Generator[None]:
         yield
     finally:
         _waiting.discard(session)
-
-
-def execution_options(session: AsyncSession) -> Mapping[str, Any]:
-    """The session's own execution options, which SQLAlchemy has since 2.1."""
-    return getattr(session.sync_session, "execution_options", {})
 
 
 def _held(session: Session, bind: Engine | Connection) -> Connection | None:

@@ -1,22 +1,18 @@
-"""From models to the tables and keys that triggers are made for."""
+"""From tables to the keys and options that their triggers are made for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Column, Connection, Table, inspect, text
+from sqlalchemy import Column, Connection, Table, text
 from sqlalchemy.dialects.postgresql import BIT, MONEY
-from sqlalchemy.exc import NoInspectionAvailable
 
-from rowbell.errors import TriggerError, UnmappedModelError
+from rowbell.errors import TriggerError
 from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-Watchable: TypeAlias = Table | type[Any]
-"""A table, or a mapped class for all of its tables."""
 
 INFO_KEY: Final = "rowbell"
 """Where a table's ``info`` keeps its ``TriggerOptions``."""
@@ -36,21 +32,6 @@ class TriggerOptions:
 
     for_each: ForEach | None = None
     replicated: bool = False
-
-
-def tables_of(models: Iterable[Watchable]) -> list[Table]:
-    """The tables of models, each once."""
-    tables: dict[Table, None] = {}
-    for model in models:
-        if isinstance(model, Table):
-            tables[model] = None
-            continue
-        try:
-            mapped = inspect(model).tables
-        except (NoInspectionAvailable, AttributeError):
-            raise UnmappedModelError(model) from None
-        tables.update((table, None) for table in mapped if isinstance(table, Table))
-    return list(tables)
 
 
 def key_columns(columns: Iterable[Column[Any]]) -> tuple[KeyColumn, ...]:

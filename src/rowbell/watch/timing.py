@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, fields
 
-from rowbell.errors import InvalidWaitError
+from rowbell.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,9 @@ class Timing:
         for field in fields(self):
             value = getattr(self, field.name)
             if not value > 0:
-                raise InvalidWaitError(f"timing.{field.name}", value, "a number of seconds above 0")
+                raise InvalidArgumentError(
+                    f"timing.{field.name}", value, "a number of seconds above 0"
+                )
 
 
 class Backoff:

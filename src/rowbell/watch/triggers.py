@@ -19,6 +19,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Final
 
+from rowbell.mapping import qualified, quote_identifier
 from rowbell.watch.schema import KEYS_PER_STATEMENT, TRIGGERS
 
 
@@ -48,19 +49,6 @@ class KeyColumn:
         """The column of that row, as SQL."""
         column = f"{row}.{quote_identifier(self.name)}"
         return f"{column}::{self.cast}" if self.cast else column
-
-
-def quote_identifier(name: str) -> str:
-    """The name as an SQL identifier, quoted always: no word is reserved inside quotes."""
-    if "\0" in name or not name:
-        raise ValueError(f"not an identifier: {name!r}")
-    return '"' + name.replace('"', '""') + '"'
-
-
-def qualified(schema: str | None, name: str) -> str:
-    """The name of a table, with its schema if it has one."""
-    table = quote_identifier(name)
-    return f"{quote_identifier(schema)}.{table}" if schema else table
 
 
 def signature(key: tuple[KeyColumn, ...]) -> bytes:

@@ -13,14 +13,13 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 
 from rowbell.errors import NotFoundError, UnsupportedEngineError
+from rowbell.mapping import mapper_of, schema_map_of
 from rowbell.watch.connection import check_engine
 from rowbell.watch.reader import finish, read
 from rowbell.watch.request import WaitRequest
-from rowbell.watch.rows import mapper_of
 from rowbell.watch.session import (
     adopt,
     alone,
-    execution_options,
     refresh,
     refuse_frozen_snapshot,
     sees,
@@ -89,7 +88,7 @@ async def wait_for_row_change(
         WaitTimeoutError: No change within ``timeout``; a ``TimeoutError``.
         InvalidKeyError: ``pk_value`` is no key of the model.
         InvalidColumnError: One of ``columns``, or of ``until``, is no column of the model.
-        InvalidWaitError: ``interval``, ``timeout``, ``until`` or ``since`` is none.
+        InvalidArgumentError: ``interval``, ``timeout``, ``until`` or ``since`` is none.
         UnmappedModelError: ``model`` is not a mapped class.
         SessionStateError: The session waits already, or its transaction's isolation level
             would show it no change.
@@ -108,10 +107,9 @@ async def wait_for_row_change(
         kind = type(session).__name__
         raise UnsupportedEngineError(f"waiting takes an AsyncSession, not a {kind}")
     bind = session.sync_session.get_bind(mapper_of(model))
-    options_in_force = {**bind.get_execution_options(), **execution_options(session)}
     request = WaitRequest.of(
         bind.dialect,
-        options_in_force.get("schema_translate_map"),
+        schema_map_of(session.sync_session, bind),
         model,
         pk_value,
         columns=columns,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm.interfaces import ORMOption
 
-    from rowbell.watch.keys import Key
+    from rowbell.keys import Key
     from rowbell.watch.rows import Evidence, MappedRows
 
 Until: TypeAlias = "Callable[[Any], object] | ColumnElement[bool]"

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import anyio
 
 from rowbell.errors import (
-    InvalidWaitError,
+    InvalidArgumentError,
     ListenError,
     WatcherStateError,
 )
@@ -66,7 +66,7 @@ class RowWatcher:
     Raises:
         UnsupportedEngineError: Not an ``AsyncEngine``, or one whose sessions share a
             connection.
-        InvalidWaitError: ``mode`` or ``recheck`` is none.
+        InvalidArgumentError: ``mode`` or ``recheck`` is none.
 
     Example:
         .. code-block:: python
@@ -86,9 +86,9 @@ class RowWatcher:
     ) -> None:
         check_engine(engine)
         if mode not in set(Mode):
-            raise InvalidWaitError("mode", mode, "'auto', 'listen' or 'poll'")
+            raise InvalidArgumentError("mode", mode, "'auto', 'listen' or 'poll'")
         if recheck is not None and not 0 < recheck < math.inf:
-            raise InvalidWaitError("recheck", recheck, "a number of seconds above 0, or None")
+            raise InvalidArgumentError("recheck", recheck, "a number of seconds above 0, or None")
         self._engine = engine
         self._mode = Mode(mode)
         self._timing = timing or Timing()
@@ -221,7 +221,7 @@ class RowWatcher:
         Raises:
             NotFoundError: The row does not exist, or was deleted.
             WaitTimeoutError: No change within ``timeout``.
-            InvalidKeyError, InvalidColumnError, InvalidWaitError, UnmappedModelError: An
+            InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError: An
                 argument is none.
             WatcherStateError: The watcher is not open, or belongs to another event loop.
             ListenError: ``mode="listen"``, and this table cannot ring.

@@ -1,0 +1,234 @@
+"""The association rows of a Many-to-Many relationship, from one owner's side."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from sqlalchemy import Column, ColumnElement, Table, and_, delete, inspect, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import QueryableAttribute, RelationshipProperty
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import BindParameter
+
+from rowbell.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    RelationshipError,
+    SessionStateError,
+    UnflushedInstanceError,
+)
+from rowbell.mapping import SchemaMap, schema_map_of, sync_connection
+from rowbell.session import savepoint
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Sequence
+
+    from sqlalchemy import Executable
+    from sqlalchemy.engine import CursorResult
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.orm import InstanceState, Mapper
+
+
+Key = tuple[Any, ...]
+"""Values of the columns by which one side is known in the secondary table, in their order."""
+
+_MAX_PARAMETERS: Final = 32_767
+"""Of one statement, in PostgreSQL's protocol as asyncpg writes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One side's columns, and those of the secondary table that refer to them."""
+
+    mapper: Mapper[Any]
+    columns: tuple[Column[Any], ...]
+    references: tuple[Column[Any], ...]
+
+    def key(self, instance: object) -> Key:
+        """The instance's values; may load them, so it runs in a greenlet.
+
+        Raises:
+            UnflushedInstanceError: It has no row yet.
+        """
+        state = inspect(instance)
+        key = tuple(self._value(state, column) for column in self.columns)
+        if state.pending or any(value is None for value in key):
+            raise UnflushedInstanceError(instance)
+        return key
+
+    def _value(self, state: InstanceState[Any], column: Column[Any]) -> Any:
+        if state.identity and column in state.mapper.primary_key:  # known though expired
+            return state.identity[state.mapper.primary_key.index(column)]
+        return getattr(state.obj(), state.mapper.get_property_by_column(column).key)
+
+    def equals(self, key: Key) -> ColumnElement[bool]:
+        """The rows of the secondary table that refer to that key."""
+        return and_(*(c == value for c, value in zip(self.references, key, strict=True)))
+
+    def check(self, rel_attr: QueryableAttribute[Any], instance: object) -> None:
+        """Refuse an instance of another class."""
+        if not isinstance(instance, self.mapper.class_):
+            wanted = self.mapper.class_.__name__
+            raise RelationshipError(
+                rel_attr, f"relates a {wanted}, which {type(instance).__name__} is not"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """A Many-to-Many relationship of one owner."""
+
+    instance: object
+    prop: RelationshipProperty[Any]
+    table: Table
+    owner: _Side
+    related: _Side
+
+    @classmethod
+    def of(
+        cls, instance: object, rel_attr: QueryableAttribute[Any], related: Iterable[object]
+    ) -> Self:
+        """Check the arguments, as far as that needs no database."""
+        prop = getattr(rel_attr, "property", None)
+        table = prop.secondary if isinstance(prop, RelationshipProperty) else None
+        if not isinstance(prop, RelationshipProperty) or table is None:
+            raise RelationshipError(
+                rel_attr,
+                "is not a Many-to-Many relationship: pass one that has a secondary table, as "
+                "in Post.tags",
+            )
+        owner = _Side(prop.parent, *zip(*prop.synchronize_pairs, strict=True))
+        other = _Side(prop.mapper, *zip(*(prop.secondary_synchronize_pairs or ()), strict=True))
+        known = {*owner.columns, *owner.references, *other.columns, *other.references}
+        joins = [*visitors.iterate(prop.primaryjoin), *visitors.iterate(prop.secondaryjoin)]
+        if not isinstance(table, Table) or any(
+            isinstance(part, BindParameter) or (isinstance(part, Column) and part not in known)
+            for part in joins
+        ):
+            raise RelationshipError(
+                rel_attr,
+                "is a Many-to-Many relationship that cannot be written to: its joins do more "
+                "than compare keys in a secondary table",
+            )
+        owner.check(rel_attr, instance)
+        for one in related:
+            other.check(rel_attr, one)
+        return cls(instance, prop, table, owner, other)
+
+    @asynccontextmanager
+    async def written(
+        self, session: AsyncSession, related: Sequence[object]
+    ) -> AsyncGenerator[AssociationRows, None]:
+        """The owner's rows, to be written; then what is loaded of them is expired."""
+        self._refuse_pending()
+        keys = await session.run_sync(
+            lambda _: [self.owner.key(self.instance), *map(self.related.key, related)]
+        )
+        bind = session.sync_session.get_bind(self.prop.parent)
+        async with savepoint(session, bind) as connection:
+            schema_map = schema_map_of(session.sync_session, sync_connection(connection))
+            yield AssociationRows(self, connection, schema_map, keys[0], frozenset(keys[1:]))
+        self._expire(session, related)
+
+    def _refuse_pending(self) -> None:
+        """Refuse where expiring the collection would drop what the caller did to it."""
+        state = inspect(self.instance)
+        if self.prop.key in state.dict and state.attrs[self.prop.key].history.has_changes():
+            raise SessionStateError(
+                f"{self.prop} has changes on this instance that are not flushed, and would be "
+                "lost: await session.flush() first"
+            )
+
+    def _expire(self, session: AsyncSession, related: Iterable[object]) -> None:
+        """Expire the loaded collection, and those of the other side that mirror it."""
+        mirrors = [
+            other.key
+            for other in self.prop.mapper.relationships
+            if other.secondary is self.table and other is not self.prop
+        ]
+        for instance, names in [(self.instance, [self.prop.key]), *((r, mirrors) for r in related)]:
+            loaded = inspect(instance).dict
+            stale = [
+                name
+                for name in names
+                if name in loaded and not inspect(instance).attrs[name].history.has_changes()
+            ]
+            if stale and instance in session:
+                session.expire(instance, stale)
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationRows:
+    """One owner's rows in the secondary table, on a connection."""
+
+    association: Association
+    connection: AsyncConnection
+    schema_map: SchemaMap
+    owner: Key
+    related: frozenset[Key]
+
+    async def lock_owner(self) -> None:
+        """Make others wait who lock the same owner."""
+        side = self.association.owner
+        conditions = [c == value for c, value in zip(side.columns, self.owner, strict=True)]
+        statement = select(*side.columns).where(*conditions).with_for_update(key_share=True)
+        if (await self._execute(statement)).first() is None:
+            names = (side.mapper.get_property_by_column(c).key for c in side.columns)
+            key = dict(zip(names, self.owner, strict=True))
+            raise NotFoundError(type(self.association.instance), key)
+
+    async def select(self) -> frozenset[Key]:
+        """The keys that are related now."""
+        side = self.association.owner
+        statement = select(*self.association.related.references).where(side.equals(self.owner))
+        return frozenset(tuple(row) for row in await self._execute(statement))
+
+    async def insert(self, keys: Iterable[Key], *, ignore_conflicts: bool = False) -> None:
+        """Insert rows, in an order that all callers share, so that they cannot deadlock."""
+        rows = [self._row(key) for key in _ordered(keys)]
+        if rows:
+            statement = insert(self.association.table)
+            if ignore_conflicts:
+                statement = statement.on_conflict_do_nothing()
+            await self._execute(statement, rows)
+
+    async def delete(self, keys: Iterable[Key]) -> None:
+        """Delete rows, in as many statements as their parameters need."""
+        side, ordered = self.association.related, _ordered(keys)
+        size = (_MAX_PARAMETERS - len(self.owner)) // len(side.references)
+        for start in range(0, len(ordered), size):
+            await self._execute(
+                delete(self.association.table).where(
+                    self.association.owner.equals(self.owner),
+                    tuple_(*side.references).in_(ordered[start : start + size]),
+                )
+            )
+
+    def _row(self, key: Key) -> dict[str, Any]:
+        row = _by_name(self.association.owner, self.owner)
+        for name, value in _by_name(self.association.related, key).items():
+            # Two composite foreign keys may share a column, such as a tenant's.
+            if row.setdefault(name, value) != value:
+                raise InvalidArgumentError(
+                    "related", f"one with {name} {value!r}", f"of the owner's {name} {row[name]!r}"
+                )
+        return row
+
+    async def _execute(
+        self, statement: Executable, rows: list[dict[str, Any]] | None = None
+    ) -> CursorResult[Any]:
+        options = {"schema_translate_map": dict(self.schema_map) or None}
+        return await self.connection.execute(statement, rows, execution_options=options)
+
+
+def _by_name(side: _Side, key: Key) -> dict[str, Any]:
+    return {column.key: value for column, value in zip(side.references, key, strict=True)}
+
+
+def _ordered(keys: Iterable[Key]) -> list[Key]:
+    try:
+        return sorted(keys)
+    except TypeError:  # of a type that has no order, such as an enum
+        return sorted(keys, key=repr)

@@ -1,0 +1,63 @@
+"""The wait for a lock: limited, and undone in the session's settings when it is over."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from rowbell.errors import LockTimeoutError
+from rowbell.session import refuse_autocommit
+from rowbell.sqlstate import LOCK_NOT_AVAILABLE, has_sqlstate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from rowbell.lock_timeout import LockTimeout
+
+# A sub-select, so that the old value is read before the new one is set.
+_LIMIT = text(
+    "SELECT previous, set_config('lock_timeout', :timeout, true) "
+    "FROM (SELECT current_setting('lock_timeout') AS previous OFFSET 0) AS setting"
+)
+_RESTORE = text("SELECT set_config('lock_timeout', :previous, true)")
+
+
+@asynccontextmanager
+async def lock_wait(
+    connection: AsyncConnection, timeout: LockTimeout | None, objects: Iterable[str], mode: str
+) -> AsyncGenerator[None, None]:
+    """Let the statements of the block wait for locks that long, and no others after them.
+
+    It runs inside a transaction or SAVEPOINT that ends when it fails, which restores the
+    setting too.
+
+    Args:
+        connection: The session's connection.
+        timeout: The longest wait; ``None`` leaves the caller's ``lock_timeout`` in force.
+        objects: What is locked, for the error.
+        mode: The mode of the lock, for the error.
+
+    Raises:
+        LockTimeoutError: The lock was not to be had in time.
+        SessionStateError: The session is in AUTOCOMMIT.
+    """
+    try:
+        if timeout is None:
+            with refuse_autocommit():
+                yield
+            return
+        limited = await connection.execute(_LIMIT, {"timeout": str(timeout)})
+        previous = limited.one().previous
+        with refuse_autocommit():
+            yield
+    except DBAPIError as error:
+        if has_sqlstate(error, LOCK_NOT_AVAILABLE):
+            wait = None if timeout is None else str(timeout)
+            raise LockTimeoutError(objects, mode, wait) from error
+        raise
+    await connection.execute(_RESTORE, {"previous": previous})

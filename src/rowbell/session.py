@@ -1,0 +1,215 @@
+"""Sessions for requests and workers, and transactions inside of them.
+
+What ends a session or rolls back runs shielded from cancellation, within a limit: a client
+that has gone, or a timeout around the block, leaves no transaction open and no connection out
+of its pool.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import anyio
+from sqlalchemy.exc import DBAPIError, UnboundExecutionError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.pool import QueuePool
+
+from rowbell.errors import PoolExhaustedError, SessionStateError
+from rowbell.sqlstate import NO_ACTIVE_TRANSACTION, has_sqlstate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.ext.asyncio import (
+        AsyncConnection,
+        AsyncSessionTransaction,
+        AsyncTransaction,
+        async_sessionmaker,
+    )
+
+SessionT = TypeVar("SessionT", bound=AsyncSession)
+
+CLEANUP_SECONDS: Final = 5.0
+"""How long a rollback may take; on a connection that hangs it is given up, and that closed."""
+
+
+def create_db_dependency(
+    session_maker: async_sessionmaker[SessionT],
+) -> Callable[[], AsyncGenerator[SessionT, None]]:
+    """A dependency for FastAPI's ``Depends``: a session for each request.
+
+    The session has its connection when the endpoint begins. After the endpoint it commits, if
+    a transaction is open; an exception or a cancellation rolls back. When that happens is the
+    scope's choice: ``Depends(get_db, scope="function")`` commits before the response is sent,
+    so that a commit that fails is a 500; ``Depends(get_db)`` after it, so that a streaming
+    response may go on using the session. See :mod:`rowbell.fastapi` for a ready-made form.
+
+    Args:
+        session_maker: Makes the sessions; of any subclass of ``AsyncSession``.
+
+    Returns:
+        An async-generator function. It raises ``PoolExhaustedError`` before the endpoint runs
+        where all connections are in use for as long as the pool waits (``pool_timeout``).
+
+    Example:
+        .. code-block:: python
+
+            get_db = rowbell.create_db_dependency(async_sessionmaker(engine))
+
+
+            @app.post("/orders")
+            async def create(
+                session: Annotated[AsyncSession, Depends(get_db, scope="function")],
+            ) -> None: ...
+    """
+    context = create_db_context(session_maker)
+
+    async def get_db() -> AsyncGenerator[SessionT, None]:
+        async with context() as session:
+            yield session
+
+    return get_db
+
+
+def create_db_context(
+    session_maker: async_sessionmaker[SessionT],
+) -> Callable[[], AbstractAsyncContextManager[SessionT]]:
+    """The same life cycle for workers, command lines and tests.
+
+    Args:
+        session_maker: Makes the sessions; of any subclass of ``AsyncSession``.
+
+    Returns:
+        A function whose result is used in ``async with``. It yields a session that has its
+        connection, commits at the end if a transaction is open, and rolls back on an exception
+        or a cancellation. Entering it raises ``PoolExhaustedError`` where all connections are
+        in use for as long as the pool waits.
+
+    Example:
+        .. code-block:: python
+
+            db = rowbell.create_db_context(async_sessionmaker(engine))
+
+            async with db() as session:
+                session.add(Order(status="new"))
+    """
+
+    @asynccontextmanager
+    async def db_context() -> AsyncGenerator[SessionT, None]:
+        session = session_maker()
+        try:
+            await _check_out(session)
+            yield session
+            if session.in_transaction():
+                await session.commit()
+        except PoolTimeoutError as error:
+            _raise_exhausted(session, error)
+            raise
+        finally:
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await session.close()
+
+    return db_context
+
+
+@asynccontextmanager
+async def get_transaction(session: SessionT) -> AsyncGenerator[SessionT, None]:
+    """A transaction in a session: a SAVEPOINT where one is open already.
+
+    Without an open transaction, one is begun, committed at the end, and rolled back on an
+    exception. Inside of one, a SAVEPOINT takes its place, so that only the block is undone and
+    the transaction around it goes on; also where the block is cancelled, by a timeout say.
+
+    Args:
+        session: The session. What it has pending is flushed before a SAVEPOINT.
+
+    Yields:
+        The session.
+
+    Example:
+        .. code-block:: python
+
+            async with rowbell.get_transaction(session):
+                session.add(Order(status="new"))
+    """
+    async with _completed(session.begin_nested() if session.in_transaction() else session.begin()):
+        yield session
+
+
+@asynccontextmanager
+async def savepoint(
+    session: AsyncSession, bind: Engine | Connection
+) -> AsyncGenerator[AsyncConnection]:
+    """A SAVEPOINT on a session's connection, begun without flushing what the session has pending.
+
+    Args:
+        session: The session; a transaction is begun if none is open, and left open.
+        bind: Its engine or connection.
+
+    Yields:
+        The connection.
+
+    Raises:
+        SessionStateError: The session is in AUTOCOMMIT, where there are no transactions.
+    """
+    connection = await session.connection(bind_arguments={"bind": bind})
+    async with _completed(connection.begin_nested()):
+        yield connection
+
+
+@contextmanager
+def refuse_autocommit() -> Generator[None]:
+    """Say what is wrong where a statement of the block needs a transaction and has none.
+
+    Raises:
+        SessionStateError: The session is in AUTOCOMMIT.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        if not has_sqlstate(error, NO_ACTIVE_TRANSACTION):
+            raise
+        raise SessionStateError(
+            "the session is in AUTOCOMMIT, where nothing lasts longer than a statement: use one "
+            "with an isolation level"
+        ) from error
+
+
+@asynccontextmanager
+async def _completed(
+    transaction: AsyncSessionTransaction | AsyncTransaction,
+) -> AsyncGenerator[None]:
+    with refuse_autocommit():
+        await transaction.__aenter__()
+    try:
+        yield
+    except BaseException as error:
+        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+            await transaction.__aexit__(type(error), error, error.__traceback__)
+        raise
+    else:
+        await transaction.__aexit__(None, None, None)
+
+
+async def _check_out(session: AsyncSession) -> None:
+    """Check the session's connection out of the pool."""
+    try:
+        session.get_bind()
+    except UnboundExecutionError:
+        return  # bound per model: which of the engines will be used is not known yet
+    await session.connection()
+
+
+def _raise_exhausted(session: AsyncSession, error: PoolTimeoutError) -> None:
+    """Say which pool was exhausted, if it was the session's own."""
+    try:
+        pool = session.get_bind().engine.pool
+    except UnboundExecutionError:
+        return
+    if isinstance(pool, QueuePool) and not pool.checkedin():
+        raise PoolExhaustedError(
+            size=pool.size(), in_use=pool.checkedout(), waited=pool.timeout()
+        ) from error
