@@ -20,6 +20,7 @@ from rowbell.errors import (
     UnflushedInstanceError,
 )
 from rowbell.mapping import SchemaMap, schema_map_of, sync_connection
+from rowbell.postgresql import longest_in_list
 from rowbell.session import savepoint
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 Key = tuple[Any, ...]
 """Values of the columns by which one side is known in the secondary table, in their order."""
-
-_MAX_PARAMETERS: Final = 32_767
-"""Of one statement, in PostgreSQL's protocol as asyncpg writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +195,7 @@ class AssociationRows:
     async def delete(self, keys: Iterable[Key]) -> None:
         """Delete rows, in as many statements as their parameters need."""
         side, ordered = self.association.related, _ordered(keys)
-        size = (_MAX_PARAMETERS - len(self.owner)) // len(side.references)
+        size = longest_in_list(len(side.references), besides=len(self.owner))
         for start in range(0, len(ordered), size):
             await self._execute(
                 delete(self.association.table).where(

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import QueuePool
 
 from rowbell.errors import PoolExhaustedError, SessionStateError
-from rowbell.sqlstate import NO_ACTIVE_TRANSACTION, has_sqlstate
+from rowbell.postgresql import NO_ACTIVE_TRANSACTION, has_sqlstate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator

@@ -14,7 +14,7 @@ from rowbell.errors import DatabaseStateError, InvalidArgumentError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.locks.waiting import lock_wait
 from rowbell.mapping import quote_identifier, schema_map_of, sync_connection, table_name
-from rowbell.sqlstate import (
+from rowbell.postgresql import (
     DUPLICATE_DATABASE,
     INVALID_CATALOG_NAME,
     OBJECT_IN_USE,

@@ -216,14 +216,14 @@ def _sql_key(key: object) -> tuple[str, dict[str, int | str]]:
     """The key as the arguments of PostgreSQL's functions, and their parameters."""
     if isinstance(key, str) and "\0" not in key:
         return "hashtextextended(:key, 0)", {"key": key}
-    parts = key if isinstance(key, tuple) else (key,)
+    parts = key if isinstance(key, tuple) and len(key) > 1 else (key,)
     type_, limit = _INTEGERS.get(len(parts), ("", 0))
     integers = [
         part
         for part in parts
         if isinstance(part, int) and not isinstance(part, bool) and -limit <= part < limit
     ]
-    if not parts or len(integers) < len(parts):
+    if len(integers) < len(parts):
         expected = "a 64-bit integer, two 32-bit integers, or a text without NUL"
         raise InvalidArgumentError("key", key, expected)
     names = [f"key_{number}" for number, _ in enumerate(parts)]

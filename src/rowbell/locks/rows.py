@@ -11,6 +11,7 @@ from rowbell.keys import Key, key_names, key_of
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.locks.waiting import lock_wait
 from rowbell.mapping import mapper_of
+from rowbell.postgresql import longest_in_list
 from rowbell.session import savepoint
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ M = TypeVar("M")
 
 _NAMED: Final = 3
 """How many rows an error names."""
-
-MAX_PARAMETERS: Final = 32_767
-"""How many a statement may have in PostgreSQL's protocol, as asyncpg writes it."""
 
 
 async def lock_rows(
@@ -48,7 +46,8 @@ async def lock_rows(
     Args:
         session: The session. What it has pending is flushed first, if it has autoflush.
         model: A mapped class.
-        pks: The keys of the rows, each as ``Session.get`` takes it; at most 32,767 values.
+        pks: The keys of the rows, each as ``Session.get`` takes it; at most 32,767, or
+            1,000 composite ones.
         nowait: Do not wait for a row that is locked; fail at once.
         skip_locked: Leave out rows that are locked, as the workers of a queue do. Rows that do
             not exist are left out too.
@@ -80,8 +79,8 @@ async def lock_rows(
     keys = list(dict.fromkeys(key_of(mapper, pk, bounded=True) for pk in pks))
     if nowait and (skip_locked or timeout is not None):
         raise InvalidArgumentError("nowait", nowait, "without skip_locked and timeout")
-    if len(keys) * len(mapper.primary_key) > MAX_PARAMETERS:
-        most = MAX_PARAMETERS // len(mapper.primary_key)
+    most = longest_in_list(len(mapper.primary_key))
+    if len(keys) > most:
         raise InvalidArgumentError(
             "pks", len(keys), f"at most {most} keys (beyond that, lock the table)"
         )

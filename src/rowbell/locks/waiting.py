@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rowbell.errors import LockTimeoutError
 from rowbell.session import refuse_autocommit
-from rowbell.sqlstate import LOCK_NOT_AVAILABLE, has_sqlstate
+from rowbell.postgresql import LOCK_NOT_AVAILABLE, has_sqlstate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from rowbell.errors import LockTimeoutError, TriggerError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.mapping import ModelOrTable, tables_of
-from rowbell.sqlstate import LOCK_NOT_AVAILABLE, has_sqlstate
+from rowbell.postgresql import LOCK_NOT_AVAILABLE, has_sqlstate
 from rowbell.watch.schema import FINGERPRINT, TRIGGERS, schema_statements
 from rowbell.watch.tables import table_triggers
 
