@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -87,7 +87,7 @@ class Tag(Base):
     posts: Mapped[list[Post]] = relationship(secondary=post_tags, back_populates="tags")
 
 
-people = Table("people", Base.metadata, Column("id", Integer, primary_key=True))
+people: Table = Table("people", Base.metadata, Column("id", Integer, primary_key=True))
 
 friendships = Table(
     "friendships",
@@ -180,7 +180,7 @@ async def session(tables: AsyncEngine) -> AsyncIterator[AsyncSession]:
 
 
 @contextmanager
-def statements(engine: AsyncEngine) -> Iterator[list[str]]:
+def statements(engine: AsyncEngine) -> Generator[list[str]]:
     """What is sent to the server meanwhile."""
     sent: list[str] = []
 
@@ -480,8 +480,12 @@ async def test_a_hundred_thousand_are_within_the_drivers_limit(
 ) -> None:
     """Composite keys too, which take more parameters a row."""
     async with tables.begin() as connection:
-        await connection.execute(text("INSERT INTO people SELECT i FROM generate_series(1, 100000) AS i"))
-        await connection.execute(text("INSERT INTO users SELECT 1, i FROM generate_series(1, 20000) AS i"))
+        await connection.execute(
+            text("INSERT INTO people SELECT i FROM generate_series(1, 100000) AS i")
+        )
+        await connection.execute(
+            text("INSERT INTO users SELECT 1, i FROM generate_series(1, 20000) AS i")
+        )
         await connection.execute(text("INSERT INTO groups VALUES (1, 'all')"))
     everybody = [Person(id=key) for key in range(1, 100_001)]
     count = select(func.count()).select_from(friendships)

@@ -118,7 +118,10 @@ async def test_any_name_that_a_table_can_have_is_locked(
             await connection.execute(text(f'CREATE SCHEMA "{schema}"'))
             await connection.run_sync(table.to_metadata(MetaData(), schema="public").create)
         await connection.run_sync(table.create)
-        oid = "SELECT c.oid FROM pg_class AS c WHERE relname = :name AND relnamespace = to_regnamespace(:schema)"
+        oid = (
+            "SELECT oid FROM pg_class "
+            "WHERE relname = :name AND relnamespace = to_regnamespace(:schema)"
+        )
         wanted = await connection.scalar(
             text(oid), {"name": name, "schema": f'"{schema or "public"}"'}
         )
@@ -177,17 +180,16 @@ async def test_callers_that_name_tables_in_different_orders_do_not_deadlock(
             async with lock_tables(session, tables, mode=LockMode.EXCLUSIVE, timeout="30s"):
                 done.append(name)
 
-    async with AsyncSession(engine) as holder:
-        async with lock_tables(holder, [Order]):
-            tasks = [
-                asyncio.create_task(lock("one", [Order, items])),
-                asyncio.create_task(lock("two", [Item, Order])),
-            ]
-            assert await waiting(engine, 2) == ["orders", "orders"]
-            held = await holder.scalar(
-                text("SELECT count(*) FROM pg_locks WHERE relation = 'items'::regclass")
-            )
-            assert held == 0
+    async with AsyncSession(engine) as holder, lock_tables(holder, [Order]):
+        tasks = [
+            asyncio.create_task(lock("one", [Order, items])),
+            asyncio.create_task(lock("two", [Item, Order])),
+        ]
+        assert await waiting(engine, 2) == ["orders", "orders"]
+        held = await holder.scalar(
+            text("SELECT count(*) FROM pg_locks WHERE relation = 'items'::regclass")
+        )
+        assert held == 0
     await asyncio.gather(*tasks)
     assert sorted(done) == ["one", "two"]
 
@@ -269,7 +271,12 @@ async def test_none_leaves_the_callers_own_lock_timeout_in_force(
         (["orders"], {}, UnmappedModelError, "orders"),
         ("orders", {}, UnmappedModelError, "is not a class mapped"),
         ([object], {}, UnmappedModelError, "object is not a class mapped"),
-        ([Order], {"mode": "SHARE; DROP TABLE orders"}, InvalidArgumentError, "one of ACCESS SHARE"),
+        (
+            [Order],
+            {"mode": "SHARE; DROP TABLE orders"},
+            InvalidArgumentError,
+            "one of ACCESS SHARE",
+        ),
         ([Order], {"mode": None}, InvalidArgumentError, "mode must be"),
         ([Order], {"timeout": "5s'; DROP TABLE orders; --"}, InvalidArgumentError, "timeout must"),
         ([Order], {"timeout": "5 parsecs"}, InvalidArgumentError, "timeout must"),
@@ -354,9 +361,8 @@ async def test_a_cancelled_wait_leaves_no_connection_and_no_lock(
 @settings(max_examples=300, deadline=None)
 def test_a_text_is_read_as_postgresql_reads_it(number: str, unit: str, space: str) -> None:
     """To the millisecond; what it rounds to 0, for ever, is a millisecond here."""
-    units = {"": 1, "us": Decimal("0.001"), "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000}
-    factor = Decimal({**units, "d": 86_400_000}.get(unit, 0))
-    wanted = Decimal(number) * factor
+    units = {"": "1", "us": "0.001", "ms": "1", "s": "1e3", "min": "6e4", "h": "3.6e6"}
+    wanted = Decimal(number) * Decimal({**units, "d": "8.64e7"}.get(unit, "0"))
     if 0 < wanted <= 2**31 - 1:
         milliseconds = LockTimeout.of(f"{number}{space}{unit}").milliseconds
         assert 0 <= milliseconds - wanted < 1

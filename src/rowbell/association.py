@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import Column, ColumnElement, Table, and_, delete, inspect, select, tuple_
 from sqlalchemy.dialects.postgresql import insert

@@ -115,22 +115,22 @@ class LockTimeoutError(RowbellError, SQLAlchemyError, TimeoutError):
 
 
 class PoolExhaustedError(RowbellError, PoolTimeoutError, TimeoutError):
-    """All connections of the engine's pool stayed in use for as long as it waits.
+    """All connections of an engine's pool stayed in use for as long as it waits.
 
     Attributes:
-        size: The pool's size, without its overflow.
-        in_use: The connections that were in use, overflow included.
-        waited: The pool's timeout, in seconds.
+        size: The pool's size (``pool_size``).
+        overflow: How many more it opens at need (``max_overflow``).
+        waited: How long it waited (``pool_timeout``), in seconds.
     """
 
-    def __init__(self, *, size: int, in_use: int, waited: float) -> None:
+    def __init__(self, *, size: int, overflow: int, waited: float) -> None:
         self.size = size
-        self.in_use = in_use
+        self.overflow = overflow
         self.waited = waited
         super().__init__(
-            f"no connection within {waited:g}s: {in_use} are in use (pool size {size}, overflow "
-            f"{max(in_use - size, 0)}). Hold sessions for a shorter time, or raise pool_size or "
-            "max_overflow"
+            f"no connection within {waited:g}s: all {size + overflow} of the pool are in use "
+            f"(pool_size {size}, max_overflow {overflow}). Hold sessions for a shorter time, or "
+            "raise one of the two"
         )
 
 

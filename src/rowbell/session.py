@@ -7,6 +7,7 @@ of its pool.
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -14,7 +15,6 @@ import anyio
 from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.pool import QueuePool
 
 from rowbell.errors import PoolExhaustedError, SessionStateError
 from rowbell.postgresql import NO_ACTIVE_TRANSACTION, has_sqlstate
@@ -34,6 +34,8 @@ SessionT = TypeVar("SessionT", bound=AsyncSession)
 
 CLEANUP_SECONDS: Final = 5.0
 """How long a rollback may take; on a connection that hangs it is given up, and that closed."""
+
+_EXHAUSTED: Final = re.compile(r"limit of size (\d+) overflow (-?\d+) reached.*timeout ([\d.]+)")
 
 
 def create_db_dependency(
@@ -85,8 +87,8 @@ def create_db_context(
     Returns:
         A function whose result is used in ``async with``. It yields a session that has its
         connection, commits at the end if a transaction is open, and rolls back on an exception
-        or a cancellation. Entering it raises ``PoolExhaustedError`` where all connections are
-        in use for as long as the pool waits.
+        or a cancellation. It raises ``PoolExhaustedError`` where all connections are in use for
+        as long as the pool waits: when it is entered, or when that happens in the block.
 
     Example:
         .. code-block:: python
@@ -106,8 +108,7 @@ def create_db_context(
             if session.in_transaction():
                 await session.commit()
         except PoolTimeoutError as error:
-            _raise_exhausted(session, error)
-            raise
+            raise _exhausted(error) from error
         finally:
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await session.close()
@@ -203,13 +204,14 @@ async def _check_out(session: AsyncSession) -> None:
     await session.connection()
 
 
-def _raise_exhausted(session: AsyncSession, error: PoolTimeoutError) -> None:
-    """Say which pool was exhausted, if it was the session's own."""
-    try:
-        pool = session.get_bind().engine.pool
-    except UnboundExecutionError:
-        return
-    if isinstance(pool, QueuePool) and not pool.checkedin():
-        raise PoolExhaustedError(
-            size=pool.size(), in_use=pool.checkedout(), waited=pool.timeout()
-        ) from error
+def _exhausted(error: PoolTimeoutError) -> Exception:
+    """The same with the pool's numbers as attributes.
+
+    They are in SQLAlchemy's sentence alone, and that may be of another engine's pool than the
+    session's.
+    """
+    numbers = _EXHAUSTED.search(str(error))
+    if numbers is None:
+        return error
+    size, overflow, waited = numbers.groups()
+    return PoolExhaustedError(size=int(size), overflow=int(overflow), waited=float(waited))

@@ -9,8 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from rowbell.errors import LockTimeoutError
-from rowbell.session import refuse_autocommit
 from rowbell.postgresql import LOCK_NOT_AVAILABLE, has_sqlstate
+from rowbell.session import refuse_autocommit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
