@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 import anyio
@@ -341,6 +342,43 @@ async def test_the_endpoint_may_commit_and_roll_back_itself(
         await session.flush()
         await session.rollback()
     assert await count(engine) == 1
+
+
+async def test_a_failed_statement_whose_error_was_caught_is_not_taken_for_success(
+    engine: AsyncEngine, maker: async_sessionmaker[OwnSession]
+) -> None:
+    """PostgreSQL rolls such a transaction back when it is told to commit, and reports no error."""
+    app = FastAPI()
+    add_sessions(app, maker)  # type: ignore[arg-type]
+    twice = text("INSERT INTO plain SELECT 1, 0 FROM generate_series(1, 2)")
+
+    @app.post("/caught")
+    async def caught(session: SessionDep) -> str:
+        session.add(Plain(id=7))
+        await session.flush()
+        with suppress(DBAPIError):
+            await session.execute(twice)
+        return "created"
+
+    @app.post("/undone")
+    async def undone(session: SessionDep) -> str:
+        session.add(Plain(id=8))
+        with suppress(DBAPIError):
+            async with get_transaction(session):
+                await session.execute(twice)
+        return "created"
+
+    async with client(app) as http:
+        assert (await http.post("/caught")).status_code == 500
+        assert await count(engine) == 0
+        assert (await http.post("/undone")).status_code == 200
+        assert await count(engine) == 1
+    async with maker() as session:
+        with pytest.raises(SessionStateError, match="a commit would store nothing"):
+            async with get_transaction(session):
+                with pytest.raises(DBAPIError):
+                    await session.execute(twice)
+        assert not session.in_transaction()
 
 
 # -- get_transaction

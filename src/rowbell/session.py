@@ -3,6 +3,10 @@
 What ends a session or rolls back runs shielded from cancellation, within a limit: a client
 that has gone, or a timeout around the block, leaves no transaction open and no connection out
 of its pool.
+
+PostgreSQL answers the COMMIT of a transaction in which a statement has failed by rolling back,
+and drivers take that for success. So where an error was caught and nothing was rolled back, a
+commit here asks first, and raises.
 """
 
 from __future__ import annotations
@@ -10,19 +14,23 @@ from __future__ import annotations
 import re
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
+from weakref import WeakSet
 
 import anyio
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from rowbell.errors import PoolExhaustedError, SessionStateError
-from rowbell.postgresql import NO_ACTIVE_TRANSACTION, has_sqlstate
+from rowbell.mapping import sync_connection
+from rowbell.postgresql import IN_FAILED_TRANSACTION, NO_ACTIVE_TRANSACTION, has_sqlstate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
+    from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.ext.asyncio import (
         AsyncConnection,
         AsyncSessionTransaction,
@@ -54,7 +62,9 @@ def create_db_dependency(
 
     Returns:
         An async-generator function. It raises ``PoolExhaustedError`` before the endpoint runs
-        where all connections are in use for as long as the pool waits (``pool_timeout``).
+        where all connections are in use for as long as the pool waits (``pool_timeout``), and
+        ``SessionStateError`` instead of a commit that would store nothing, because the endpoint
+        has caught the error of a statement that failed.
 
     Example:
         .. code-block:: python
@@ -106,6 +116,7 @@ def create_db_context(
             await _check_out(session)
             yield session
             if session.in_transaction():
+                await _refuse_failed(session)
                 await session.commit()
         except PoolTimeoutError as error:
             raise _exhausted(error) from error
@@ -130,14 +141,24 @@ async def get_transaction(session: SessionT) -> AsyncGenerator[SessionT, None]:
     Yields:
         The session.
 
+    Raises:
+        SessionStateError: A statement has failed in the block, its error was caught, and
+            nothing was rolled back: a commit would store nothing.
+
     Example:
         .. code-block:: python
 
             async with rowbell.get_transaction(session):
                 session.add(Order(status="new"))
     """
-    async with _completed(session.begin_nested() if session.in_transaction() else session.begin()):
+    if session.in_transaction():
+        async with _completed(session.begin_nested()):
+            yield session
+        return
+    _note_failures(session)
+    async with _completed(session.begin()):
         yield session
+        await _refuse_failed(session)
 
 
 @asynccontextmanager
@@ -197,11 +218,55 @@ async def _completed(
 
 async def _check_out(session: AsyncSession) -> None:
     """Check the session's connection out of the pool."""
+    _note_failures(session)
+    if _engine_of(session) is not None:
+        await session.connection()
+
+
+def _engine_of(session: AsyncSession) -> Engine | None:
+    """The session's engine; ``None`` where it is bound per model, and has not just one."""
     try:
-        session.get_bind()
+        return session.get_bind().engine
     except UnboundExecutionError:
-        return  # bound per model: which of the engines will be used is not known yet
-    await session.connection()
+        return None
+
+
+_failed: Final[WeakSet[Connection]] = WeakSet()
+"""The connections on which a statement has failed since they were checked out."""
+
+
+def _note_failures(session: AsyncSession) -> None:
+    engine = _engine_of(session)
+    if engine is not None and not event.contains(engine, "handle_error", _note_failure):
+        event.listen(engine, "handle_error", _note_failure)
+
+
+def _note_failure(context: ExceptionContext) -> None:
+    if context.connection is not None:
+        _failed.add(context.connection)
+
+
+async def _refuse_failed(session: AsyncSession) -> None:
+    """Refuse to commit a transaction that PostgreSQL would roll back.
+
+    Raises:
+        SessionStateError: It would.
+    """
+    if not (_failed and session.in_transaction() and _engine_of(session)):
+        return
+    connection = await session.connection()
+    if sync_connection(connection) not in _failed:
+        return
+    try:
+        await connection.execute(text("SELECT 1"))
+    except DBAPIError as error:
+        if not has_sqlstate(error, IN_FAILED_TRANSACTION):
+            raise
+        raise SessionStateError(
+            "a statement of this transaction has failed, and its error was caught: a commit "
+            "would store nothing of it. Put what may fail into get_transaction(session), which "
+            "undoes it alone, or await session.rollback()"
+        ) from error
 
 
 def _exhausted(error: PoolTimeoutError) -> Exception:
