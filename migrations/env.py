@@ -18,7 +18,8 @@ def run(connection: Connection) -> None:
 
 
 async def connect_and_run() -> None:
-    url = make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+asyncpg")
+    named = context.config.get_main_option("sqlalchemy.url") or os.environ["DATABASE_URL"]
+    url = make_url(named).set(drivername="postgresql+asyncpg")
     engine = create_async_engine(url, poolclass=NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(run)

@@ -6,17 +6,24 @@ import ast
 import asyncio
 import builtins
 import inspect
+import shutil
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy import URL, select, text
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser
 
 import rowbell
+from models import Base, Order
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -62,12 +69,23 @@ async def work(url: URL, stop: asyncio.Event) -> None:
     await engine.dispose()
 
 
-@pytest.mark.parametrize("page", ["waiting", "triggers", "operating"])
+PAGES = ["waiting", "triggers", "operating", "sessions", "locks", "many-to-many", "migrating"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 async def test_the_docs_run(database: URL, page: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = ROOT / "docs" / f"{page}.md"
-    namespace: dict[str, Any] = {"__name__": "docs", "rowbell": rowbell, "DIRECT_URL": database}
+    namespace: dict[str, Any] = {
+        "__name__": "docs",
+        "rowbell": rowbell,
+        "AsyncSession": AsyncSession,
+        "select": select,
+        "DATABASE_URL": database,
+        "DIRECT_URL": database,
+    }
     await declared(namespace)
     namespace["engine"] = engine = create_async_engine(database)
+    namespace["db"] = rowbell.create_db_context(async_sessionmaker(engine))
     async with engine.begin() as connection:
         for statement in ("DROP TABLE items", "DROP TABLE orders"):
             await connection.execute(text(statement))
@@ -81,10 +99,14 @@ async def test_the_docs_run(database: URL, page: str, capsys: pytest.CaptureFixt
             for block in blocks(path):
                 await run(block, path, namespace)
                 await session.rollback()
+                async with engine.begin() as connection:
+                    await connection.run_sync(namespace["Base"].metadata.create_all)
     finally:
         stop.set()
         await worker
         await engine.dispose()
+        if namespace["engine"] is not engine:
+            await namespace["engine"].dispose()
     expected = [
         line.rsplit("# ", 1)[1]
         for block in blocks(path)
@@ -113,3 +135,54 @@ async def test_the_readme_runs(database: URL) -> None:
         await run(blocks(README)[0], README, namespace)
         await session.close()
     await engine.dispose()
+
+
+SHOP = """
+from fastapi import FastAPI
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from rowbell.fastapi import SessionDep
+
+class Base(DeclarativeBase):
+    pass
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(default="new")
+
+app = FastAPI()
+
+@app.post("/orders/{order_id}")
+async def create_order(order_id: int, session: SessionDep) -> None:
+    session.add(Order(id=order_id))
+"""
+
+
+def test_the_page_on_tests_is_a_project_whose_tests_pass(pytester: pytest.Pytester) -> None:
+    """Once with a declarative base and once with migrations, as the page shows."""
+    by_base, test_orders, by_alembic, test_app, *_ = blocks(ROOT / "docs" / "testing.md")
+    pytester.makepyfile(shop=SHOP, test_orders=test_orders, test_app=test_app)
+    shutil.copytree(ROOT / "migrations", pytester.path / "migrations")
+    shutil.copy(ROOT / "alembic.ini", pytester.path)
+    options = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
+    for conftest in (by_base, by_alembic):
+        pytester.makeconftest(conftest)
+        result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", *options)
+        result.assert_outcomes(passed=2)
+
+
+async def test_the_rest_of_the_page_on_tests_runs(server: URL, engine: AsyncEngine) -> None:
+    path = ROOT / "docs" / "testing.md"
+    namespace: dict[str, Any] = {"__name__": "docs", "rowbell": rowbell, "engine": engine}
+    namespace |= {"SERVER_URL": server, "Base": Base, "Order": Order}
+    async with AsyncSession(engine) as session:
+        namespace["session"] = session
+        for block in blocks(path)[4:]:
+            await run(block, path, namespace)
+
+
+def test_every_page_is_run_and_linked_from_the_readme() -> None:
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert pages == {*PAGES, "testing"}
+    assert all(f"docs/{page}.md" in README.read_text() for page in pages)
