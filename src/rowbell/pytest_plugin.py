@@ -20,7 +20,6 @@ With pytest-xdist all workers share the server and the template; the last to lea
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -64,13 +63,13 @@ def rowbell_server_settings() -> Mapping[str, object]:
 
 
 @pytest.fixture(scope="session")
-def rowbell_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def rowbell_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """What the processes of this test run have in common."""
     directory = tmp_path_factory.getbasetemp()
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    worker = getattr(request.config, "workerinput", None)  # pytest-xdist's, in its workers
     if worker is None:
         return Run(directory, uuid4().hex[:12], "main")
-    return Run(directory.parent, os.environ["PYTEST_XDIST_TESTRUNUID"][:12], worker)
+    return Run(directory.parent, worker["testrunuid"][:12], worker["workerid"])
 
 
 @pytest.fixture(scope="session")
