@@ -225,6 +225,23 @@ async def test_a_failed_statement_leaves_no_lock_once_it_is_rolled_back(
         assert acquired
 
 
+async def test_on_a_connection_a_failed_statement_leaves_no_lock_either(
+    engine: AsyncEngine,
+) -> None:
+    """Released by the rollback: that connection does not return to the pool by then."""
+    async with engine.connect() as connection, AsyncSession(connection) as session:
+        for _ in range(3):
+            with pytest.raises(DBAPIError, match="division by zero"):
+                async with advisory_lock(session, "job"):
+                    await session.execute(text("SELECT 1/0"))
+            await session.rollback()
+            assert await held(engine) == 0
+        async with advisory_lock(session, "job"):
+            await session.commit()
+            assert await held(engine) == 1
+        assert await held(engine) == 0
+
+
 async def test_the_pool_keeps_its_connections_and_they_hold_nothing(database: Any) -> None:
     engine = create_async_engine(database, pool_size=1, max_overflow=0)
     pids: set[Any] = set()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import (
@@ -38,8 +40,9 @@ from rowbell.testing import rolled_back_session
 @pytest.fixture
 async def name(server: URL) -> AsyncIterator[str]:
     """A name for a database that the test may create."""
-    yield 'rowbell "Odd" name; --'
-    await drop_database('rowbell "Odd" name; --', server_url=server, missing_ok=True)
+    name = f'rowbell "Odd" name; -- {uuid4()}'
+    yield name
+    await drop_database(name, server_url=server, missing_ok=True)
 
 
 async def answer(url: URL, statement: str) -> Any:
@@ -73,6 +76,24 @@ async def test_an_existing_database_is_an_error_or_accepted(server: URL, name: s
     assert (caught.value.database, caught.value.state) == (name, "exists")
     await create_database(name, server_url=server, exist_ok=True)
     assert await answer(server.set(database=name), "SELECT to_regclass('kept')::text") == "kept"
+
+
+async def test_of_many_that_create_it_at_once_one_does(server: URL, name: str) -> None:
+    create = [create_database(name, server_url=server) for _ in range(6)]
+    outcomes = await asyncio.gather(*create, return_exceptions=True)
+    assert outcomes.count(None) == 1
+    assert sum(isinstance(outcome, DatabaseStateError) for outcome in outcomes) == 5
+    accept = [create_database(name, server_url=server, exist_ok=True) for _ in range(6)]
+    await asyncio.gather(*accept)
+
+
+async def test_a_url_of_libpq_will_do_and_one_of_another_database_will_not(
+    server: URL, name: str
+) -> None:
+    libpq = server.set(drivername="postgresql+psycopg").update_query_dict({"sslmode": "disable"})
+    await create_database(name, server_url=libpq)
+    with pytest.raises(InvalidArgumentError, match="PostgreSQL's, got 'sqlite'"):
+        await create_database(name, server_url="sqlite:///secret.db")
 
 
 async def test_a_template_is_cloned_with_all_that_it_contains(
@@ -182,11 +203,43 @@ async def test_what_the_session_has_left_undone_is_gone_too(engine: AsyncEngine)
         assert list(await session.scalars(select(Order))) == []
 
 
+async def test_it_works_in_a_transaction_that_the_caller_has_begun(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session, session.begin():
+        await session.execute(insert(Plain).values(id=1))
+        await cleanup_tables(session, Base)
+    async with AsyncSession(binds={Base: engine}) as session:
+        assert list(await session.scalars(select(Plain))) == []
+        await cleanup_tables(session, Base)
+
+
+async def test_tables_that_refer_to_each_other_are_emptied(engine: AsyncEngine) -> None:
+    metadata = MetaData()
+    Table(
+        "hen",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("egg", ForeignKey("egg.id")),
+    )
+    Table(
+        "egg",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("hen", ForeignKey("hen.id")),
+    )
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    async with AsyncSession(engine) as session:
+        await cleanup_tables(session, metadata)
+
+
 async def test_a_session_that_has_failed_can_clean_up(engine: AsyncEngine) -> None:
     async with AsyncSession(engine) as session:
         session.add(Item(id=1, order_id=99))
         with pytest.raises(Exception, match="ForeignKeyViolation"):
             await session.flush()
+        await cleanup_tables(session, Base)
+        with pytest.raises(Exception, match="division by zero"):
+            await session.execute(text("SELECT 1/0"))
         await cleanup_tables(session, Base)
 
 

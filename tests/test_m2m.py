@@ -327,7 +327,10 @@ async def test_a_loaded_collection_shows_the_change_on_its_next_access(
     await session.refresh(post, ["tags"])
     await session.refresh(tag, ["posts"])
     assert (post.tags, tag.posts) == ([tag], [post])
+    other = await session.get_one(Tag, 2, options=[selectinload(Tag.posts)])
     await m2m_set(session, post, Post.tags)
+    assert "posts" not in tag.__dict__
+    assert other.posts == []
     await session.refresh(post, ["tags"])
     assert post.tags == []
 
@@ -344,6 +347,29 @@ async def test_a_collection_with_unflushed_changes_is_not_thrown_away(
     await session.flush()
     await m2m_add(session, post, Post.tags, two)
     assert await stored(session) == [1, 2]
+
+
+async def test_nor_is_one_that_the_other_side_has_changed(session: AsyncSession) -> None:
+    """SQLAlchemy keeps it for when the collection is loaded."""
+    post = await session.get_one(Post, 1)
+    tag = await session.get_one(Tag, 1, options=[selectinload(Tag.posts)])
+    with session.no_autoflush:
+        tag.posts.append(post)
+        with pytest.raises(SessionStateError, match="flush"):
+            await m2m_add(session, post, Post.tags, tag)
+
+
+async def test_a_set_that_meets_an_add_has_what_it_wanted(tables: AsyncEngine) -> None:
+    async with AsyncSession(tables) as adding, AsyncSession(tables) as setting:
+        await m2m_add(adding, Post(id=1), Post.tags, Tag(id=1))
+        task = asyncio.create_task(m2m_set(setting, Post(id=1), Post.tags, Tag(id=1), Tag(id=2)))
+        async with tables.connect() as connection:
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            while not await connection.scalar(waiting):
+                await asyncio.sleep(0.01)
+        await adding.commit()
+        await task
+        assert await stored(setting) == [1, 2]
 
 
 async def test_nothing_else_that_is_pending_is_flushed(session: AsyncSession) -> None:

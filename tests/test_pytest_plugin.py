@@ -75,7 +75,35 @@ def test_each_test_finds_the_database_as_the_schema_made_it(project: pytest.Pyte
             assert await rowbell_rollback_session.scalar(select(func.count(Thing.id))) == 1
         """
     )
-    run(project, "-p", "no:randomly").assert_outcomes(passed=6)
+    run(project).assert_outcomes(passed=6)
+
+
+def test_both_sessions_in_one_test_leave_a_clean_database(project: pytest.Pytester) -> None:
+    """In whichever order they are asked for; ids begin at 1 after a test that rolled back."""
+    project.makepyfile(
+        """
+        from sqlalchemy import select
+        from things import Thing
+
+        async def test_1(rowbell_session, rowbell_rollback_session):
+            rowbell_session.add(Thing())
+            await rowbell_session.commit()
+
+        async def test_2(rowbell_rollback_session):
+            assert list(await rowbell_rollback_session.scalars(select(Thing))) == []
+            rowbell_rollback_session.add(Thing())
+            await rowbell_rollback_session.commit()
+
+        async def test_3(rowbell_rollback_session, rowbell_session):
+            rowbell_session.add(Thing())
+            await rowbell_session.commit()
+            assert list(await rowbell_session.scalars(select(Thing.id))) == [1]
+
+        async def test_4(rowbell_session):
+            assert list(await rowbell_session.scalars(select(Thing))) == []
+        """
+    )
+    run(project).assert_outcomes(passed=4)
 
 
 def test_workers_have_databases_of_their_own_and_leave_none(
@@ -228,5 +256,5 @@ async def test_databases_left_by_a_killed_worker_are_replaced(server: URL) -> No
 
     await execute(server, 'CREATE DATABASE "rowbell_left_main"')
     database = WorkerDatabase(server, "rowbell_left_main", "template1")
-    assert database.clean().database == "rowbell_left_main"
+    assert database.to_roll_back().database == "rowbell_left_main"
     database.drop()

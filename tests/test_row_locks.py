@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, select, text, update
+from sqlalchemy import ForeignKey, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from models import Animal, Dog, Item, Order, Seat
 from rowbell import (
@@ -196,6 +197,41 @@ async def test_composite_keys_and_inheriting_models_are_locked(
     await other.rollback()
     with pytest.raises(LockTimeoutError, match="Seat"):
         await lock_rows(other, Seat, [("a", 1)], nowait=True)
+
+
+async def test_a_class_that_loads_its_subclasses_along_is_locked(
+    engine: AsyncEngine, session: AsyncSession, other: AsyncSession
+) -> None:
+    """They come by an outer join, whose rows PostgreSQL refuses to lock."""
+    async with engine.begin() as connection:
+        await connection.run_sync(Shape.metadata.create_all)
+    session.add_all([Circle(id=1), Shape(id=2)])
+    await session.commit()
+    shapes = await lock_rows(session, Shape, [1, 2])
+    assert [type(shape) for shape in shapes] == [Circle, Shape]
+    with pytest.raises(LockTimeoutError):
+        await lock_rows(other, Shape, [2], nowait=True)
+
+
+class ShapeBase(DeclarativeBase):
+    pass
+
+
+class Shape(ShapeBase):
+    __tablename__ = "shapes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    __mapper_args__ = {
+        "polymorphic_on": "kind",
+        "polymorphic_identity": "shape",
+        "with_polymorphic": "*",
+    }
+
+
+class Circle(Shape):
+    __tablename__ = "circles"
+    id: Mapped[int] = mapped_column(ForeignKey("shapes.id"), primary_key=True)
+    __mapper_args__ = {"polymorphic_identity": "circle"}
 
 
 async def test_rows_that_are_loaded_along_are_not_locked(

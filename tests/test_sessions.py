@@ -212,6 +212,17 @@ async def test_pool_exhaustion_is_one_error_that_says_what_was_exhausted(
                 await session.execute(text("SELECT 1"))
 
 
+async def test_the_error_of_a_session_inside_another_stays_as_it_is(
+    maker: async_sessionmaker[OwnSession],
+) -> None:
+    db = create_db_context(maker)
+    with pytest.raises(PoolExhaustedError) as caught:
+        async with db(), db(), db():
+            pass
+    assert isinstance(caught.value.__cause__, PoolTimeoutError)
+    assert not isinstance(caught.value.__cause__, PoolExhaustedError)
+
+
 async def test_the_exhaustion_of_another_pool_is_told_with_its_own_numbers(
     maker: async_sessionmaker[OwnSession], database: Any
 ) -> None:
@@ -321,6 +332,33 @@ async def test_cancelled_at_any_moment_a_session_gives_its_connection_back(
                 await anyio.sleep_forever()
         assert in_use(engine) == 0
     assert await count(engine) == 0
+
+
+async def test_cancelled_again_while_it_ends_a_session_leaves_its_connection_whole(
+    engine: AsyncEngine, maker: async_sessionmaker[OwnSession]
+) -> None:
+    """By Task.cancel(), which no shield keeps out: the next user finds a connection that works."""
+    db = create_db_context(maker)
+
+    async def work() -> None:
+        async with db() as session:
+            session.add(Plain(id=1))
+            await session.flush()
+            inside.set()
+            await anyio.sleep_forever()
+
+    for steps in range(15):
+        inside = asyncio.Event()
+        task = asyncio.create_task(work())
+        await inside.wait()
+        for _ in range(steps):
+            task.cancel()
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert in_use(engine) == 0
+        assert await count(engine) == 0
 
 
 async def test_a_session_that_is_bound_per_model_gets_its_connections_as_it_needs_them(

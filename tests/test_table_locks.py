@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Column, Integer, MetaData, Table, event, insert, select, text
+from sqlalchemy import Column, Integer, MetaData, Table, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import QueuePool
 
-from models import Dog, Item, Order, Plain
+from models import Base, Dog, Item, Order, Plain
 from rowbell import (
     InvalidArgumentError,
     LockMode,
@@ -180,18 +180,38 @@ async def test_callers_that_name_tables_in_different_orders_do_not_deadlock(
             async with lock_tables(session, tables, mode=LockMode.EXCLUSIVE, timeout="30s"):
                 done.append(name)
 
-    async with AsyncSession(engine) as holder, lock_tables(holder, [Order]):
+    async with AsyncSession(engine) as holder, lock_tables(holder, [Item]):
         tasks = [
             asyncio.create_task(lock("one", [Order, items])),
             asyncio.create_task(lock("two", [Item, Order])),
         ]
-        assert await waiting(engine, 2) == ["orders", "orders"]
+        assert await waiting(engine, 2) == ["items", "items"]
         held = await holder.scalar(
-            text("SELECT count(*) FROM pg_locks WHERE relation = 'items'::regclass")
+            text("SELECT count(*) FROM pg_locks WHERE relation = 'orders'::regclass")
         )
         assert held == 0
     await asyncio.gather(*tasks)
     assert sorted(done) == ["one", "two"]
+
+
+async def test_a_frozen_snapshot_is_taken_after_the_lock(
+    engine: AsyncEngine, other: AsyncSession
+) -> None:
+    """In REPEATABLE READ the block sees what the holder before has committed."""
+    async with engine.begin() as connection:
+        await connection.execute(insert(Plain).values(id=1))
+
+    async def read() -> Any:
+        frozen = engine.execution_options(isolation_level="REPEATABLE READ")
+        async with AsyncSession(frozen) as session:
+            async with lock_tables(session, [Plain, Order], timeout="30s"):
+                return await session.scalar(select(Plain.n))
+
+    async with lock_tables(other, [Plain]):
+        task = asyncio.create_task(read())
+        await waiting(engine, 1)
+        await other.execute(update(Plain).values(n=5))
+    assert await task == 5
 
 
 async def test_in_a_transaction_a_failure_undoes_nothing_of_it(
@@ -288,6 +308,7 @@ async def test_none_leaves_the_callers_own_lock_timeout_in_force(
         ([Order], {"timeout": timedelta()}, InvalidArgumentError, "above 0"),
         ([Order], {"timeout": float("nan")}, InvalidArgumentError, "timeout must"),
         ([Order], {"timeout": float("inf")}, InvalidArgumentError, "timeout must"),
+        ([Order], {"timeout": 10**400}, InvalidArgumentError, "timeout must"),
         ([Order], {"timeout": True}, InvalidArgumentError, "timeout must"),
         ([Order], {"timeout": timedelta(days=25)}, InvalidArgumentError, "timeout must"),
     ],
@@ -315,6 +336,9 @@ async def test_tables_of_two_databases_are_refused(engine: AsyncEngine) -> None:
             lock_tables(session, [Order, Item])
         async with lock_tables(session, [Item]):
             assert {table for table, _ in await locks_of_bound(session)} == {"items"}
+    async with AsyncSession(binds={Base: engine}) as session:
+        async with lock_tables(session, [Item]):
+            pass
     await elsewhere.dispose()
 
 

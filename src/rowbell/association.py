@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import Column, ColumnElement, Table, and_, delete, inspect, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import QueryableAttribute, RelationshipProperty
+from sqlalchemy.orm import PassiveFlag, QueryableAttribute, RelationshipProperty
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import BindParameter
 
@@ -127,34 +127,48 @@ class Association:
         bind = session.sync_session.get_bind(self.prop.parent)
         async with savepoint(session, bind) as connection:
             schema_map = schema_map_of(session.sync_session, sync_connection(connection))
-            yield AssociationRows(self, connection, schema_map, keys[0], frozenset(keys[1:]))
-        self._expire(session, related)
+            rows = AssociationRows(self, connection, schema_map, keys[0], frozenset(keys[1:]))
+            yield rows
+        self._expire(session, rows.touched)
 
     def _refuse_pending(self) -> None:
         """Refuse where expiring the collection would drop what the caller did to it."""
-        state = inspect(self.instance)
-        if self.prop.key in state.dict and state.attrs[self.prop.key].history.has_changes():
+        if _has_changes(inspect(self.instance), self.prop.key):
             raise SessionStateError(
                 f"{self.prop} has changes on this instance that are not flushed, and would be "
                 "lost: await session.flush() first"
             )
 
-    def _expire(self, session: AsyncSession, related: Iterable[object]) -> None:
+    def _expire(self, session: AsyncSession, touched: set[Key]) -> None:
         """Expire the loaded collection, and those of the other side that mirror it."""
+        _expire_loaded(session, self.instance, [self.prop.key])
         mirrors = [
             other.key
             for other in self.prop.mapper.relationships
             if other.secondary is self.table and other is not self.prop
         ]
-        for instance, names in [(self.instance, [self.prop.key]), *((r, mirrors) for r in related)]:
+        for instance in list(session.identity_map.values()) if mirrors and touched else ():
             loaded = inspect(instance).dict
-            stale = [
-                name
-                for name in names
-                if name in loaded and not inspect(instance).attrs[name].history.has_changes()
-            ]
-            if stale and instance in session:
-                session.expire(instance, stale)
+            if (
+                isinstance(instance, self.prop.mapper.class_)
+                and any(name in loaded for name in mirrors)
+                and self.related.key(instance) in touched
+            ):
+                _expire_loaded(session, instance, mirrors)
+
+
+def _has_changes(state: InstanceState[Any], name: str) -> bool:
+    """Whether a collection, loaded or not, has changes that are not flushed."""
+    passive = PassiveFlag.PASSIVE_NO_INITIALIZE | PassiveFlag.INCLUDE_PENDING_MUTATIONS
+    return state.get_history(name, passive).has_changes()
+
+
+def _expire_loaded(session: AsyncSession, instance: object, names: list[str]) -> None:
+    """Expire those collections that are loaded, but none with changes that are not flushed."""
+    state = inspect(instance)
+    stale = [name for name in names if name in state.dict and not _has_changes(state, name)]
+    if stale and instance in session:
+        session.expire(instance, stale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +180,7 @@ class AssociationRows:
     schema_map: SchemaMap
     owner: Key
     related: frozenset[Key]
+    touched: set[Key] = field(default_factory=set)
 
     async def lock_owner(self) -> None:
         """Make others wait who lock the same owner."""
@@ -185,7 +200,9 @@ class AssociationRows:
 
     async def insert(self, keys: Iterable[Key], *, ignore_conflicts: bool = False) -> None:
         """Insert rows, in an order that all callers share, so that they cannot deadlock."""
-        rows = [self._row(key) for key in _ordered(keys)]
+        ordered = _ordered(keys)
+        rows = [self._row(key) for key in ordered]
+        self.touched.update(ordered)
         if rows:
             statement = insert(self.association.table)
             if ignore_conflicts:
@@ -195,6 +212,7 @@ class AssociationRows:
     async def delete(self, keys: Iterable[Key]) -> None:
         """Delete rows, in as many statements as their parameters need."""
         side, ordered = self.association.related, _ordered(keys)
+        self.touched.update(ordered)
         size = longest_in_list(len(side.references), besides=len(self.owner))
         for start in range(0, len(ordered), size):
             await self._execute(

@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL
+
+from rowbell.postgresql import asyncpg_url
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
 ENVIRONMENT_VARIABLE: Final = "DATABASE_URL"
 """Names another server than the embedded one."""
-
-_DRIVER: Final = "postgresql+asyncpg"
 
 
 class EmbeddedServer:
@@ -51,7 +51,10 @@ class EmbeddedServer:
         self._settings = dict(settings or {})
         self.directory = self.root / "data"
         self.url = URL.create(
-            _DRIVER, username="postgres", database="postgres", query={"host": str(self.directory)}
+            "postgresql+asyncpg",
+            username="postgres",
+            database="postgres",
+            query={"host": str(self.directory)},
         )
         self._server: Any = None
 
@@ -110,7 +113,7 @@ def _import() -> Any:
 def named_server() -> URL | None:
     """The URL in ``DATABASE_URL``, with asyncpg as its driver, if it is set."""
     named = os.environ.get(ENVIRONMENT_VARIABLE)
-    return make_url(named).set(drivername=_DRIVER) if named else None
+    return asyncpg_url(named) if named else None
 
 
 @contextmanager

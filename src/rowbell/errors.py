@@ -49,7 +49,19 @@ def _short(value: object) -> str:
 
 
 class RowbellError(Exception):
-    """The base of all errors of rowbell."""
+    """The base of all errors of rowbell. They can be pickled, if what they hold can."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(
+    class_: type[RowbellError], args: tuple[Any, ...], facts: dict[str, Any]
+) -> RowbellError:
+    error = class_.__new__(class_, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 class NotFoundError(RowbellError, LookupError):

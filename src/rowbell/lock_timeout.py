@@ -65,6 +65,7 @@ def _milliseconds(value: object) -> Decimal | None:
         return Decimal(match[1]) * _MILLISECONDS[match[2] or "ms"] if match else None
     if isinstance(value, timedelta):
         return Decimal(value // timedelta(microseconds=1)) / 1_000
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return Decimal(value) * 1_000
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = Decimal(value)
+        return seconds * 1_000 if seconds.is_finite() else None
     return None

@@ -10,9 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import IntegrityError
+
 from rowbell.association import Association
+from rowbell.postgresql import UNIQUE_VIOLATION, has_sqlstate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import QueryableAttribute
 
@@ -107,6 +112,17 @@ async def m2m_set(
             await rowbell.m2m_set(session, post, Post.tags, postgresql)
     """
     association = Association.of(instance, rel_attr, related)
+    try:
+        await _set(association, session, related)
+    except IntegrityError as error:
+        # Somebody has added one of them since they were read, without locking the owner; it is
+        # committed, so the second time it is seen.
+        if not has_sqlstate(error, UNIQUE_VIOLATION):
+            raise
+        await _set(association, session, related)
+
+
+async def _set(association: Association, session: AsyncSession, related: Sequence[object]) -> None:
     async with association.written(session, related) as rows:
         await rows.lock_owner()
         present = await rows.select()

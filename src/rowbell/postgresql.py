@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sqlalchemy import URL, make_url
+
+from rowbell.errors import InvalidArgumentError
+
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
 NO_ACTIVE_TRANSACTION: Final = "25P01"
 IN_FAILED_TRANSACTION: Final = "25P02"
+UNIQUE_VIOLATION: Final = "23505"
 DUPLICATE_DATABASE: Final = "42P04"
 INVALID_CATALOG_NAME: Final = "3D000"
 OBJECT_IN_USE: Final = "55006"
@@ -18,9 +23,23 @@ _MAX_PARAMETERS: Final = 32_767  # of one statement, as asyncpg writes the proto
 _MAX_ROWS: Final = 1_000  # in an IN list of rows, which the parser nests, and its stack is limited
 
 
-def has_sqlstate(error: DBAPIError, sqlstate: str) -> bool:
-    """Whether the server refused with that SQLSTATE, whatever name the driver has for it."""
-    return sqlstate in {getattr(error.orig, name, None) for name in ("sqlstate", "pgcode")}
+def has_sqlstate(error: DBAPIError, *sqlstates: str) -> bool:
+    """Whether the server refused with one of these, whatever name the driver has for it."""
+    found = {getattr(error.orig, name, None) for name in ("sqlstate", "pgcode")}
+    return not found.isdisjoint(sqlstates)
+
+
+def asyncpg_url(url: str | URL) -> URL:
+    """A PostgreSQL URL for any driver, or none, as one for asyncpg.
+
+    Raises:
+        InvalidArgumentError: It is one of another database.
+    """
+    url = make_url(url)
+    if url.get_backend_name() not in {"postgresql", "postgres"}:
+        raise InvalidArgumentError("the URL", url.get_backend_name(), "PostgreSQL's")
+    query = {{"sslmode": "ssl"}.get(name, name): value for name, value in url.query.items()}
+    return url.set(drivername="postgresql+asyncpg", query=query)
 
 
 def longest_in_list(columns: int, *, besides: int = 0) -> int:

@@ -20,8 +20,10 @@ With pytest-xdist all workers share the server and the template; the last to lea
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -145,13 +147,14 @@ def rowbell_worker_database(
 
 
 @pytest.fixture
-def rowbell_database(rowbell_worker_database: WorkerDatabase) -> URL:
+def rowbell_database(rowbell_worker_database: WorkerDatabase) -> Iterator[URL]:
     """The URL of the worker's database, as clean as the template.
 
     It is cloned anew after a test that has used this fixture: rows, sequences, triggers and
     whatever else a test has changed are as they were. Connections that were left are ended.
     """
-    return rowbell_worker_database.lend()
+    with rowbell_worker_database.lent() as url:
+        yield url
 
 
 @async_fixture
@@ -173,8 +176,11 @@ async def rowbell_session(rowbell_engine: AsyncEngine) -> AsyncGenerator[AsyncSe
 async def rowbell_rollback_session(
     rowbell_worker_database: WorkerDatabase,
 ) -> AsyncGenerator[AsyncSession, None]:
-    """A session whose work is rolled back after the test, its commits included."""
-    engine = create_async_engine(rowbell_worker_database.clean(), poolclass=NullPool)
+    """A session whose work is rolled back after the test, its commits included.
+
+    Sequences are not rolled back: ids go on where the test before has left them.
+    """
+    engine = create_async_engine(rowbell_worker_database.to_roll_back(), poolclass=NullPool)
     async with rolled_back_session(engine, expire_on_commit=False) as session:
         yield session
 
@@ -194,6 +200,19 @@ class Run:
     worker: str
 
 
+class Condition(StrEnum):
+    """What a worker's database may contain beside the template."""
+
+    CLEAN = "clean"
+    """Nothing."""
+    ROLLED_BACK = "rolled back"
+    """Sequences that have moved; no rows."""
+    LENT = "lent"
+    """What the test does that has it now."""
+    DIRTY = "dirty"
+    """Anything, or there is no such database."""
+
+
 class WorkerDatabase:
     """A clone of the template, made anew when it is wanted clean and may not be.
 
@@ -205,23 +224,32 @@ class WorkerDatabase:
 
     def __init__(self, server_url: URL, name: str, template: str) -> None:
         self._server_url = server_url
+        self._url = server_url.set(database=name)
         self._name = name
         self._template = template
-        self._is_clean = False
+        self.condition = Condition.DIRTY
 
-    def clean(self) -> URL:
-        """Its URL; for a use that leaves nothing behind."""
-        if not self._is_clean:
-            self.drop()
-            _call(create_database, self._name, server_url=self._server_url, template=self._template)
-            self._is_clean = True
-        return self._server_url.set(database=self._name)
+    @contextmanager
+    def lent(self) -> Generator[URL]:
+        """Its URL, clean; for a test that may change it."""
+        if self.condition is not Condition.CLEAN:
+            self._clone()
+        self.condition = Condition.LENT
+        yield self._url
+        self.condition = Condition.DIRTY
 
-    def lend(self) -> URL:
-        """Its URL; for a use that may change it."""
-        url = self.clean()
-        self._is_clean = False
-        return url
+    def to_roll_back(self) -> URL:
+        """Its URL, for work that is rolled back; that of the same test that it is lent to, too."""
+        if self.condition is Condition.DIRTY:
+            self._clone()
+        if self.condition is not Condition.LENT:
+            self.condition = Condition.ROLLED_BACK
+        return self._url
+
+    def _clone(self) -> None:
+        self.drop()
+        _call(create_database, self._name, server_url=self._server_url, template=self._template)
+        self.condition = Condition.CLEAN
 
     def drop(self) -> None:
         """Drop it, if it is there."""

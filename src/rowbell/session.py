@@ -1,8 +1,7 @@
 """Sessions for requests and workers, and transactions inside of them.
 
-What ends a session or rolls back runs shielded from cancellation, within a limit: a client
-that has gone, or a timeout around the block, leaves no transaction open and no connection out
-of its pool.
+What ends a session or rolls back is not cut short by a cancellation: a client that has gone,
+or a timeout around the block, leaves no transaction open and no connection out of its pool.
 
 PostgreSQL answers the COMMIT of a transaction in which a statement has failed by rolling back,
 and drivers take that for success. So where an error was caught and nothing was rolled back, a
@@ -16,12 +15,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from typing import TYPE_CHECKING, Final, TypeVar
 from weakref import WeakSet
 
-import anyio
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from rowbell.cleanup import complete
 from rowbell.errors import PoolExhaustedError, SessionStateError
 from rowbell.mapping import sync_connection
 from rowbell.postgresql import IN_FAILED_TRANSACTION, NO_ACTIVE_TRANSACTION, has_sqlstate
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
     )
 
 SessionT = TypeVar("SessionT", bound=AsyncSession)
-
-CLEANUP_SECONDS: Final = 5.0
-"""How long a rollback may take; on a connection that hangs it is given up, and that closed."""
 
 _EXHAUSTED: Final = re.compile(r"limit of size (\d+) overflow (-?\d+) reached.*timeout ([\d.]+)")
 
@@ -119,10 +115,12 @@ def create_db_context(
                 await _refuse_failed(session)
                 await session.commit()
         except PoolTimeoutError as error:
-            raise _exhausted(error) from error
+            exhausted = _exhausted(error)
+            if exhausted is None:
+                raise
+            raise exhausted from error
         finally:
-            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-                await session.close()
+            await complete(session.close())
 
     return db_context
 
@@ -133,7 +131,8 @@ async def get_transaction(session: SessionT) -> AsyncGenerator[SessionT, None]:
 
     Without an open transaction, one is begun, committed at the end, and rolled back on an
     exception. Inside of one, a SAVEPOINT takes its place, so that only the block is undone and
-    the transaction around it goes on; also where the block is cancelled, by a timeout say.
+    the transaction around it goes on; also where the block is cancelled, by a timeout say. (Not
+    in the middle of a statement: that costs the connection, and so the whole transaction.)
 
     Args:
         session: The session. What it has pending is flushed before a SAVEPOINT.
@@ -209,8 +208,7 @@ async def _completed(
     try:
         yield
     except BaseException as error:
-        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-            await transaction.__aexit__(type(error), error, error.__traceback__)
+        await complete(transaction.__aexit__(type(error), error, error.__traceback__))
         raise
     else:
         await transaction.__aexit__(None, None, None)
@@ -269,14 +267,14 @@ async def _refuse_failed(session: AsyncSession) -> None:
         ) from error
 
 
-def _exhausted(error: PoolTimeoutError) -> Exception:
-    """The same with the pool's numbers as attributes.
+def _exhausted(error: PoolTimeoutError) -> PoolExhaustedError | None:
+    """The same with the pool's numbers as attributes, unless it is that already.
 
     They are in SQLAlchemy's sentence alone, and that may be of another engine's pool than the
     session's.
     """
     numbers = _EXHAUSTED.search(str(error))
     if numbers is None:
-        return error
+        return None
     size, overflow, waited = numbers.groups()
     return PoolExhaustedError(size=int(size), overflow=int(overflow), waited=float(waited))

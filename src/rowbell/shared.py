@@ -28,7 +28,10 @@ def shared(
     Yields:
         What ``make`` has returned.
     """
-    import fasteners  # noqa: PLC0415  # of the extra rowbell[pytest], which not all users have
+    try:
+        import fasteners  # noqa: PLC0415  # not all users have the extra
+    except ImportError as error:
+        raise ImportError("rowbell's fixtures need more: pip install rowbell[pytest]") from error
 
     lock = fasteners.InterProcessLock(directory / f"rowbell-{name}.lock")
     record = directory / f"rowbell-{name}.json"
@@ -62,6 +65,8 @@ def _write(record: Path, value: str, users: list[int]) -> None:
 
 
 def _is_alive(pid: int) -> bool:
+    if os.name == "nt":
+        return True  # there is no asking there: signal 0 is one that ends processes
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -5,29 +5,33 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, MetaData, make_url
+from sqlalchemy import URL, MetaData
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from rowbell.cleanup import complete
 from rowbell.errors import DatabaseStateError, InvalidArgumentError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.locks.waiting import lock_wait
 from rowbell.mapping import quote_identifier, schema_map_of, sync_connection, table_name
 from rowbell.postgresql import (
     DUPLICATE_DATABASE,
+    IN_FAILED_TRANSACTION,
     INVALID_CATALOG_NAME,
     OBJECT_IN_USE,
+    UNIQUE_VIOLATION,
+    asyncpg_url,
     has_sqlstate,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from sqlalchemy import Connection, Engine, Table
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.orm import DeclarativeBase
 
-DRIVER: Final = "postgresql+asyncpg"
 _LONGEST_NAME: Final = 63
 """In bytes; PostgreSQL cuts longer ones, so two of them could mean one database."""
 
@@ -63,7 +67,8 @@ async def create_database(
     try:
         await _execute(server_url, statement)
     except DBAPIError as error:
-        if has_sqlstate(error, DUPLICATE_DATABASE):
+        # The second is what one of two gets that create it at the same time.
+        if has_sqlstate(error, DUPLICATE_DATABASE, UNIQUE_VIOLATION):
             if exist_ok:
                 return
             raise DatabaseStateError(
@@ -127,8 +132,9 @@ async def cleanup_tables(
     metadata too where they refer to one in it.
 
     Args:
-        session: The session. What it has not committed is rolled back, and its instances are
-            expunged: their rows are gone.
+        session: The session. Its instances are expunged: their rows are gone, and what is
+            pending is not inserted any more. A transaction that has failed is rolled back, any
+            other one committed, with what else it did.
         base: The declarative base, or a ``MetaData``. Without tables nothing is done.
         timeout: The longest wait for the tables: seconds, a ``timedelta``, or a text as
             PostgreSQL takes it; ``None`` leaves the session's own ``lock_timeout`` in force. A
@@ -145,22 +151,39 @@ async def cleanup_tables(
     """
     metadata = base if isinstance(base, MetaData) else base.metadata
     limit = None if timeout is None else LockTimeout.of(timeout)
-    if not metadata.sorted_tables:
+    tables = sorted(metadata.tables.values(), key=lambda table: table.fullname)
+    if not tables:
         return
-    await session.rollback()
+    mapper = None if isinstance(base, MetaData) else next(iter(base.registry.mappers), None)
+    bind = session.sync_session.get_bind(mapper, clause=tables[0])
+    session.expunge_all()  # what is pending would be inserted after the TRUNCATE
+    if not session.is_active:
+        await session.rollback()
     try:
-        connection = await session.connection()
-        schema_map = schema_map_of(session.sync_session, sync_connection(connection))
-        names = [table_name(table, schema_map) for table in metadata.sorted_tables]
-        async with lock_wait(connection, limit, names, "ACCESS EXCLUSIVE"):
-            await connection.exec_driver_sql(
-                f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE"
-            )
+        try:
+            await _truncate(session, bind, tables, limit)
+        except DBAPIError as error:
+            if not has_sqlstate(error, IN_FAILED_TRANSACTION):
+                raise
+            await session.rollback()
+            await _truncate(session, bind, tables, limit)
         await session.commit()
     except BaseException:
-        await session.rollback()
+        await complete(session.rollback())
         raise
-    session.expunge_all()
+
+
+async def _truncate(
+    session: AsyncSession,
+    bind: Engine | Connection,
+    tables: list[Table],
+    timeout: LockTimeout | None,
+) -> None:
+    connection = await session.connection(bind_arguments={"bind": bind})
+    schema_map = schema_map_of(session.sync_session, sync_connection(connection))
+    names = [table_name(table, schema_map) for table in tables]
+    async with lock_wait(connection, timeout, names, "ACCESS EXCLUSIVE"):
+        await connection.exec_driver_sql(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE")
 
 
 @asynccontextmanager
@@ -205,9 +228,7 @@ def _name(argument: str, name: str) -> str:
 
 async def _execute(server_url: str | URL, statement: str) -> None:
     engine = create_async_engine(
-        make_url(server_url).set(drivername=DRIVER),
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT",
+        asyncpg_url(server_url), poolclass=NullPool, isolation_level="AUTOCOMMIT"
     )
     try:
         async with engine.connect() as connection:

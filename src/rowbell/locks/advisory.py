@@ -16,15 +16,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-import anyio
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
+from rowbell.cleanup import complete
 from rowbell.errors import InvalidArgumentError, SessionStateError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.locks.waiting import lock_wait
 from rowbell.mapping import sync_connection
-from rowbell.session import CLEANUP_SECONDS, savepoint
+from rowbell.session import savepoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -57,7 +57,9 @@ def advisory_lock(
 
     A lock that is held until the block ends belongs to the session's connection, which it
     gives back when it commits. To commit inside the block, bind the session to a connection;
-    see the example.
+    see the example. Either way the session is in a transaction from the lock on, so a
+    ``get_transaction`` inside the block is a SAVEPOINT. That of a REPEATABLE READ session has
+    its snapshot from before the wait.
 
     Args:
         session: The session, on whose connection the lock is taken. What it has pending is not
@@ -149,21 +151,35 @@ async def _held(
                 )
     finally:
         if held is not None and not (held.closed or held.invalidated):
-            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-                await _release(held, lock, acquired=acquired)
+            await complete(_release(session, held, lock, acquired=acquired))
 
 
-async def _release(held: AsyncConnection, lock: _Lock, *, acquired: bool) -> None:
-    """Unlock; in a transaction that has failed the pool does it, when that is rolled back."""
+async def _release(
+    session: AsyncSession, held: AsyncConnection, lock: _Lock, *, acquired: bool
+) -> None:
+    """Unlock; in a transaction that has failed, as soon as that is rolled back."""
     if acquired:
         began = not held.in_transaction()
         try:
             await held.execute(text(lock.release()), lock.parameters)
         except DBAPIError:
+            _release_after_rollback(session, sync_connection(held), lock)
             return
         if began:
             await held.rollback()
     _count(held, -1)
+
+
+def _release_after_rollback(session: AsyncSession, held: Connection, lock: _Lock) -> None:
+    """For a session bound to a connection, which does not return to the pool by then."""
+
+    def unlock(_: Session) -> None:
+        if not (held.closed or held.invalidated) and held.info.get(_HELD):
+            held.execute(text(lock.release()), lock.parameters)
+            held.rollback()
+            held.info[_HELD] -= 1
+
+    event.listen(session.sync_session, "after_rollback", unlock, once=True)
 
 
 def _count(held: AsyncConnection, step: int) -> AsyncConnection:

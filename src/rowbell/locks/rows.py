@@ -97,7 +97,11 @@ async def lock_rows(
         .where(tuple_(*mapper.primary_key).in_(keys))
         .order_by(*mapper.primary_key)
         .with_for_update(
-            nowait=nowait, skip_locked=skip_locked, read=read, key_share=key_share, of=model
+            nowait=nowait,
+            skip_locked=skip_locked,
+            read=read,
+            key_share=key_share,
+            of=list(mapper.tables),  # not what is joined to them, perhaps by an outer join
         )
         .execution_options(populate_existing=True)
     )

@@ -6,18 +6,25 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, Table
 
 from rowbell.errors import InvalidArgumentError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.locks.waiting import lock_wait
-from rowbell.mapping import ModelOrTable, schema_map_of, sync_connection, table_name, tables_of
+from rowbell.mapping import (
+    ModelOrTable,
+    mapper_of,
+    schema_map_of,
+    sync_connection,
+    table_name,
+    tables_of,
+)
 from rowbell.session import SessionT, get_transaction
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from sqlalchemy import Table
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 
 class LockMode(StrEnum):
@@ -72,7 +79,8 @@ def lock_tables(
             async with rowbell.lock_tables(session, [Account, Transfer], timeout=2):
                 session.add(Transfer(...))
     """
-    wanted = tables_of(_listed(tables))
+    models = _listed(tables)
+    wanted = tables_of(models)
     if not wanted:
         raise InvalidArgumentError("tables", tables, "one mapped class or table at least")
     try:
@@ -80,7 +88,7 @@ def lock_tables(
     except ValueError:
         raise InvalidArgumentError("mode", mode, f"one of {', '.join(LockMode)}") from None
     limit = None if timeout is None else LockTimeout.of(timeout)
-    binds = {session.sync_session.get_bind(clause=table) for table in wanted}
+    binds = {_bind(session, model) for model in models}
     if len(binds) > 1:
         raise InvalidArgumentError("tables", tables, "tables of one database")
     return _locked(session, binds.pop(), wanted, mode, limit)
@@ -97,19 +105,22 @@ async def _locked(
     async with get_transaction(session):
         connection = await session.connection(bind_arguments={"bind": bind})
         schema_map = schema_map_of(session.sync_session, sync_connection(connection))
-        names = [table_name(table, schema_map) for table in tables]
-        # By oid: one table may go by several names.
-        ordered = await connection.scalars(
-            text(
-                "SELECT name FROM unnest(CAST(:names AS text[])) AS name "
-                "ORDER BY to_regclass(name)::oid, name"
-            ),
-            {"names": names},
+        # Not by oid: asking for those takes a snapshot, which in REPEATABLE READ would be older
+        # than the locks. Without a schema a table is in the default one, as when it has that.
+        default = bind.dialect.default_schema_name
+        names = sorted(
+            (table_name(table, schema_map) for table in tables),
+            key=lambda name: name if "." in name else f'"{default}".{name}',
         )
-        names = list(ordered)
         async with lock_wait(connection, timeout, names, mode):
             await connection.exec_driver_sql(f"LOCK TABLE {', '.join(names)} IN {mode} MODE")
         yield session
+
+
+def _bind(session: AsyncSession, model: ModelOrTable) -> Engine | Connection:
+    if isinstance(model, Table):
+        return session.sync_session.get_bind(clause=model)
+    return session.sync_session.get_bind(mapper_of(model))
 
 
 def _listed(tables: Sequence[ModelOrTable]) -> list[ModelOrTable]:

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
     from rowbell.lock_timeout import LockTimeout
 
-# A sub-select, so that the old value is read before the new one is set.
-_LIMIT = text(
-    "SELECT previous, set_config('lock_timeout', :timeout, true) "
-    "FROM (SELECT current_setting('lock_timeout') AS previous OFFSET 0) AS setting"
-)
 _RESTORE = text("SELECT set_config('lock_timeout', :previous, true)")
 
 
@@ -51,8 +46,9 @@ async def lock_wait(
             with refuse_autocommit():
                 yield
             return
-        limited = await connection.execute(_LIMIT, {"timeout": str(timeout)})
-        previous = limited.one().previous
+        # Neither takes a snapshot, which in REPEATABLE READ would be older than the lock.
+        previous = await connection.scalar(text("SHOW lock_timeout"))
+        await connection.execute(text(f"SET LOCAL lock_timeout = '{timeout}'"))
         with refuse_autocommit():
             yield
     except DBAPIError as error:
