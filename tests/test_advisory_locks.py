@@ -242,6 +242,19 @@ async def test_on_a_connection_a_failed_statement_leaves_no_lock_either(
         assert await held(engine) == 0
 
 
+async def test_a_failed_statement_that_a_savepoint_undoes_leaves_no_lock(
+    engine: AsyncEngine, session: AsyncSession
+) -> None:
+    """And the transaction around it goes on, with what it has done."""
+    await session.execute(insert(Plain).values(id=1))
+    with pytest.raises(DBAPIError, match="division by zero"):
+        async with get_transaction(session), advisory_lock(session, "job"):
+            await session.execute(text("SELECT 1/0"))
+    assert await held(engine) == 0
+    await session.commit()
+    assert await session.get(Plain, 1) is not None
+
+
 async def test_the_pool_keeps_its_connections_and_they_hold_nothing(database: Any) -> None:
     engine = create_async_engine(database, pool_size=1, max_overflow=0)
     pids: set[Any] = set()

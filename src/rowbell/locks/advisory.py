@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from sqlalchemy.engine.interfaces import DBAPIConnection
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
     from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
@@ -130,17 +130,21 @@ class _Lock:
 async def _held(
     session: AsyncSession, lock: _Lock, timeout: LockTimeout | None
 ) -> AsyncGenerator[bool, None]:
-    bind = session.get_bind()
-    held = None if lock.transaction else _count(await session.connection(), +1)
-    acquired = False
-    try:
-        async with savepoint(session, bind) as connection:
-            async with lock_wait(connection, timeout, [f"the key {lock.key}"], lock.mode):
-                result = await connection.scalar(text(lock.acquire()), lock.parameters)
-            acquired = not lock.nowait or bool(result)
-        if held is None or not acquired:
-            yield acquired
-        else:
+    held = sync_connection(await session.connection())
+    if not lock.transaction:
+        _count(held, +1)  # before it is held: whatever happens next, the pool will unlock
+    async with (
+        savepoint(session, session.get_bind()) as connection,
+        lock_wait(connection, timeout, [f"the key {lock.key}"], lock.mode),
+    ):
+        result = await connection.scalar(text(lock.acquire()), lock.parameters)
+    if lock.transaction:
+        yield not lock.nowait or bool(result)
+    elif lock.nowait and not result:
+        _count(held, -1)
+        yield False
+    else:
+        try:
             with _kept(session, lock):
                 yield True
             if held.closed or held.invalidated:
@@ -149,47 +153,38 @@ async def _held(
                     "session's transaction ended there: bind the session to a connection to "
                     "keep it (AsyncSession(connection))"
                 )
-    finally:
-        if held is not None and not (held.closed or held.invalidated):
-            await complete(_release(session, held, lock, acquired=acquired))
+        finally:
+            await complete(session.run_sync(_release, held, lock))
 
 
-async def _release(
-    session: AsyncSession, held: AsyncConnection, lock: _Lock, *, acquired: bool
-) -> None:
-    """Unlock; in a transaction that has failed, as soon as that is rolled back."""
-    if acquired:
-        began = not held.in_transaction()
-        try:
-            await held.execute(text(lock.release()), lock.parameters)
-        except DBAPIError:
-            _release_after_rollback(session, sync_connection(held), lock)
-            return
-        if began:
-            await held.rollback()
-    _count(held, -1)
+def _release(session: Session, held: Connection, lock: _Lock) -> None:
+    """Unlock; in a transaction that has failed, as soon as that is rolled back.
 
-
-def _release_after_rollback(session: AsyncSession, held: Connection, lock: _Lock) -> None:
-    """For a session bound to a connection, which does not return to the pool by then."""
+    The pool would be late then: a SAVEPOINT may be all that is rolled back, and a connection
+    that a session is bound to does not return.
+    """
 
     def unlock(_: Session) -> None:
-        if not (held.closed or held.invalidated) and held.info.get(_HELD):
-            held.execute(text(lock.release()), lock.parameters)
+        if held.closed or held.invalidated:
+            return
+        began = not held.in_transaction()
+        held.execute(text(lock.release()), lock.parameters)
+        if began:
             held.rollback()
-            held.info[_HELD] -= 1
+        _count(held, -1)
 
-    event.listen(session.sync_session, "after_rollback", unlock, once=True)
+    try:
+        unlock(session)
+    except DBAPIError:
+        event.listen(session, "after_rollback", unlock, once=True)
 
 
-def _count(held: AsyncConnection, step: int) -> AsyncConnection:
+def _count(held: Connection, step: int) -> None:
     """Count the locks of a connection, so that its pool knows what to release."""
-    pool = sync_connection(held).engine.pool
+    pool = held.engine.pool
     if not event.contains(pool, "reset", _unlock_all):
         event.listen(pool, "reset", _unlock_all)
-    info = sync_connection(held).info
-    info[_HELD] = info.get(_HELD, 0) + step
-    return held
+    held.info[_HELD] = held.info.get(_HELD, 0) + step
 
 
 def _unlock_all(
