@@ -129,7 +129,7 @@ class Association:
             schema_map = schema_map_of(session.sync_session, sync_connection(connection))
             rows = AssociationRows(self, connection, schema_map, keys[0], frozenset(keys[1:]))
             yield rows
-        self._expire(session, rows.touched)
+        await session.run_sync(lambda _: self._expire(session, rows.touched))
 
     def _refuse_pending(self) -> None:
         """Refuse where expiring the collection would drop what the caller did to it."""

@@ -107,11 +107,9 @@ async def _locked(
         schema_map = schema_map_of(session.sync_session, sync_connection(connection))
         # Not by oid: asking for those takes a snapshot, which in REPEATABLE READ would be older
         # than the locks. Without a schema a table is in the default one, as when it has that.
-        default = bind.dialect.default_schema_name
-        names = sorted(
-            (table_name(table, schema_map) for table in tables),
-            key=lambda name: name if "." in name else f'"{default}".{name}',
-        )
+        default = bind.dialect.default_schema_name or ""
+        tables.sort(key=lambda t: (schema_map.get(t.schema, t.schema) or default, t.name))
+        names = [table_name(table, schema_map) for table in tables]
         async with lock_wait(connection, timeout, names, mode):
             await connection.exec_driver_sql(f"LOCK TABLE {', '.join(names)} IN {mode} MODE")
         yield session
