@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from rowbell.watch.interest import Columns, Interest, Interests
-from rowbell.watch.watch import Arming, Watch
+from rowbell.watch.watch import Arming, Turn, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -96,7 +96,8 @@ class Board:
         now, due = self._clock(), list[Watch]()
         while self.next_due() <= now:
             watch = heapq.heappop(self._schedule)[2]
-            watch.due, watch.being_read, watch.rung = math.inf, True, False
+            watch.due = math.inf
+            watch.turn = Turn.READING_RUNG if watch.turn is Turn.RUNG else Turn.READING
             due.append(watch)
         return due
 
@@ -104,21 +105,18 @@ class Board:
         """A read that began at ``begun`` is over: those that it has not ended are read again."""
         now = self._clock()
         for watch in watches:
-            watch.being_read = False
-            if not watch.over and watch in self.watches:
-                self._schedule_next(watch, now, begun, trouble)
+            again = watch.turn is not Turn.READING
+            watch.turn = Turn.WAITING
+            if watch.over or watch not in self.watches:
+                continue
+            if begun >= watch.deadline:
+                watch.time_out(trouble)
+            elif again:
+                self._read_at(watch, now)
+            else:
+                when = _tick(now, watch.interval) if trouble else self._next_read(watch, now)
+                self._read_at(watch, min(when, max(watch.deadline, now)))
         self._changed()
-
-    def _schedule_next(self, watch: Watch, now: float, begun: float, trouble: str) -> None:
-        if begun >= watch.deadline:
-            watch.time_out(trouble)
-        elif watch.rung or watch.expects_change:
-            # It rang and no change was seen: once more, with the proof that this is the primary.
-            watch.expects_change = False
-            self._read_at(watch, now)
-        else:
-            when = _tick(now, watch.interval) if trouble else self._next_read(watch, now)
-            self._read_at(watch, min(when, max(watch.deadline, now)))
 
     def _next_read(self, watch: Watch, now: float) -> float:
         if watch.arming is Arming.ARMED:
@@ -150,7 +148,8 @@ class Board:
             rung = self._interests.named(relation, keys)
         now = self._clock()
         for watch in {watch: None for interest in rung for watch in interest.watches}:
-            watch.expects_change = watch.arming is Arming.ARMED
+            if watch.turn is Turn.WAITING and watch.arming is Arming.ARMED:
+                watch.turn = Turn.RUNG
             self._signal(watch, now)
 
     # -- arming
@@ -215,8 +214,8 @@ class Board:
         self._signal(watch, self._clock())
 
     def _signal(self, watch: Watch, when: float) -> None:
-        if watch.being_read:
-            watch.rung = True  # that read may have been too early
+        if watch.turn not in {Turn.WAITING, Turn.RUNG}:
+            watch.turn = Turn.AGAIN
         elif when < watch.due:
             self._read_at(watch, when)
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from rowbell.errors import NotFoundError
-from rowbell.watch.watch import Arming, Reading, Watch
+from rowbell.watch.watch import Arming, Reading, Turn, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -109,7 +109,7 @@ class Reader:
     ) -> None:
         board = self._board
         # The bell rang for an armed watch: no proof is wanted, and the row has probably changed.
-        rung = all(watch.expects_change for watch in watches)
+        rung = all(watch.turn is Turn.READING_RUNG for watch in watches)
         evidence = board.hearing and rows.has_keys and not rung
         instances = rung and all(map(_loads_at_once, watches))
         boundaries = [w.boundary if w.arming is Arming.ARMING else None for w in watches]
@@ -253,8 +253,8 @@ def _loads_at_once(watch: Watch) -> bool:
 
 def _together(watch: Watch) -> Hashable:
     """What watches must share to be read by one SELECT."""
-    loads = watch.expects_change and _loads_at_once(watch)
-    return watch.condition_key, watch.expects_change, loads
+    rung = watch.turn is Turn.READING_RUNG
+    return watch.condition_key, rung, rung and _loads_at_once(watch)
 
 
 def _groups(watches: Iterable[Watch], by: Callable[[Watch], Hashable]) -> Iterator[list[Watch]]:

@@ -54,6 +54,22 @@ class Arming(Enum):
     ARMED = "armed"
 
 
+class Turn(Enum):
+    """Where a watch is between two reads."""
+
+    WAITING = "waiting"
+    """To be read when it is due."""
+    RUNG = "rung"
+    """To be read now: it was armed and the bell rang, so the row has probably changed."""
+    READING = "reading"
+    """Being read."""
+    READING_RUNG = "reading, because it rang"
+    """Being read; if that shows no change it is read once more, with the proof that a primary
+    answers."""
+    AGAIN = "reading, and again"
+    """Being read, perhaps too early: the bell rang meanwhile, or a proof is wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A row as one read found it.
@@ -96,9 +112,7 @@ class Watch:
         names: The row in the tables of its class, as triggers name it: oid and hash.
         quick: The next interval while it is about to be armed.
         due: When it is to be read next, on the loop's clock.
-        being_read: Whether a read of it is under way.
-        rung: Whether it has to be read again once that has ended.
-        expects_change: Whether it is armed and the bell rang, with no read since.
+        turn: Where it is between two reads.
         result: Becomes the instance, ``None`` or the error.
     """
 
@@ -121,9 +135,7 @@ class Watch:
     names: tuple[tuple[int, int], ...] = ()
     quick: float = 0.0
     due: float = math.inf
-    being_read: bool = False
-    rung: bool = False
-    expects_change: bool = False
+    turn: Turn = Turn.WAITING
 
     def __post_init__(self) -> None:
         self.baseline = self.baseline or (UNSEEN,) * len(self.columns)
