@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
-from sqlalchemy import URL, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from models import Base
 from rowbell.pytest_plugin import Schema
@@ -39,10 +38,14 @@ def engine(rowbell_engine: AsyncEngine) -> AsyncEngine:
     return rowbell_engine
 
 
-async def execute(url: URL, *statements: str) -> None:
-    """Execute each statement in a transaction of its own."""
-    engine = create_async_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    async with engine.connect() as connection:
-        for statement in statements:
-            await connection.execute(text(statement))
-    await engine.dispose()
+@pytest.fixture
+async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+    async with AsyncSession(engine) as session:
+        yield session
+
+
+@pytest.fixture
+async def other(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+    """Somebody else's, on another connection."""
+    async with AsyncSession(engine) as session:
+        yield session

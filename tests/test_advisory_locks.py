@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import event, insert, select, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from models import Plain
+from observed import blocked, statements
 from rowbell import (
     InvalidArgumentError,
     LockTimeoutError,
@@ -20,18 +20,6 @@ from rowbell import (
     advisory_lock,
     get_transaction,
 )
-
-
-@pytest.fixture
-async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
-    async with AsyncSession(engine) as session:
-        yield session
-
-
-@pytest.fixture
-async def other(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
-    async with AsyncSession(engine) as session:
-        yield session
 
 
 async def held(engine: AsyncEngine) -> int:
@@ -107,8 +95,7 @@ async def test_a_second_waits_until_the_first_has_ended(
     async with advisory_lock(session, "k"):
         task = asyncio.create_task(second())
         await waits.wait()
-        while not await session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
-            await asyncio.sleep(0.01)
+        await blocked(engine)
         order.append("first")
     await task
     assert order == ["first", "second"]
@@ -336,9 +323,7 @@ async def test_what_is_no_key_is_refused_at_the_call(session: AsyncSession, key:
 async def test_bad_options_are_refused_at_the_call(
     engine: AsyncEngine, session: AsyncSession, options: Any
 ) -> None:
-    sent: list[str] = []
-    event.listen(engine.sync_engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
-    with pytest.raises(InvalidArgumentError, match="timeout must be"):
+    with statements(engine) as sent, pytest.raises(InvalidArgumentError, match="timeout must be"):
         advisory_lock(session, 1, **options)
     assert not sent
 

@@ -16,7 +16,6 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
-    event,
     insert,
     select,
     text,
@@ -24,8 +23,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from conftest import execute
 from models import Base, Item, Order, Plain
+from observed import execute, statements
 from rowbell import (
     DatabaseStateError,
     InvalidArgumentError,
@@ -169,13 +168,12 @@ async def test_all_tables_are_emptied_and_their_sequences_restart(engine: AsyncE
 
 
 async def test_it_is_one_statement_and_none_without_tables(engine: AsyncEngine) -> None:
-    sent: list[str] = []
-    event.listen(engine.sync_engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
-    async with AsyncSession(engine) as session:
-        await cleanup_tables(session, Base)
-        assert len([statement for statement in sent if statement.startswith("TRUNCATE")]) == 1
-        sent.clear()
-        await cleanup_tables(session, MetaData())
+    with statements(engine) as sent:
+        async with AsyncSession(engine) as session:
+            await cleanup_tables(session, Base)
+            assert len([statement for statement in sent if statement.startswith("TRUNCATE")]) == 1
+            sent.clear()
+            await cleanup_tables(session, MetaData())
     assert not sent
 
 

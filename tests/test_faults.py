@@ -17,8 +17,8 @@ from sqlalchemy import URL, event, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from conftest import execute
 from models import Base, Order
+from observed import execute
 from proxy import Proxy, proxy_to
 from rowbell import (
     ListenError,

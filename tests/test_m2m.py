@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -21,7 +20,6 @@ from sqlalchemy import (
     String,
     Table,
     and_,
-    event,
     func,
     insert,
     join,
@@ -32,6 +30,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, selectinload
 
+from observed import blocked, statements
 from rowbell import (
     InvalidArgumentError,
     NotFoundError,
@@ -177,19 +176,6 @@ async def tables(engine: AsyncEngine) -> AsyncEngine:
 async def session(tables: AsyncEngine) -> AsyncIterator[AsyncSession]:
     async with AsyncSession(tables) as session:
         yield session
-
-
-@contextmanager
-def statements(engine: AsyncEngine) -> Generator[list[str]]:
-    """What is sent to the server meanwhile."""
-    sent: list[str] = []
-
-    def note(*arguments: Any) -> None:
-        sent.append(arguments[2])
-
-    event.listen(engine.sync_engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(engine.sync_engine, "before_cursor_execute", note)
 
 
 async def get(session: AsyncSession, *tags: int) -> tuple[Post, list[Tag]]:
@@ -363,10 +349,7 @@ async def test_a_set_that_meets_an_add_has_what_it_wanted(tables: AsyncEngine) -
     async with AsyncSession(tables) as adding, AsyncSession(tables) as setting:
         await m2m_add(adding, Post(id=1), Post.tags, Tag(id=1))
         task = asyncio.create_task(m2m_set(setting, Post(id=1), Post.tags, Tag(id=1), Tag(id=2)))
-        async with tables.connect() as connection:
-            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            while not await connection.scalar(waiting):
-                await asyncio.sleep(0.01)
+        await blocked(tables)
         await adding.commit()
         await task
         assert await stored(setting) == [1, 2]

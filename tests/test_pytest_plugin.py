@@ -10,7 +10,7 @@ from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from conftest import execute
+from observed import execute
 
 MODELS = """
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column

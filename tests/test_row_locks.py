@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey, event, insert, select, text, update
+from sqlalchemy import ForeignKey, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from models import Animal, Dog, Item, Order, Seat
+from observed import blocked, statements
 from rowbell import (
     InvalidArgumentError,
     InvalidKeyError,
@@ -75,9 +76,7 @@ async def test_it_waits_and_then_sees_what_it_waited_for(
 ) -> None:
     await other.execute(update(Order).where(Order.id == 1).values(n=7))
     task = asyncio.create_task(lock_rows(session, Order, [1], timeout=30))
-    async with orders.connect() as connection:
-        while not await connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
-            await asyncio.sleep(0.01)
+    await blocked(orders)
     await other.commit()
     assert [order.n for order in await task] == [7]
 
@@ -296,9 +295,7 @@ async def test_bad_input_is_refused_and_nothing_is_sent(
     options: Any,
     error: type[Exception],
 ) -> None:
-    sent: list[str] = []
-    event.listen(orders.sync_engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
-    with pytest.raises(error):
+    with statements(orders) as sent, pytest.raises(error):
         await lock_rows(session, model, pks, **options)
     assert not sent
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Column, Integer, MetaData, Table, event, insert, select, text, update
+from sqlalchemy import Column, Integer, MetaData, Table, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from models import Base, Dog, Item, Order, Plain
+from observed import blocked, statements
 from rowbell import (
     InvalidArgumentError,
     LockMode,
@@ -28,19 +29,6 @@ from rowbell import (
 from rowbell.lock_timeout import LockTimeout
 
 
-@pytest.fixture
-async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
-    async with AsyncSession(engine) as session:
-        yield session
-
-
-@pytest.fixture
-async def other(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
-    """Somebody else, on another connection."""
-    async with AsyncSession(engine) as session:
-        yield session
-
-
 async def locks_of(session: AsyncSession) -> set[tuple[str, str]]:
     """The table locks that the session's own transaction holds, as (table, mode)."""
     rows = await session.execute(
@@ -50,19 +38,6 @@ async def locks_of(session: AsyncSession) -> set[tuple[str, str]]:
         )
     )
     return {(table, mode) for table, mode in rows}
-
-
-async def waiting(engine: AsyncEngine, count: int) -> list[str]:
-    """The tables for whose locks that many sessions wait, as soon as they do."""
-    async with engine.connect() as connection:
-        while True:
-            rows = await connection.scalars(
-                text("SELECT relation::regclass::text FROM pg_locks WHERE NOT granted")
-            )
-            found = list(rows)
-            if len(found) == count:
-                return found
-            await asyncio.sleep(0.01)
 
 
 async def test_a_lock_is_held_until_the_block_ends(
@@ -185,7 +160,7 @@ async def test_callers_that_name_tables_in_different_orders_do_not_deadlock(
             asyncio.create_task(lock("one", [Order, items])),
             asyncio.create_task(lock("two", [Item, Order])),
         ]
-        assert await waiting(engine, 2) == ["items", "items"]
+        assert await blocked(engine, 2) == ["items", "items"]
         held = await holder.scalar(
             text("SELECT count(*) FROM pg_locks WHERE relation = 'orders'::regclass")
         )
@@ -209,7 +184,7 @@ async def test_a_frozen_snapshot_is_taken_after_the_lock(
 
     async with lock_tables(other, [Plain]):
         task = asyncio.create_task(read())
-        await waiting(engine, 1)
+        await blocked(engine, 1)
         await other.execute(update(Plain).values(n=5))
     assert await task == 5
 
@@ -321,9 +296,7 @@ async def test_bad_input_is_refused_at_the_call_and_nothing_is_sent(
     error: type[Exception],
     words: str,
 ) -> None:
-    sent: list[str] = []
-    event.listen(engine.sync_engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
-    with pytest.raises(error, match=words):
+    with statements(engine) as sent, pytest.raises(error, match=words):
         lock_tables(session, tables, **options)
     assert not sent
     assert not session.in_transaction()
@@ -363,11 +336,11 @@ async def test_a_cancelled_wait_leaves_no_connection_and_no_lock(
 
     async with lock_tables(other, [Order]):
         task = asyncio.create_task(wait())
-        await waiting(engine, 1)
+        await blocked(engine, 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await waiting(engine, 0)
+        await blocked(engine, 0)
     pool = engine.pool
     assert isinstance(pool, QueuePool)
     assert pool.checkedout() == 0
