@@ -28,7 +28,7 @@ from rowbell.postgresql import IN_FAILED_TRANSACTION, NO_ACTIVE_TRANSACTION, has
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Dialect, Engine
     from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.ext.asyncio import (
         AsyncConnection,
@@ -233,9 +233,14 @@ _failed: Final[WeakSet[Connection]] = WeakSet()
 """The connections on which a statement has failed since they were checked out."""
 
 
+# Not event.contains(), which knows its targets by id(): another's, once that is gone.
+_listening: Final[WeakSet[Dialect]] = WeakSet()
+
+
 def _note_failures(session: AsyncSession) -> None:
     engine = _engine_of(session)
-    if engine is not None and not event.contains(engine, "handle_error", _note_failure):
+    if engine is not None and engine.dialect not in _listening:
+        _listening.add(engine.dialect)
         event.listen(engine, "handle_error", _note_failure)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
-    from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
+    from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolResetState
 
 AdvisoryKey: TypeAlias = int | tuple[int, int] | str
 
@@ -157,6 +158,10 @@ async def _held(
             await complete(session.run_sync(_release, held, lock))
 
 
+# Not event.contains(), which knows its targets by id(): another's, once that is gone.
+_listening: Final[WeakSet[Pool]] = WeakSet()
+
+
 def _release(session: Session, held: Connection, lock: _Lock) -> None:
     """Unlock; in a transaction that has failed, as soon as that is rolled back.
 
@@ -182,7 +187,8 @@ def _release(session: Session, held: Connection, lock: _Lock) -> None:
 def _count(held: Connection, step: int) -> None:
     """Count the locks of a connection, so that its pool knows what to release."""
     pool = held.engine.pool
-    if not event.contains(pool, "reset", _unlock_all):
+    if pool not in _listening:
+        _listening.add(pool)
         event.listen(pool, "reset", _unlock_all)
     held.info[_HELD] = held.info.get(_HELD, 0) + step
 
