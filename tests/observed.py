@@ -48,4 +48,4 @@ async def blocked(engine: AsyncEngine, count: int = 1) -> list[str | None]:
             found = list(await connection.scalars(waits))
         if len(found) == count:
             return found
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the server tells nobody that a session waits

@@ -65,7 +65,7 @@ async def work(url: URL, stop: asyncio.Event) -> None:
         for status in ("new", "paid", "delivered", "done"):
             async with engine.begin() as connection:
                 await connection.execute(text("UPDATE orders SET status = :s"), {"s": status})
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # the pace of a worker, not a wait for anything
     await engine.dispose()
 
 

@@ -314,7 +314,7 @@ async def test_a_client_that_leaves_rolls_back_and_gives_the_connection_back(
         await asyncio.wait_for(ended.wait(), 20)
         with anyio.fail_after(20):
             while in_use(engine):
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # a pool tells nobody what returns to it
     assert await count(engine) == 0
 
 
@@ -353,7 +353,7 @@ async def test_cancelled_again_while_it_ends_a_session_leaves_its_connection_who
         await inside.wait()
         for _ in range(steps):
             task.cancel()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # another step of its clean-up each time
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -7,6 +7,7 @@ the wrong connection, and the lock would stay with one that lies idle in the poo
 - a commit inside the block is refused where it would take the lock away;
 - whatever else ends the transaction (a rollback, a close), the lock is released as the
   connection returns to the pool, by the pool's ``reset`` event;
+- where a statement has failed the server refuses to unlock, until a rollback: then it is done;
 - a block that ends well although its lock was lost in that way raises.
 """
 
