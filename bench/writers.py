@@ -23,11 +23,11 @@ from sqlalchemy.pool import NullPool
 
 from rowbell.embedded import EmbeddedServer
 from rowbell.watch.schema import schema_statements
-from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
+from rowbell.watch.triggers import ForEach, TableColumn, TableTriggers
 
 ROWS = 100_000
 UPDATE = f"\\set id random(1, {ROWS})\nUPDATE t SET n = n + 1 WHERE id = :id;\n"
-INSTALLED = TableTriggers(None, "t", (KeyColumn("id"),), ForEach.STATEMENT)
+INSTALLED = TableTriggers(None, "t", (TableColumn("id"),), ForEach.STATEMENT)
 TABLES = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT"
 NOTHING = "BEGIN RETURN NULL; END"
 PROBE = (

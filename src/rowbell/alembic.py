@@ -38,7 +38,7 @@ from rowbell.watch.install import (
 )
 from rowbell.watch.schema import schema_statements
 from rowbell.watch.tables import INFO_KEY, TriggerOptions
-from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
+from rowbell.watch.triggers import ForEach, TableColumn, TableTriggers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +54,8 @@ class RowTriggersOp(MigrateOperation):
         schema: The table's schema.
         for_each: ``"row"`` for a partitioned table; online it is found out.
         replicated: Fire for changes that arrive by logical replication too.
+        columns: The columns worth watching, as ``@watched(columns=…)`` declares them; all by
+            default.
         lock_timeout: The longest wait for the table's lock, as PostgreSQL takes it.
     """
 
@@ -65,6 +67,7 @@ class RowTriggersOp(MigrateOperation):
         schema: str | None = None,
         for_each: ForEach | str | None = None,
         replicated: bool = False,
+        columns: Sequence[str] | None = None,
         lock_timeout: LockTimeoutValue = "2s",
     ) -> None:
         self.table_name = table_name
@@ -72,6 +75,7 @@ class RowTriggersOp(MigrateOperation):
         self.schema = schema
         self.for_each = None if for_each is None else ForEach(for_each)
         self.replicated = replicated
+        self.columns = None if columns is None else list(columns)
         self.lock_timeout = str(LockTimeout.of(lock_timeout, "lock_timeout"))
 
     def arguments(self) -> dict[str, Any]:
@@ -81,6 +85,7 @@ class RowTriggersOp(MigrateOperation):
             "schema": self.schema,
             "for_each": self.for_each,
             "replicated": self.replicated,
+            "columns": self.columns,
             "lock_timeout": self.lock_timeout,
         }
 
@@ -116,7 +121,12 @@ class RowTriggersOp(MigrateOperation):
             raise TriggerError(
                 self.qualified_name, f"key={self.key} is not its primary key ({found})"
             )
-        table.info[INFO_KEY] = TriggerOptions(self.for_each, self.replicated)
+        unknown = [name for name in self.columns or () if name not in table.columns]
+        if unknown:
+            why = f"columns={self.columns}: it has no column {', '.join(unknown)}"
+            raise TriggerError(self.qualified_name, why)
+        declared = None if self.columns is None else tuple(self.columns)
+        table.info[INFO_KEY] = TriggerOptions(self.for_each, self.replicated, declared)
         return table
 
 
@@ -133,13 +143,15 @@ class CreateRowTriggersOp(RowTriggersOp):
             raise TriggerError(
                 self.qualified_name, "with --sql give the primary key, as in key=['id']"
             )
-        by_row = ForEach.ROW if self.replicated else ForEach.STATEMENT
+        by_row = self.replicated or self.columns is not None
+        declared = None if self.columns is None else map(TableColumn, sorted(self.columns))
         triggers = TableTriggers(
             self.schema,
             self.table_name,
-            tuple(KeyColumn(name) for name in sorted(self.key)),
-            self.for_each or by_row,
+            tuple(TableColumn(name) for name in sorted(self.key)),
+            self.for_each or (ForEach.ROW if by_row else ForEach.STATEMENT),
             self.replicated,
+            None if declared is None else tuple(declared),
         )
         return [*schema_statements(), triggers.create_function(), *triggers.create_triggers()]
 

@@ -292,7 +292,7 @@ class Board:
         return news
 
     def _may_arm(self, watch: Watch) -> bool:
-        return watch.rows.has_keys and not any(r in self.troubles for r, _ in watch.names)
+        return watch.hindrance is None and not any(r in self.troubles for r, _ in watch.names)
 
     def take_idle(self) -> list[Interest]:
         """Rows that nobody has waited for in a while, to be unregistered."""

@@ -8,6 +8,7 @@ from sqlalchemy import Column, Table
 from sqlalchemy.orm import ColumnProperty, CompositeProperty, Mapper, QueryableAttribute
 
 from rowbell.errors import InvalidColumnError
+from rowbell.watch.tables import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,14 +34,16 @@ class MappedColumns:
         }
 
     def resolve(self, wanted: Sequence[str | QueryableAttribute[Any]] | None) -> tuple[str, ...]:
-        """The attributes that those names and attributes stand for; all for ``None``.
+        """The attributes that those names and attributes stand for.
+
+        For ``None`` those that the model declares as worth watching, which are all by default.
 
         Raises:
             InvalidColumnError: One of them is no column of the class.
             TypeError: A single name was given instead of a sequence.
         """
         if wanted is None:
-            return tuple(self.properties)
+            return self.declared
         if isinstance(wanted, str | QueryableAttribute):
             raise TypeError(f"columns takes a sequence of columns: columns=[{wanted!r}]")
         names: dict[str, None] = {}
@@ -49,6 +52,21 @@ class MappedColumns:
         if not names:
             raise InvalidColumnError(self._model, "columns=[]", self.properties, "is no list")
         return tuple(names)
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The attributes whose changes ring, where the triggers are as the model declares."""
+        return tuple(
+            name for name, prop in self.properties.items() if all(map(_rings, prop.columns))
+        )
+
+    def by_table(self, names: Sequence[str]) -> dict[Table, list[str]]:
+        """The columns in the database that those attributes stand for, by table."""
+        found: dict[Table, list[str]] = {}
+        for column in (c for name in names for c in self.properties[name].columns):
+            if isinstance(column, Column) and isinstance(column.table, Table):
+                found.setdefault(column.table, []).append(column.name)
+        return found
 
     def one(self, name: str) -> str:
         """The attribute that a name stands for.
@@ -95,3 +113,11 @@ class MappedColumns:
         if any(column.computed is not None for column in own):
             return None
         return frozenset(column.name for column in own)
+
+
+def _rings(column: object) -> bool:
+    """Whether a change of that column rings: it is declared, or its table declares none."""
+    if not isinstance(column, Column) or not isinstance(column.table, Table):
+        return True
+    declared = options_of(column.table).columns
+    return declared is None or column.name in declared or column.primary_key

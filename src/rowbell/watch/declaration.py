@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sqlalchemy import Connection, Table, event
 
-from rowbell.mapping import tables_of
+from rowbell.mapping import mapper_of, tables_of
+from rowbell.watch.columns import MappedColumns
 from rowbell.watch.install import install_triggers
 from rowbell.watch.tables import INFO_KEY, TriggerOptions
 from rowbell.watch.triggers import ForEach
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy.orm import QueryableAttribute
 
 ModelT = TypeVar("ModelT", bound=type[Any])
 
@@ -21,12 +24,16 @@ ModelT = TypeVar("ModelT", bound=type[Any])
 def watched(model: ModelT, /) -> ModelT: ...
 @overload
 def watched(
-    *, for_each: ForEach | str | None = None, replicated: bool = False
+    *,
+    columns: Sequence[str | QueryableAttribute[Any]] | None = None,
+    for_each: ForEach | str | None = None,
+    replicated: bool = False,
 ) -> Callable[[ModelT], ModelT]: ...
 def watched(
     model: ModelT | None = None,
     /,
     *,
+    columns: Sequence[str | QueryableAttribute[Any]] | None = None,
     for_each: ForEach | str | None = None,
     replicated: bool = False,
 ) -> ModelT | Callable[[ModelT], ModelT]:
@@ -37,8 +44,11 @@ def watched(
 
     Args:
         model: The mapped class, where the decorator is used without parentheses.
+        columns: The columns worth watching, as names or mapped attributes. An UPDATE that
+            leaves them alone costs next to nothing; a wait watches these unless it names
+            others, and one that names others is polled. All by default.
         for_each: ``"statement"`` (the default of ordinary tables) or ``"row"`` (that of
-            partitioned tables, and of replicated ones).
+            partitioned tables, of replicated ones, and with ``columns``).
         replicated: Fire for changes that arrive by logical replication too.
 
     Returns:
@@ -46,6 +56,7 @@ def watched(
 
     Raises:
         UnmappedModelError: The class is not mapped to tables.
+        InvalidColumnError: One of ``columns`` is no column of the class.
         ValueError: ``for_each`` is neither.
 
     Example:
@@ -57,13 +68,16 @@ def watched(
                 id: Mapped[int] = mapped_column(primary_key=True)
                 status: Mapped[str]
     """
-    options = TriggerOptions(
-        for_each=None if for_each is None else ForEach(for_each), replicated=replicated
-    )
+    form = None if for_each is None else ForEach(for_each)
 
     def declare(model: ModelT) -> ModelT:
+        declared: dict[Table, list[str]] | None = None
+        if columns is not None:
+            attributes = MappedColumns(mapper_of(model))
+            declared = attributes.by_table(attributes.resolve(columns))
         for table in tables_of([model]):
-            table.info[INFO_KEY] = options
+            own = None if declared is None else tuple(declared.get(table, ()))
+            table.info[INFO_KEY] = TriggerOptions(form, replicated, own)
             if not event.contains(table, "after_create", _after_create):
                 event.listen(table, "after_create", _after_create)
         return model

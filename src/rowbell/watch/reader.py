@@ -110,7 +110,7 @@ class Reader:
         board = self._board
         # The bell rang for an armed watch: no proof is wanted, and the row has probably changed.
         rung = all(watch.turn is Turn.READING_RUNG for watch in watches)
-        evidence = board.hearing and rows.has_keys and not rung
+        evidence = board.hearing and watches[0].hindrance is None and not rung
         instances = rung and all(map(_loads_at_once, watches))
         boundaries = [w.boundary if w.arming is Arming.ARMING else None for w in watches]
         self.rereads += sum(watch.found for watch in watches)
@@ -254,7 +254,7 @@ def _loads_at_once(watch: Watch) -> bool:
 def _together(watch: Watch) -> Hashable:
     """What watches must share to be read by one SELECT."""
     rung = watch.turn is Turn.READING_RUNG
-    return watch.condition_key, rung, rung and _loads_at_once(watch)
+    return watch.hindrance, watch.condition_key, rung, rung and _loads_at_once(watch)
 
 
 def _groups(watches: Iterable[Watch], by: Callable[[Watch], Hashable]) -> Iterator[list[Watch]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rowbell.keys import Key
     from rowbell.mapping import SchemaMap
+    from rowbell.watch.state import Reason
     from rowbell.watch.watch import Until
 
 
@@ -117,7 +118,13 @@ class WaitRequest:
             condition_key=self.condition_key,
             options=self.options,
             wants_instance=wants_instance,
+            hindrance=self.hindrance,
         )
+
+    @property
+    def hindrance(self) -> Reason | None:
+        """Why the wait can only be polled, whatever is installed, if that is so."""
+        return self.rows.hindrance(self.columns)
 
 
 def _until(rows: MappedRows, until: object) -> Until | None:

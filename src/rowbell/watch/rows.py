@@ -45,7 +45,8 @@ from sqlalchemy.types import JSON, Enum, NullType, TypeDecorator, TypeEngine
 from rowbell.keys import Key, key_names, key_of
 from rowbell.mapping import SchemaMap, mapper_of, table_name
 from rowbell.watch.columns import MappedColumns
-from rowbell.watch.tables import key_columns
+from rowbell.watch.state import Reason
+from rowbell.watch.tables import declared_columns, key_columns
 from rowbell.watch.triggers import signature
 
 if TYPE_CHECKING:
@@ -130,10 +131,19 @@ class MappedRows:
         whole = bool(self.tables) and len(self.tables) == len(self.mapper.tables)
         return whole and all(table.primary_key.columns for table in self.tables)
 
+    def hindrance(self, names: Sequence[str]) -> Reason | None:
+        """Why no trigger can ring for those attributes, whatever is installed, if that is so."""
+        if not self.has_keys:
+            return Reason.NO_KEY
+        return None if set(names) <= set(self.columns.declared) else Reason.NOT_DECLARED
+
     @cached_property
     def signatures(self) -> tuple[bytes, ...]:
         """For each of the tables, the key that its triggers must hash."""
-        return tuple(signature(key_columns(table.primary_key.columns)) for table in self.tables)
+        return tuple(
+            signature(key_columns(table.primary_key.columns), declared_columns(table))
+            for table in self.tables
+        )
 
     def registered(self, names: Sequence[str]) -> tuple[frozenset[str] | None, ...]:
         """For each of the tables, the columns to register those attributes with."""

@@ -3,6 +3,11 @@
 ``interest``
     The rows that somebody watches. Triggers ask it before they notify, so that a row that
     nobody watches costs its writer one index probe and no NOTIFY.
+``interested``
+    A sequence as a flag: 0 while ``interest`` is empty. The triggers' ``WHEN`` reads it, so that
+    then not even a function is called. It moves at once and for everybody, whatever his
+    snapshot; ``watch()`` raises it before it registers and ``rest()`` lowers it, never while
+    somebody registers: an advisory lock keeps the two apart.
 ``muted``
     Counts the notifications that were due and not sent (``SET rowbell.notify = off``, or a
     full queue). Listeners compare it at each heartbeat: a number that moved is a gap, and
@@ -11,7 +16,7 @@
 ``ring()``
     Called by the triggers: sends what they found.
 ``watch()``, ``clear()``, ``unwatch()``, ``sweep()``, ``pulse()``
-    Called by the listener.
+    Called by the listener. ``rest()`` and ``compact()`` are called by them.
 
 A row's key travels as a 64-bit hash of its key columns (``hash_record_extended``, since
 PostgreSQL 14). It is a function of the value alone, whatever the session's ``TimeZone``,
@@ -30,6 +35,15 @@ from typing import Final
 TRIGGERS: Final = ("rowbell_update", "rowbell_delete", "rowbell_truncate")
 """The names of a table's triggers."""
 
+SOMEBODY_WATCHES: Final = (
+    "pg_catalog.pg_sequence_last_value('rowbell.interested'::pg_catalog.regclass) "
+    "IS DISTINCT FROM 0"
+)
+"""Whether anybody watches anything, as SQL that calls no function but PostgreSQL's own."""
+
+COMPACT_BEYOND: Final = 4_194_304
+"""The size in bytes of ``interest`` from which on dead rows are not left to VACUUM alone."""
+
 KEYS_PER_PAYLOAD: Final = 350
 """A key takes 21 bytes at most with its comma; PostgreSQL refuses payloads of 8000."""
 
@@ -39,6 +53,9 @@ KEYS_PER_STATEMENT: Final = 5_000
 _TRIGGER_NAMES: Final = ", ".join(f"'{name}'" for name in TRIGGERS)
 
 _SETTINGS: Final = "SET search_path = pg_catalog, pg_temp"
+
+_REGISTERING: Final = "hashtextextended('rowbell.interest', 0)"
+"""The advisory lock that registrations share."""
 
 _RING: Final = f"""
 CREATE OR REPLACE FUNCTION rowbell.ring(relation oid, listeners integer[], keys bigint[])
@@ -118,11 +135,57 @@ BEGIN
     FROM unnest(tables, signatures) AS t(relation, signature);
   sound := ARRAY(SELECT t.relation FROM unnest(tables, signatures) AS t(relation, signature)
                  WHERE rowbell.trouble(t.relation, t.signature) IS NULL);
+  PERFORM pg_advisory_xact_lock_shared({_REGISTERING});
+  IF pg_sequence_last_value('rowbell.interested') IS DISTINCT FROM 1 THEN
+    PERFORM setval('rowbell.interested', 1);
+  END IF;
   INSERT INTO rowbell.interest AS i (relation, key, listener, columns)
     SELECT DISTINCT ON (w.relation, w.key) w.relation, w.key, pg_backend_pid(), w.columns::text[]
     FROM unnest(relations, keys, columns) AS w(relation, key, columns)
     WHERE w.relation = ANY (sound)
   ON CONFLICT (relation, key, listener) DO UPDATE SET columns = excluded.columns;
+END
+$rowbell$"""
+
+# A snapshot from before the lock would not show who registered since: READ COMMITTED only.
+_REST: Final = f"""
+CREATE OR REPLACE FUNCTION rowbell.rest()
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER {_SETTINGS} AS $rowbell$
+BEGIN
+  IF pg_sequence_last_value('rowbell.interested') IS NOT DISTINCT FROM 0
+     OR current_setting('transaction_isolation') <> 'read committed'
+     OR EXISTS (SELECT FROM rowbell.interest)
+     OR NOT pg_try_advisory_lock({_REGISTERING}) THEN
+    RETURN;
+  END IF;
+  IF NOT EXISTS (SELECT FROM rowbell.interest) THEN
+    PERFORM setval('rowbell.interested', 0);
+  END IF;
+  PERFORM pg_advisory_unlock({_REGISTERING});
+END
+$rowbell$"""
+
+# While some old transaction keeps VACUUM from removing dead rows, only a new file does. Writers
+# that ask `interest` hold a lock on it until they commit; they are waited for very shortly,
+# because others queue up behind.
+_COMPACT: Final = f"""
+CREATE OR REPLACE FUNCTION rowbell.compact()
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER {_SETTINGS} SET lock_timeout = '20ms' AS $rowbell$
+DECLARE
+  kept rowbell.interest[];
+BEGIN
+  IF pg_total_relation_size('rowbell.interest') < {COMPACT_BEYOND}
+     OR current_setting('transaction_isolation') <> 'read committed'
+     OR pg_total_relation_size('rowbell.interest')
+        < 400 * (SELECT count(*) FROM rowbell.interest) THEN
+    RETURN;
+  END IF;
+  LOCK TABLE rowbell.interest IN ACCESS EXCLUSIVE MODE;
+  kept := ARRAY(SELECT i FROM rowbell.interest AS i);
+  TRUNCATE rowbell.interest;
+  INSERT INTO rowbell.interest SELECT * FROM unnest(kept);
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+  RETURN;
 END
 $rowbell$"""
 
@@ -155,7 +218,9 @@ CREATE OR REPLACE FUNCTION rowbell.sweep(own boolean)
 RETURNS void LANGUAGE sql SECURITY DEFINER {_SETTINGS} AS $rowbell$
   DELETE FROM rowbell.interest
   WHERE (own AND listener = pg_backend_pid())
-     OR listener NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL)
+     OR listener NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL);
+  SELECT rowbell.rest();
+  SELECT rowbell.compact();
 $rowbell$"""
 
 _PULSE: Final = f"""
@@ -185,10 +250,14 @@ CREATE UNLOGGED TABLE IF NOT EXISTS rowbell.interest (
   PRIMARY KEY (relation, key, listener)
 )""",
     "CREATE SEQUENCE IF NOT EXISTS rowbell.muted",
+    "CREATE SEQUENCE IF NOT EXISTS rowbell.interested MINVALUE 0 MAXVALUE 1",
+    "GRANT SELECT ON SEQUENCE rowbell.interested TO PUBLIC",
     _RING,
     _DIFFERS,
     _TROUBLE,
     _WATCH,
+    _REST,
+    _COMPACT,
     _CLEAR,
     _UNWATCH,
     _SWEEP,
@@ -203,5 +272,6 @@ def schema_statements() -> list[str]:
     """The statements that create or replace the schema, in order, one command each."""
     return [
         *(statement.strip() for statement in _STATEMENTS),
+        "SELECT rowbell.rest()",
         f"COMMENT ON SCHEMA rowbell IS '{FINGERPRINT}'",
     ]

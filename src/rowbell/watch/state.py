@@ -68,13 +68,16 @@ class Reason(StrEnum):
     TRIGGER_MISSING = "trigger_missing"
     """Listening, but a table that is waited for has no triggers."""
     TRIGGER_OUTDATED = "trigger_outdated"
-    """Listening, but the triggers of a table that is waited for are those of another key."""
+    """Listening, but the triggers of a table that is waited for are those of another key or of
+    other declared columns."""
     TRIGGER_DISABLED = "trigger_disabled"
     """Listening, but the triggers of a table that is waited for are disabled."""
     NOT_PERMITTED = "not_permitted"
     """Listening, but the role of the LISTEN connection may not SELECT the table."""
     NO_KEY = "no_key"
     """Listening, but a table that is waited for has no primary key of its own."""
+    NOT_DECLARED = "not_declared"
+    """Listening, but a wait watches columns that its model does not declare as worth watching."""
 
 
 REMEDIES = {
@@ -89,6 +92,7 @@ REMEDIES = {
     Reason.TRIGGER_DISABLED: "ALTER TABLE … ENABLE TRIGGER, or run install_triggers() anew",
     Reason.NOT_PERMITTED: "GRANT SELECT on the table to the role of the LISTEN connection",
     Reason.NO_KEY: "give the table a primary key",
+    Reason.NOT_DECLARED: "add the columns to @watched(columns=…) and install the triggers anew",
 }
 """What to do about each reason, as a clause."""
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Column, Connection, Table, text
-from sqlalchemy.dialects.postgresql import BIT, MONEY
+from sqlalchemy.dialects.postgresql import BIT, JSONB, MONEY
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.types import JSON
 
 from rowbell.errors import TriggerError
-from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
+from rowbell.watch.triggers import ForEach, TableColumn, TableTriggers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,21 +28,29 @@ class TriggerOptions:
 
     Attributes:
         for_each: The form; ``None`` takes the row form for partitioned and replicated tables
-            and the statement form for all others.
+            and for declared columns, and the statement form for all others.
         replicated: Whether changes that arrive by logical replication count.
+        columns: The columns worth watching, by their names in the database; ``None``: all.
     """
 
     for_each: ForEach | None = None
     replicated: bool = False
+    columns: tuple[str, ...] | None = None
 
 
-def key_columns(columns: Iterable[Column[Any]]) -> tuple[KeyColumn, ...]:
+def options_of(table: Table) -> TriggerOptions:
+    """The options that were declared for a table, or the default ones."""
+    options: TriggerOptions | None = table.info.get(INFO_KEY)
+    return options or TriggerOptions()
+
+
+def key_columns(columns: Iterable[Column[Any]]) -> tuple[TableColumn, ...]:
     """Those columns as the key of triggers, hashed alike by the trigger and by the reader.
 
     They are sorted by name: a model may name them in another order than the database.
     """
     return tuple(
-        KeyColumn(
+        TableColumn(
             column.name,
             next((cast for type_, cast in _CASTS if isinstance(column.type, type_)), None),
         )
@@ -48,9 +58,26 @@ def key_columns(columns: Iterable[Column[Any]]) -> tuple[KeyColumn, ...]:
     )
 
 
+def declared_columns(table: Table) -> tuple[TableColumn, ...] | None:
+    """The columns worth watching, as triggers compare them; ``None``: all."""
+    columns = options_of(table).columns
+    if columns is None:
+        return None
+    return tuple(
+        TableColumn(name, "text" if _has_no_equality(table.columns[name]) else None)
+        for name in sorted(columns)
+    )
+
+
+def _has_no_equality(column: Column[Any]) -> bool:
+    """PostgreSQL compares jsonb, and no json."""
+    impl = column.type.dialect_impl(PGDialect())  # type: ignore[no-untyped-call]
+    return isinstance(impl, JSON) and not isinstance(impl, JSONB)
+
+
 def table_triggers(connection: Connection, table: Table) -> TableTriggers:
     """The triggers that a table should have in that database."""
-    options: TriggerOptions = table.info.get(INFO_KEY) or TriggerOptions()
+    options = options_of(table)
     schema = connection.schema_for_object(table)
     triggers = TableTriggers(
         schema,
@@ -58,6 +85,7 @@ def table_triggers(connection: Connection, table: Table) -> TableTriggers:
         key_columns(table.primary_key.columns),
         options.for_each or ForEach.STATEMENT,
         options.replicated,
+        declared_columns(table),
     )
     return resolve(connection, triggers, options.for_each)
 
@@ -84,8 +112,8 @@ def resolve(
         raise TriggerError(triggers.name, "only ordinary and partitioned tables can be watched")
     if not triggers.key:
         raise TriggerError(triggers.name, "it has no primary key, so no row of it has a name")
-    by_row = kind == "p" or triggers.replicated
+    by_row = kind == "p" or triggers.replicated or triggers.declared is not None
     if by_row and for_each is ForEach.STATEMENT:
-        why = 'partitioned and replicated tables need for_each="row"'
+        why = 'partitioned and replicated tables, and declared columns, need for_each="row"'
         raise TriggerError(triggers.name, why)
     return replace(triggers, for_each=ForEach.ROW if by_row else for_each or ForEach.STATEMENT)

@@ -6,10 +6,14 @@ row; it serves where transition tables cannot: on partitioned tables, whose part
 written directly too, and where changes arrive by logical replication, which fires no
 statement triggers.
 
-The function depends only on the names of the key columns and the form, so it is named after
-a hash of its text. Tables of the same key share it, it is never altered, and a trigger is up
-to date exactly when it runs the function of that name: two versions of rowbell can stand
-side by side during a deploy.
+A writer pays in three steps, each only if the one before says so. The trigger's ``WHEN``, which
+calls no function: does anybody watch anything, and did a column change that the model declared?
+The probe: is one of the rows watched? Only then is it found out what changed, and told.
+
+The function and its triggers depend only on the names of the key columns, the declared columns
+and the form, so the function is named after a hash of all that. Tables that are alike share it,
+it is never altered, and a trigger is up to date exactly when it runs the function of that name:
+two versions of rowbell can stand side by side during a deploy.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from hashlib import sha256
 from typing import Final
 
 from rowbell.mapping import qualified, quote_identifier
-from rowbell.watch.schema import KEYS_PER_STATEMENT, TRIGGERS
+from rowbell.watch.schema import KEYS_PER_STATEMENT, SOMEBODY_WATCHES, TRIGGERS
 
 
 class ForEach(StrEnum):
@@ -31,12 +35,12 @@ class ForEach(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class KeyColumn:
-    """A column of a table's key.
+class TableColumn:
+    """A column as triggers look at it.
 
     Attributes:
         name: The column's name in the database.
-        cast: The type that it is hashed as, for the few types that PostgreSQL cannot hash.
+        cast: The type that it is hashed or compared as, for the few types that PostgreSQL cannot.
     """
 
     name: str
@@ -51,12 +55,18 @@ class KeyColumn:
         return f"{column}::{self.cast}" if self.cast else column
 
 
-def signature(key: tuple[KeyColumn, ...]) -> bytes:
-    """The key as ``pg_trigger.tgargs`` has it, by which a listener knows whose hashes ring."""
-    return b"".join(str(column).encode() + b"\0" for column in key)
+def signature(
+    key: tuple[TableColumn, ...], declared: tuple[TableColumn, ...] | None = None
+) -> bytes:
+    """What a listener must find in ``pg_trigger.tgargs``: whose hashes ring, and what for."""
+    return b"".join(argument.encode() + b"\0" for argument in _arguments(key, declared))
 
 
-def key_hash(row: str, key: tuple[KeyColumn, ...]) -> str:
+def _arguments(key: tuple[TableColumn, ...], declared: tuple[TableColumn, ...] | None) -> list[str]:
+    return [str(column) for column in (*key, *(() if declared is None else ("", *declared)))]
+
+
+def key_hash(row: str, key: tuple[TableColumn, ...]) -> str:
     """The hash of that row's key, as SQL. The reader selects the same of the table's own row."""
     return f"hash_record_extended(ROW({', '.join(column.of(row) for column in key)}), 0)"
 
@@ -65,8 +75,11 @@ def key_hash(row: str, key: tuple[KeyColumn, ...]) -> str:
 # the index: the function's plans are cached, perhaps from a time when `interest` was empty.
 # extra_float_digits = 1 lets to_jsonb() show floats exactly, whatever the writer's session says.
 _STATEMENT_BODY: Final = """
-    ELSIF EXISTS (SELECT FROM old_rows AS o CROSS JOIN LATERAL ({interest_of_old}) AS i) THEN
-      IF TG_OP = 'DELETE' THEN
+    ELSE
+      PERFORM FROM old_rows AS o CROSS JOIN LATERAL ({interest_of_old}) AS i LIMIT 1;
+      IF NOT FOUND THEN
+        RETURN NULL;
+      ELSIF TG_OP = 'DELETE' THEN
         PERFORM rowbell.ring(bell, array_agg(i.listener), array_agg(i.key))
         FROM old_rows AS o CROSS JOIN LATERAL ({interest_of_old}) AS i;
       ELSE
@@ -87,7 +100,7 @@ _STATEMENT_BODY: Final = """
       END IF;"""
 
 _ROW_BODY: Final = """
-    ELSIF EXISTS ({interest_of_old}) THEN
+    ELSE
       PERFORM rowbell.ring(bell, array_agg(i.listener), array_agg(i.key))
       FROM ({interest_of_old}) AS i
       WHERE TG_OP = 'DELETE' OR {new_key} <> i.key
@@ -135,7 +148,7 @@ END
 {quote}"""
 
 
-def _interest(row: str, key: tuple[KeyColumn, ...]) -> str:
+def _interest(row: str, key: tuple[TableColumn, ...]) -> str:
     return (
         "SELECT i.listener, i.key, i.columns FROM rowbell.interest AS i "
         f"WHERE i.relation = bell AND i.key = {key_hash(row, key)} OFFSET 0"
@@ -153,13 +166,16 @@ class TableTriggers:
         for_each: The form.
         replicated: Whether they fire for changes that arrive by logical replication as well
             (``ENABLE ALWAYS``).
+        declared: The columns worth watching, where the model says so: an UPDATE that leaves
+            them alone does not even call the function. ``None``: all. For the row form only.
     """
 
     schema: str | None
     table: str
-    key: tuple[KeyColumn, ...]
+    key: tuple[TableColumn, ...]
     for_each: ForEach
     replicated: bool = False
+    declared: tuple[TableColumn, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -168,8 +184,9 @@ class TableTriggers:
 
     @property
     def function_name(self) -> str:
-        """The function's name in the schema ``rowbell``: a hash of its text."""
-        return f"ring_{sha256(self._function('').encode()).hexdigest()[:16]}"
+        """The function's name in the schema ``rowbell``: a hash of what it and its triggers do."""
+        text = "\n".join([self._function(""), *self._conditions().values()])
+        return f"ring_{sha256(text.encode()).hexdigest()[:16]}"
 
     def create_function(self) -> str:
         """The statement that creates the function."""
@@ -177,25 +194,39 @@ class TableTriggers:
 
     def create_triggers(self) -> list[str]:
         """The statements that create or replace the triggers."""
-        key = ", ".join("'" + str(column).replace("'", "''") + "'" for column in self.key)
-        run = f"EXECUTE FUNCTION rowbell.{self.function_name}({key})"
-        if self.for_each is ForEach.ROW:
-            update = "FOR EACH ROW WHEN (OLD.* *<> NEW.*)"
-            delete = "FOR EACH ROW"
-        else:
-            update = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT"
-            delete = "REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT"
-        create = "CREATE OR REPLACE TRIGGER"
+        arguments = ", ".join(
+            "'" + argument.replace("'", "''") + "'"
+            for argument in _arguments(self.key, self.declared)
+        )
+        run = f"EXECUTE FUNCTION rowbell.{self.function_name}({arguments})"
         statements = [
-            f"{create} rowbell_update AFTER UPDATE ON {self.name} {update} {run}",
-            f"{create} rowbell_delete AFTER DELETE ON {self.name} {delete} {run}",
-            f"{create} rowbell_truncate AFTER TRUNCATE ON {self.name} FOR EACH STATEMENT {run}",
+            f"CREATE OR REPLACE TRIGGER rowbell_{event.lower()} AFTER {event} ON {self.name} "
+            f"{condition} {run}"
+            for event, condition in self._conditions().items()
         ]
         if self.replicated:
             statements += [
                 f"ALTER TABLE {self.name} ENABLE ALWAYS TRIGGER {trigger}" for trigger in TRIGGERS
             ]
         return statements
+
+    def _conditions(self) -> dict[str, str]:
+        """For each event, for what its trigger fires and when."""
+        update, tables, each = SOMEBODY_WATCHES, "", f"FOR EACH {self.for_each.upper()}"
+        if self.for_each is ForEach.STATEMENT:
+            tables = "REFERENCING OLD TABLE AS old_rows"
+        elif self.declared is None:
+            update = f"OLD.* *<> NEW.* AND {SOMEBODY_WATCHES}"
+        else:
+            columns = dict.fromkeys((*self.key, *self.declared))
+            differ = [f"{c.of('OLD')} IS DISTINCT FROM {c.of('NEW')}" for c in columns]
+            update = f"({' OR '.join(differ)}) AND {SOMEBODY_WATCHES}"
+        new_rows = " NEW TABLE AS new_rows" if tables else ""
+        return {
+            "UPDATE": f"{tables}{new_rows} {each} WHEN ({update})",
+            "DELETE": f"{tables} {each} WHEN ({SOMEBODY_WATCHES})",
+            "TRUNCATE": f"FOR EACH STATEMENT WHEN ({SOMEBODY_WATCHES})",
+        }
 
     def _function(self, name: str) -> str:
         quote = "$rowbell$"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from rowbell.keys import Key
     from rowbell.watch.rows import Evidence, MappedRows
+    from rowbell.watch.state import Reason
 
 Until: TypeAlias = "Callable[[Any], object] | ColumnElement[bool]"
 """A predicate on the row, or an SQL expression on the model's columns."""
@@ -103,6 +104,7 @@ class Watch:
         options: Loader options for the instance.
         wants_instance: Whether the result must be an instance. Otherwise it is one only where
             the read that ended the wait had loaded it for this wait alone.
+        hindrance: Why it can never be armed, ``None`` if it can.
         baseline: The watched values as they were seen first, ``UNSEEN`` before. With ``until``
             those of the last read: the condition is asked again when they have changed.
         found: Whether a read has found the row.
@@ -127,6 +129,7 @@ class Watch:
     condition_key: Hashable = None
     options: Sequence[ORMOption] = ()
     wants_instance: bool = False
+    hindrance: Reason | None = None
     baseline: tuple[Any, ...] = ()
     found: bool = False
     unasked: bool = True

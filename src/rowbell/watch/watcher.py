@@ -249,8 +249,8 @@ class RowWatcher:
     async def wait(self, request: WaitRequest, *, wants_instance: bool) -> Any:
         """Wait as requested; without ``wants_instance`` it may return ``None``."""
         self._check_open()
-        if not request.rows.has_keys and self._mode is not Mode.POLL:
-            self._no_key(request)
+        if request.hindrance is not None and self._mode is not Mode.POLL:
+            self._tell_hindrance(request.hindrance, request)
         watch = request.watch(self._time(), wants_instance=wants_instance)
         # The reader ends the wait at its deadline; this is for a server that does not answer.
         limit = watch.deadline - self._time() + self._timing.last_read
@@ -269,11 +269,11 @@ class RowWatcher:
             self._board.discard(watch)
             take_notice(watch.result)
 
-    def _no_key(self, request: WaitRequest) -> None:
+    def _tell_hindrance(self, hindrance: Reason, request: WaitRequest) -> None:
         model = f"model {request.rows.model.__name__}"
         if self._mode is Mode.LISTEN:
-            raise ListenError(Reason.NO_KEY, explain(Reason.NO_KEY, model))
-        self._state.warn(Reason.NO_KEY, model)
+            raise ListenError(hindrance, explain(hindrance, model))
+        self._state.warn(hindrance, model)
 
     def _check_open(self) -> None:
         if self._task is None:
@@ -328,7 +328,7 @@ class RowWatcher:
     def _trouble_of(self, watch: Watch) -> tuple[Reason, str] | None:
         """Why a watch cannot be armed though the listener hears, if that is so."""
         reasons = [self._board.troubles.get(relation) for relation, _ in watch.names]
-        reason = next(filter(None, reasons), None if watch.rows.has_keys else Reason.NO_KEY)
+        reason = next(filter(None, reasons), watch.hindrance)
         if reason is None:
             return None
         return reason, explain(reason, f"model {watch.rows.model.__name__}")

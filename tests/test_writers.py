@@ -1,0 +1,279 @@
+"""What writers notice of us: as little as can be, counted in function calls, not timed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import JSON, insert, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+import rowbell
+from models import Order
+from rowbell import (
+    InvalidColumnError,
+    ListenError,
+    Reason,
+    RowWatcher,
+    Timing,
+    TriggerError,
+    TriggerState,
+    install_triggers,
+    trigger_status,
+    watched,
+)
+from rowbell.watch.schema import COMPACT_BEYOND
+
+QUICK = Timing(heartbeat=0.05, narrow=0.1)
+ROWS = 100
+FLAG = text("SELECT last_value FROM rowbell.interested")
+
+
+@pytest.fixture
+async def orders(engine: AsyncEngine) -> AsyncEngine:
+    async with engine.begin() as connection:
+        await connection.execute(insert(Order), [{"id": i} for i in range(1, ROWS + 1)])
+    return engine
+
+
+@pytest.fixture
+async def writer(orders: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with orders.connect() as connection:
+        await connection.execute(text("SET track_functions = 'all'"))
+        await connection.commit()
+        yield connection
+
+
+async def calls(writer: AsyncConnection, statement: str) -> dict[str, int]:
+    """How often a transaction of that one statement calls each of our functions."""
+    seen = text(
+        "SELECT split_part(funcname, '_', 1), sum(calls)::int FROM pg_stat_xact_user_functions"
+        " WHERE schemaname = 'rowbell' GROUP BY 1"
+    )
+    # What was called before may not have been added to the server's statistics yet.
+    before: Counter[str] = Counter({row[0]: row[1] for row in await writer.execute(seen)})
+    await writer.execute(text(statement))
+    after: Counter[str] = Counter({row[0]: row[1] for row in await writer.execute(seen)})
+    await writer.commit()
+    return after - before
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+async def test_while_nobody_watches_writers_call_no_function(
+    writer: AsyncConnection, isolation: str
+) -> None:
+    await writer.execute(text(f"SET default_transaction_isolation = '{isolation}'"))
+    await writer.commit()
+    for statement in (
+        "UPDATE orders SET n = n + 1",
+        "DELETE FROM orders",
+        "TRUNCATE orders CASCADE",
+    ):
+        assert await calls(writer, statement) == {}
+
+
+async def test_while_another_row_is_watched_a_statement_asks_once_and_tells_nobody(
+    orders: AsyncEngine, writer: AsyncConnection
+) -> None:
+    async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Order, 1))
+        await watcher.reached(lambda now: now.armed == 1)
+        assert await calls(writer, "UPDATE orders SET n = n + 1 WHERE id > 1") == {"ring": 1}
+        assert await calls(writer, "UPDATE orders SET n = n + 1") == {"ring": 2, "differs": 1}
+        assert (await wait).n == 1
+    # After the last has left, nobody is asked any more.
+    assert await calls(writer, "UPDATE orders SET n = n + 1") == {}
+
+
+async def test_the_flag_stays_up_while_somebody_registers(orders: AsyncEngine) -> None:
+    """However the last one to leave and the first one to come meet."""
+    table = text(
+        "SELECT rowbell.watch(ARRAY['orders'::regclass::oid], ARRAY['id\\000'::bytea],"
+        " ARRAY['orders'::regclass::oid], ARRAY[1::bigint], ARRAY[NULL])"
+    )
+    async with orders.connect() as comes, orders.connect() as leaves:
+        await comes.execute(table)
+        await leaves.execute(text("SELECT rowbell.sweep(true)"))
+        await leaves.commit()
+        assert await leaves.scalar(FLAG) == 1
+        await comes.commit()
+        await leaves.execute(text("SELECT rowbell.sweep(true)"))
+        await leaves.commit()
+        assert await leaves.scalar(FLAG) == 1
+        await comes.execute(text("SELECT rowbell.sweep(true)"))
+        await comes.commit()
+        assert await leaves.scalar(FLAG) == 0
+
+
+async def test_interest_stays_small_while_an_old_transaction_keeps_dead_rows(
+    orders: AsyncEngine,
+) -> None:
+    """And who was registered before is woken after."""
+    size = text("SELECT pg_total_relation_size('rowbell.interest')")
+    churn = text(
+        "INSERT INTO rowbell.interest"
+        " SELECT 1, i, pg_backend_pid() FROM generate_series(1, 20000) AS i"
+    )
+    autocommit = orders.execution_options(isolation_level="AUTOCOMMIT")
+    frozen = orders.execution_options(isolation_level="REPEATABLE READ")
+    async with (
+        frozen.connect() as old,
+        autocommit.connect() as other,
+        RowWatcher(orders, mode="listen", recheck=None, timing=Timing(heartbeat=1000)) as watcher,
+    ):
+        await old.execute(text("SELECT n FROM orders"))
+        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60))
+        await watcher.reached(lambda now: now.armed == 1)
+        for _ in range(4):
+            await other.execute(churn)
+            await other.execute(text("DELETE FROM rowbell.interest WHERE relation = 1"))
+        await other.execute(text("VACUUM rowbell.interest"))
+        assert (await other.scalar(size) or 0) > COMPACT_BEYOND
+        async with orders.begin() as busy:
+            # Writers are not made to wait for one of them that takes long.
+            await busy.execute(update(Order).where(Order.id == 2).values(n=1))
+            await other.execute(text("SELECT rowbell.sweep(false)"))
+            assert (await other.scalar(size) or 0) > COMPACT_BEYOND
+        await other.execute(text("SELECT rowbell.sweep(false)"))
+        assert (await other.scalar(size) or 0) < 100_000
+        await other.execute(update(Order).values(n=7))
+        assert (await wait).n == 7
+
+
+# -- declared columns
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+@watched(columns=["status", "data"])
+class Job(Base):
+    __tablename__ = "jobs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column("Status", default="new")
+    data: Mapped[dict[str, int] | None] = mapped_column(JSON)
+    heartbeat: Mapped[int] = mapped_column(default=0)
+
+
+@pytest.fixture
+async def jobs(engine: AsyncEngine) -> AsyncEngine:
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+        await connection.execute(insert(Job), [{"id": i} for i in range(1, ROWS + 1)])
+    return engine
+
+
+async def test_a_change_of_columns_that_are_not_declared_calls_nothing_though_the_row_is_watched(
+    jobs: AsyncEngine, writer: AsyncConnection
+) -> None:
+    async with RowWatcher(jobs, mode="listen", recheck=None) as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=60, timeout=20))
+        await watcher.reached(lambda now: now.armed == 1)
+        heard = watcher.statistics().notifications
+        assert await calls(writer, "UPDATE jobs SET heartbeat = 1, \"Status\" = 'new'") == {}
+        assert watcher.statistics().notifications == heard
+        called = await calls(writer, "UPDATE jobs SET data = '{\"a\": 1}' WHERE id = 1")
+        assert called == {"ring": 2, "differs": 1}
+        assert (await wait).heartbeat == 1
+
+
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM jobs", "UPDATE jobs SET id = -id", "TRUNCATE jobs"]
+)
+async def test_a_row_that_goes_rings_whatever_is_declared(
+    jobs: AsyncEngine, statement: str
+) -> None:
+    async with RowWatcher(jobs, mode="listen", recheck=None) as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=60, timeout=20))
+        await watcher.reached(lambda now: now.armed == 1)
+        async with jobs.begin() as connection:
+            await connection.execute(text(statement))
+        with pytest.raises(rowbell.NotFoundError, match="was deleted"):
+            await wait
+
+
+async def test_by_default_a_wait_watches_what_is_declared_woken_and_polled_alike(
+    jobs: AsyncEngine,
+) -> None:
+    async with RowWatcher(jobs, mode="poll") as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=0.02, timeout=0.2))
+        await watcher.reached(lambda now: now.queries > 0)
+        async with jobs.begin() as connection:
+            await connection.execute(update(Job).values(heartbeat=1))
+        with pytest.raises(rowbell.WaitTimeoutError):
+            await wait
+
+
+async def test_a_wait_for_other_columns_is_polled_and_says_so(
+    jobs: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with RowWatcher(jobs) as watcher:
+        armed = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=60, timeout=20))
+        polled = asyncio.create_task(
+            watcher.wait_for_change(Job, 1, columns=["heartbeat"], interval=0.02, timeout=20)
+        )
+        await watcher.reached(lambda now: (now.armed, now.polled) == (1, 1))
+        assert watcher.statistics().reason is Reason.NOT_DECLARED
+        async with jobs.begin() as connection:
+            await connection.execute(update(Job).values(heartbeat=1))
+        assert (await polled).heartbeat == 1
+        assert not armed.done()
+        armed.cancel()
+        await asyncio.wait([armed])
+    assert "@watched(columns=" in caplog.text
+
+
+async def test_listen_mode_refuses_a_wait_for_other_columns(jobs: AsyncEngine) -> None:
+    async with RowWatcher(jobs, mode="listen") as watcher:
+        with pytest.raises(ListenError, match=r"not_declared.*@watched\(columns="):
+            await watcher.wait_for_change(Job, 1, columns=["heartbeat"])
+
+
+async def test_triggers_of_other_declared_columns_are_outdated_and_not_trusted(
+    jobs: AsyncEngine,
+) -> None:
+    class Later(DeclarativeBase):
+        pass
+
+    @watched(columns=["heartbeat"])
+    class Task(Later):
+        __tablename__ = "jobs"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        heartbeat: Mapped[int]
+
+    async with jobs.connect() as connection:
+        [status] = await connection.run_sync(trigger_status, Task)
+        assert status.state is TriggerState.OUTDATED
+    async with RowWatcher(jobs, timing=QUICK) as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Task, 1, interval=60, timeout=20))
+        await watcher.reached(lambda now: now.reason is Reason.TRIGGER_OUTDATED)
+        async with jobs.begin() as connection:
+            await connection.run_sync(install_triggers, Task)
+        await watcher.reached(lambda now: now.armed == 1)
+        async with jobs.begin() as connection:
+            await connection.execute(update(Task).values(heartbeat=1))
+        assert (await wait).heartbeat == 1
+
+
+def test_declaring_what_is_no_column_is_refused() -> None:
+    with pytest.raises(InvalidColumnError, match="nonesuch"):
+        watched(columns=["nonesuch"])(Job)
+
+
+async def test_declared_columns_need_the_row_form(engine: AsyncEngine) -> None:
+    class Own(DeclarativeBase):
+        pass
+
+    @watched(columns=["n"], for_each="statement")
+    class Counter(Own):
+        __tablename__ = "counters"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        n: Mapped[int]
+
+    with pytest.raises(TriggerError, match="declared columns"):
+        async with engine.begin() as connection:
+            await connection.run_sync(Own.metadata.create_all)
