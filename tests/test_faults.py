@@ -241,10 +241,10 @@ async def test_a_condition_whose_reads_fail_is_asked_again(
 
     load, failures = reader.finish, [ConnectionResetError("gone"), ConnectionResetError("gone")]
 
-    async def finish(*arguments: Any) -> int:
+    def finish(*arguments: Any) -> int:
         if arguments[2] and failures:
             raise failures.pop()
-        return await load(*arguments)
+        return load(*arguments)
 
     monkeypatch.setattr(reader, "finish", finish)
     async with RowWatcher(orders, mode="poll") as watcher:

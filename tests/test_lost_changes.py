@@ -52,7 +52,7 @@ async def stress(engine: AsyncEngine, database: URL, isolation: Isolation) -> in
             )
             try:
                 for key in keys:
-                    delay = random.random() * 0.004  # noqa: S311
+                    delay = random.random() * 0.02  # noqa: S311
                     transaction = connection.transaction(isolation=isolation)
                     await transaction.start()
                     await connection.execute("UPDATE orders SET n = 1 WHERE id = $1", key)

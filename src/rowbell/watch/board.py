@@ -59,6 +59,8 @@ class Board:
         self._recheck = recheck
         self._changed = changed
         self._interests = Interests()
+        self._unproven: set[Watch] = set()
+        self._now: list[Watch] = []
         self._schedule: list[tuple[float, int, Watch]] = []
         self._order = count()
 
@@ -68,7 +70,7 @@ class Board:
         """Begin a watch; it is read at once."""
         watch.quick = self._timing.quick
         self.watches.add(watch)
-        self._read_at(watch, self._clock())
+        self._read_now(watch)
         self._changed()
 
     def discard(self, watch: Watch) -> None:
@@ -87,18 +89,22 @@ class Board:
 
     def next_due(self) -> float:
         """When there is something to read next."""
+        if self._now:
+            return -math.inf
         while self._schedule and self._schedule[0][0] != self._schedule[0][2].due:
             heapq.heappop(self._schedule)
         return self._schedule[0][0] if self._schedule else math.inf
 
     def take_due(self) -> list[Watch]:
         """What is to be read now. Whoever takes watches returns them by ``answered``."""
-        now, due = self._clock(), list[Watch]()
+        due = [watch for watch in self._now if watch.due == -math.inf]
+        self._now.clear()
+        now = self._clock()
         while self.next_due() <= now:
-            watch = heapq.heappop(self._schedule)[2]
+            due.append(heapq.heappop(self._schedule)[2])
+        for watch in due:
             watch.due = math.inf
             watch.turn = Turn.READING_RUNG if watch.turn is Turn.RUNG else Turn.READING
-            due.append(watch)
         return due
 
     def answered(self, watches: Iterable[Watch], begun: float, trouble: str = "") -> None:
@@ -112,7 +118,7 @@ class Board:
             if begun >= watch.deadline:
                 watch.time_out(trouble)
             elif again:
-                self._read_at(watch, now)
+                self._read_now(watch)
             else:
                 when = _tick(now, watch.interval) if trouble else self._next_read(watch, now)
                 self._read_at(watch, min(when, max(watch.deadline, now)))
@@ -126,6 +132,11 @@ class Board:
             watch.quick *= 2
             return now + watch.quick / 2
         return _tick(now, watch.interval)
+
+    def _read_now(self, watch: Watch) -> None:
+        watch.due = -math.inf
+        self._now.append(watch)
+        self.to_read.set()
 
     def _read_at(self, watch: Watch, when: float) -> None:
         watch.due = when
@@ -146,11 +157,10 @@ class Board:
             rung = self._interests.of_table(relation)
         else:
             rung = self._interests.named(relation, keys)
-        now = self._clock()
         for watch in {watch: None for interest in rung for watch in interest.watches}:
             if watch.turn is Turn.WAITING and watch.arming is Arming.ARMED:
                 watch.turn = Turn.RUNG
-            self._signal(watch, now)
+            self._signal(watch)
 
     # -- arming
 
@@ -211,28 +221,34 @@ class Board:
             return
         watch.arming, watch.boundary = Arming.ARMING, max(i.boundary for i in interests)
         watch.quick = self._timing.quick
-        self._signal(watch, self._clock())
+        self._unproven.add(watch)
+        self._signal(watch)
 
-    def _signal(self, watch: Watch, when: float) -> None:
-        if watch.turn not in {Turn.WAITING, Turn.RUNG}:
+    def _signal(self, watch: Watch, after: float = 0.0) -> None:
+        if watch.turn is not Turn.WAITING and watch.turn is not Turn.RUNG:
             watch.turn = Turn.AGAIN
-        elif when < watch.due:
+        elif not after:
+            if watch.due > -math.inf:
+                self._read_now(watch)
+        elif (when := self._clock() + after) < watch.due:
             self._read_at(watch, when)
 
     def arming(self) -> tuple[list[int], int]:
         """The tables of watches that still wait for their proof, and the highest boundary."""
-        waiting = [w for w in self.watches if w.arming is Arming.ARMING and w.boundary]
-        relations = {relation for watch in waiting for relation, _ in watch.names}
-        return sorted(relations), max((w.boundary for w in waiting), default=0)
+        self._unproven = {
+            w for w in self._unproven if w.arming is Arming.ARMING and w.boundary and not w.over
+        }
+        relations = {relation for watch in self._unproven for relation, _ in watch.names}
+        return sorted(relations), max((w.boundary for w in self._unproven), default=0)
 
     def clear(self, relations: Iterable[int], boundary: int) -> None:
         """No transaction from before that boundary can still change those tables."""
         proven = set(relations)
-        for watch in self.watches:
+        for watch in self._unproven:
             waits = watch.arming is Arming.ARMING and 0 < watch.boundary <= boundary
             if waits and all(relation in proven for relation, _ in watch.names):
                 watch.boundary = 0
-                self._signal(watch, self._clock())
+                self._signal(watch)
 
     # -- gaps
 
@@ -261,12 +277,13 @@ class Board:
             if watch.arming is not Arming.UNARMED:
                 watch.arming, watch.boundary = Arming.ARMING, boundary
                 watch.quick = self._timing.quick
+                self._unproven.add(watch)
                 self._soon(watch)
         self._changed()
 
     def _soon(self, watch: Watch) -> None:
         spread = min(self._timing.spread, watch.interval) if len(self.watches) > 100 else 0.0  # noqa: PLR2004
-        self._signal(watch, self._clock() + random.uniform(0, spread))  # noqa: S311
+        self._signal(watch, random.uniform(0, spread))  # noqa: S311
 
     # -- tables that cannot ring
 

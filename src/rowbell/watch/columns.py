@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Column, Table
@@ -53,7 +54,7 @@ class MappedColumns:
             raise InvalidColumnError(self._model, "columns=[]", self.properties, "is no list")
         return tuple(names)
 
-    @property
+    @cached_property
     def declared(self) -> tuple[str, ...]:
         """The attributes whose changes ring, where the triggers are as the model declares."""
         return tuple(

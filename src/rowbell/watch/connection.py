@@ -10,22 +10,25 @@ open a connection of their own instead of queueing.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import anyio
-from sqlalchemy import Engine, event, make_url, text
+from sqlalchemy import Connection, Engine, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from rowbell.errors import InvalidArgumentError, UnsupportedEngineError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     import asyncpg
     from sqlalchemy import URL, Dialect
 
     from rowbell.watch.timing import Timing
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def check_engine(engine: object) -> None:
@@ -74,16 +77,20 @@ class Connections:
         self._listen_url = listen_url
         self._timing = timing
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncGenerator[AsyncConnection]:
-        """A connection in AUTOCOMMIT, for as long as a few reads take."""
+    async def run(
+        self,
+        function: Callable[Concatenate[Connection, P], T],
+        /,
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> T:
+        """Run a function on a connection in AUTOCOMMIT, for as long as a few statements take."""
         pool = self._engine.pool
         crowded = isinstance(pool, QueuePool) and not pool.checkedin() and pool.overflow() >= 0
         engine = _apart(self._engine) if crowded else self._engine
         try:
             async with engine.connect() as connection:
-                # Set on the connection: an engine may come with an isolation level of its own.
-                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+                return await connection.run_sync(_in_autocommit, function, *arguments, **keywords)
         finally:
             if crowded:
                 with anyio.CancelScope(shield=True):
@@ -119,11 +126,8 @@ class Connections:
 
     async def tell(self, channel: str, payload: str) -> None:
         """NOTIFY from another connection than the one that listens."""
-        async with self.reading() as connection:
-            await connection.execute(
-                text("SELECT pg_notify(:channel, :payload)"),
-                {"channel": channel, "payload": payload},
-            )
+        statement = text("SELECT pg_notify(:channel, :payload)")
+        await self.run(Connection.execute, statement, {"channel": channel, "payload": payload})
 
     def _listen_engine(self) -> AsyncEngine:
         assert self._listen_url is not None  # noqa: S101  # for the type checker
@@ -138,6 +142,18 @@ class Connections:
             if connection is not None:
                 return connection
         return None
+
+
+def _in_autocommit(
+    connection: Connection,
+    function: Callable[Concatenate[Connection, P], T],
+    /,
+    *arguments: P.args,
+    **keywords: P.kwargs,
+) -> T:
+    # Set on the connection: an engine may come with an isolation level of its own.
+    connection.execution_options(isolation_level="AUTOCOMMIT")
+    return function(connection, *arguments, **keywords)
 
 
 def _apart(engine: AsyncEngine) -> AsyncEngine:

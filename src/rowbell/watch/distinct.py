@@ -8,8 +8,31 @@ from __future__ import annotations
 
 import math
 import pickle
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import cast
+from typing import TYPE_CHECKING, Any, Final, cast
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+UNSEEN: Final = object()
+"""Stands in a row for a value that nobody has seen yet; it differs from nothing."""
+
+_EXACT: Final = frozenset({int, str, bytes, bool, UUID, datetime, date, time, timedelta})
+"""The types of which two values are distinct exactly if they are not equal."""
+
+
+def rows_differ(before: Sequence[Any], after: Sequence[Any]) -> bool:
+    """Whether any of two rows' values are distinct."""
+    for old, new in zip(before, after, strict=True):
+        if old is new or old is UNSEEN:
+            continue
+        kind = type(old)
+        exact = kind in _EXACT and kind is type(new)
+        if (old != new) if exact else is_distinct(old, new):
+            return True
+    return False
 
 
 def is_distinct(before: object, after: object) -> bool:  # noqa: PLR0911  # one a rule

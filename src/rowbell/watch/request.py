@@ -15,14 +15,14 @@ from sqlalchemy.orm import LoaderCallableStatus
 from sqlalchemy.sql.elements import SQLCoreOperations
 
 from rowbell.errors import InvalidArgumentError, InvalidColumnError
+from rowbell.watch.distinct import UNSEEN
 from rowbell.watch.rows import MappedRows
-from rowbell.watch.watch import UNSEEN, Watch
+from rowbell.watch.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Dialect
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy import Connection, Dialect
     from sqlalchemy.orm import InstanceState, QueryableAttribute
     from sqlalchemy.orm.interfaces import ORMOption
 
@@ -93,10 +93,10 @@ class WaitRequest:
             tuple(options),
         )
 
-    async def baseline(self, connection: AsyncConnection) -> tuple[Any, ...]:
+    def baseline(self, connection: Connection) -> tuple[Any, ...]:
         """What the caller last saw, in the form in which reads return it."""
         names = [name for name in self.columns if name in self.since]
-        result = await connection.execute(
+        result = connection.execute(
             self.rows.literal(names, self.since),
             execution_options={"schema_translate_map": self.rows.schema_map or None},
         )

@@ -8,9 +8,8 @@ or bytea column is read as its SHA-256.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from sqlalchemy import (
@@ -45,6 +44,7 @@ from sqlalchemy.types import JSON, Enum, NullType, TypeDecorator, TypeEngine
 from rowbell.keys import Key, key_names, key_of
 from rowbell.mapping import SchemaMap, mapper_of, table_name
 from rowbell.watch.columns import MappedColumns
+from rowbell.watch.instances import Instances
 from rowbell.watch.state import Reason
 from rowbell.watch.tables import declared_columns, key_columns
 from rowbell.watch.triggers import signature
@@ -56,8 +56,7 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.selectable import FromClause
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What a read says besides the row's values, for arming.
 
     Attributes:
@@ -135,7 +134,8 @@ class MappedRows:
         """Why no trigger can ring for those attributes, whatever is installed, if that is so."""
         if not self.has_keys:
             return Reason.NO_KEY
-        return None if set(names) <= set(self.columns.declared) else Reason.NOT_DECLARED
+        declared = self.columns.declared
+        return None if names is declared or set(names) <= set(declared) else Reason.NOT_DECLARED
 
     @cached_property
     def signatures(self) -> tuple[bytes, ...]:
@@ -196,17 +196,21 @@ class MappedRows:
         """Whether one SELECT can return both: not with eager joins, which multiply rows."""
         return not any(relationship.lazy == "joined" for relationship in self.mapper.relationships)
 
+    @cached_property
+    def maker(self) -> Instances | None:
+        """What makes instances of the values alone, where that is all that loading is."""
+        return Instances(self.mapper, self.dialect) if Instances.can_make(self.mapper) else None
+
     def _parameters(self, keys: Sequence[Key]) -> dict[str, Any]:
         if not self._as_arrays:
             return {}
-        return {f"key_{i}": list(part) for i, part in enumerate(zip(*keys, strict=True))}
+        return {f"key_{i}": [key[i] for key in keys] for i in range(len(self.key_names))}
 
     def evidence_of(self, row: Sequence[Any]) -> Evidence:
         """The evidence at the end of a row that was read with it."""
-        count = len(self.tables)
-        tail = row[-(2 * count + 2) :]
-        names = tuple((int(tail[2 * i]), int(tail[2 * i + 1])) for i in range(count))
-        return Evidence(names, int(tail[-2]), bool(tail[-1]))
+        first = len(row) - 2 * len(self.tables) - 2
+        names = tuple((row[i], row[i + 1]) for i in range(first, len(row) - 2, 2))
+        return Evidence(names, row[-2], row[-1])
 
     def literal(self, names: Sequence[str], given: Mapping[str, Any]) -> Select[Any]:
         """The SELECT of given values, in the form in which ``read`` returns those columns."""

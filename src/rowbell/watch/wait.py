@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 
 from rowbell.errors import NotFoundError, UnsupportedEngineError
 from rowbell.mapping import mapper_of, schema_map_of
+from rowbell.watch.batch import finish, read
 from rowbell.watch.connection import check_engine
-from rowbell.watch.reader import finish, read
 from rowbell.watch.request import WaitRequest
 from rowbell.watch.session import (
     adopt,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import QueryableAttribute
     from sqlalchemy.orm.interfaces import ORMOption
 
-    from rowbell.watch.watch import Until
+    from rowbell.watch.watch import Until, Watch
 
 ModelT = TypeVar("ModelT")
 
@@ -155,17 +155,21 @@ async def _wait_on_connection(session: AsyncSession, bind: Connection, request: 
         connection = AsyncConnection(AsyncEngine(bind.engine), bind)
     watch = request.watch(begun, wants_instance=False)
     if request.since:
-        watch.baseline = await request.baseline(connection)
+        watch.baseline = await connection.run_sync(request.baseline)
     while True:
         started = loop.time()
-        [reading] = await read(connection, watch.rows, [watch], evidence=False)
-        if watch.observe(reading) and reading is not None:
-            await finish(connection, watch.rows, [(watch, reading)])
+        await connection.run_sync(_look, watch)
         if not watch.over and started >= watch.deadline:
             watch.time_out("on the connection that the session is bound to")
         if watch.over:
             return await watch.result
         await anyio.sleep(max(0.0, min(watch.interval, watch.deadline - loop.time())))
+
+
+def _look(connection: Connection, watch: Watch) -> None:
+    [reading] = read(connection, watch.rows, [watch], evidence=False)
+    if watch.observe(reading) and reading is not None:
+        finish(connection, watch.rows, [(watch, reading)])
 
 
 @dataclass

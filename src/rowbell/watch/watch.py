@@ -22,12 +22,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from sqlalchemy import ColumnElement
 
 from rowbell.errors import NotFoundError, WaitTimeoutError
-from rowbell.watch.distinct import is_distinct
+from rowbell.watch.distinct import UNSEEN, rows_differ
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -41,10 +41,6 @@ if TYPE_CHECKING:
 
 Until: TypeAlias = "Callable[[Any], object] | ColumnElement[bool]"
 """A predicate on the row, or an SQL expression on the model's columns."""
-
-
-UNSEEN: Final = object()
-"""Stands in a baseline for a value that nobody has seen yet."""
 
 
 class Arming(Enum):
@@ -71,8 +67,7 @@ class Turn(Enum):
     """Being read, perhaps too early: the bell rang meanwhile, or a proof is wanted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """A row as one read found it.
 
     Attributes:
@@ -167,8 +162,8 @@ class Watch:
         if reading is None:
             self.fail(NotFoundError(self.rows.model, self.key_by_name, deleted=self.found))
             return False
-        self.found = True
         changed = self._compare(reading.values)
+        self.found = True
         if self.until is None:
             return changed
         self.baseline = reading.values
@@ -181,13 +176,11 @@ class Watch:
     def _compare(self, values: tuple[Any, ...]) -> bool:
         """Whether the values differ from the baseline, whose gaps they fill."""
         before = self.baseline
-        self.baseline = tuple(
-            new if old is UNSEEN else old for old, new in zip(before, values, strict=True)
-        )
-        return any(
-            old is not UNSEEN and is_distinct(old, new)
-            for old, new in zip(before, values, strict=True)
-        )
+        if not self.found:
+            self.baseline = tuple(
+                new if old is UNSEEN else old for old, new in zip(before, values, strict=True)
+            )
+        return rows_differ(before, values)
 
     def prove(self, evidence: Evidence, boundary: int | None) -> None:
         """Become armed if that read proves that nothing was missed.

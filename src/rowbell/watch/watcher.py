@@ -33,7 +33,7 @@ from rowbell.watch.timing import Timing
 from rowbell.watch.watch import Arming
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Task
+    from asyncio import AbstractEventLoop, Handle, Task
     from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import URL, Dialect
@@ -103,6 +103,7 @@ class RowWatcher:
         self._task: Task[None] | None = None
         self._failure: Exception | None = None
         self._observers = Observers()
+        self._look: Handle | None = None
 
     # -- start and stop
 
@@ -252,20 +253,22 @@ class RowWatcher:
         if request.hindrance is not None and self._mode is not Mode.POLL:
             self._tell_hindrance(request.hindrance, request)
         watch = request.watch(self._time(), wants_instance=wants_instance)
+        limit = watch.deadline + self._timing.last_read
         # The reader ends the wait at its deadline; this is for a server that does not answer.
-        limit = watch.deadline - self._time() + self._timing.last_read
+        late = None
+        if limit < math.inf:
+            loop = asyncio.get_running_loop()
+            late = loop.call_at(limit, watch.time_out, "the server has not answered since")
         try:
-            with anyio.move_on_after(limit if limit < math.inf else None):
-                if request.since:
-                    async with self._connections.reading() as connection:
-                        watch.baseline = await request.baseline(connection)
-                    self._check_open()
-                self._board.add(watch)
-                return await watch.result
-            watch.result = asyncio.get_running_loop().create_future()
-            watch.time_out("the server has not answered since")
+            if request.since:
+                with anyio.CancelScope(deadline=limit):
+                    watch.baseline = await self._connections.run(request.baseline)
+                self._check_open()
+            self._board.add(watch)
             return await watch.result
         finally:
+            if late is not None:
+                late.cancel()
             self._board.discard(watch)
             take_notice(watch.result)
 
@@ -319,6 +322,12 @@ class RowWatcher:
             await self._observers.reached(condition)
 
     def _changed(self) -> None:
+        """Look at it soon: ten thousand changes of one moment are looked at once."""
+        if self._look is None and self._loop is not None and not self._loop.is_closed():
+            self._look = self._loop.call_soon(self._look_at_it)
+
+    def _look_at_it(self) -> None:
+        self._look = None
         if self._mode is Mode.LISTEN and self._board.troubles:
             for watch in self._board.watches:
                 if trouble := self._trouble_of(watch):
@@ -327,6 +336,8 @@ class RowWatcher:
 
     def _trouble_of(self, watch: Watch) -> tuple[Reason, str] | None:
         """Why a watch cannot be armed though the listener hears, if that is so."""
+        if not self._board.troubles and watch.hindrance is None:
+            return None
         reasons = [self._board.troubles.get(relation) for relation, _ in watch.names]
         reason = next(filter(None, reasons), watch.hindrance)
         if reason is None:

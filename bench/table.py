@@ -1,0 +1,68 @@
+"""The table that everything here is measured on; each way to wait has one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import asyncpg
+from sqlalchemy import URL, Connection, DateTime, func, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Row(Base):
+    """What an application's row looks like: a key, and some columns of some types."""
+
+    __abstract__ = True
+    id: Mapped[int] = mapped_column(primary_key=True)
+    n: Mapped[int] = mapped_column(default=0, server_default="0")
+    status: Mapped[str] = mapped_column(server_default="new")
+    note: Mapped[str | None] = mapped_column(server_default="something about it")
+    heartbeat: Mapped[int] = mapped_column(server_default="0")
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+@cache
+def model(table: str) -> type[Row]:
+    """The mapped class of the table of that name."""
+    made: Any = type(table.title(), (Row,), {"__tablename__": table, "__module__": __name__})
+    return made  # type: ignore[no-any-return]
+
+
+def create(connection: Connection, table: str, rows: int) -> None:
+    """The table, anew, with that many rows, half of each page free as busy tables have it."""
+    connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
+    model(table).metadata.tables[table].create(connection)
+    connection.execute(text(f"ALTER TABLE {table} SET (fillfactor = 50)"))
+    connection.execute(text(f"INSERT INTO {table} (id) SELECT generate_series(1, {rows})"))
+
+
+async def connect(url: URL) -> asyncpg.Connection[Any]:
+    """A bare connection to a server on a unix socket."""
+    return await asyncpg.connect(
+        host=str(url.query["host"]), user=url.username, database=url.database
+    )
+
+
+async def execute(url: URL, statements: Sequence[str]) -> None:
+    """Execute each statement in a transaction of its own."""
+    connection = await connect(url)
+    for statement in statements:
+        await connection.execute(statement)
+    await connection.close()
+
+
+async def prepare(url: URL, table: str, rows: int) -> AsyncEngine:
+    """The table, and an engine for whoever waits for its rows."""
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        await connection.run_sync(create, table, rows)
+    await execute(url, [f"VACUUM ANALYZE {table}"])
+    return engine
