@@ -8,13 +8,12 @@ in here, so nothing can change between a look and a decision.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import math
 import random
-from itertools import count
 from typing import TYPE_CHECKING
 
 from rowbell.watch.interest import Columns, Interest, Interests
+from rowbell.watch.schedule import Schedule
 from rowbell.watch.watch import Arming, Turn, Watch
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Board:
         watches: The watches that have not ended.
         hearing: Whether the listener hears.
         troubles: The tables that cannot ring, and why.
-        to_read: Set when something is to be read, perhaps earlier than was known.
+        schedule: When each watch is to be read next.
         to_register: Set when something is to be registered.
     """
 
@@ -52,7 +51,7 @@ class Board:
         self.watches: set[Watch] = set()
         self.hearing = False
         self.troubles: dict[int, Reason] = {}
-        self.to_read = asyncio.Event()
+        self.schedule = Schedule(clock)
         self.to_register = asyncio.Event()
         self._clock = clock
         self._timing = timing
@@ -60,9 +59,6 @@ class Board:
         self._changed = changed
         self._interests = Interests()
         self._unproven: set[Watch] = set()
-        self._now: list[Watch] = []
-        self._schedule: list[tuple[float, int, Watch]] = []
-        self._order = count()
 
     # -- watches come and go
 
@@ -70,7 +66,7 @@ class Board:
         """Begin a watch; it is read at once."""
         watch.quick = self._timing.quick
         self.watches.add(watch)
-        self._read_now(watch)
+        self.schedule.now(watch)
         self._changed()
 
     def discard(self, watch: Watch) -> None:
@@ -87,23 +83,10 @@ class Board:
 
     # -- the clock
 
-    def next_due(self) -> float:
-        """When there is something to read next."""
-        if self._now:
-            return -math.inf
-        while self._schedule and self._schedule[0][0] != self._schedule[0][2].due:
-            heapq.heappop(self._schedule)
-        return self._schedule[0][0] if self._schedule else math.inf
-
     def take_due(self) -> list[Watch]:
         """What is to be read now. Whoever takes watches returns them by ``answered``."""
-        due = [watch for watch in self._now if watch.due == -math.inf]
-        self._now.clear()
-        now = self._clock()
-        while self.next_due() <= now:
-            due.append(heapq.heappop(self._schedule)[2])
+        due = self.schedule.take()
         for watch in due:
-            watch.due = math.inf
             watch.turn = Turn.READING_RUNG if watch.turn is Turn.RUNG else Turn.READING
         return due
 
@@ -118,10 +101,10 @@ class Board:
             if begun >= watch.deadline:
                 watch.time_out(trouble)
             elif again:
-                self._read_now(watch)
+                self.schedule.now(watch)
             else:
                 when = _tick(now, watch.interval) if trouble else self._next_read(watch, now)
-                self._read_at(watch, min(when, max(watch.deadline, now)))
+                self.schedule.at(watch, min(when, max(watch.deadline, now)))
         self._changed()
 
     def _next_read(self, watch: Watch, now: float) -> float:
@@ -132,20 +115,6 @@ class Board:
             watch.quick *= 2
             return now + watch.quick / 2
         return _tick(now, watch.interval)
-
-    def _read_now(self, watch: Watch) -> None:
-        watch.due = -math.inf
-        self._now.append(watch)
-        self.to_read.set()
-
-    def _read_at(self, watch: Watch, when: float) -> None:
-        watch.due = when
-        if when < math.inf:
-            if len(self._schedule) > 2 * len(self.watches) + 64:  # mostly of watches that are over
-                self._schedule = [entry for entry in self._schedule if entry[0] == entry[2].due]
-                heapq.heapify(self._schedule)
-            heapq.heappush(self._schedule, (when, next(self._order), watch))
-            self.to_read.set()
 
     # -- the bell
 
@@ -228,10 +197,9 @@ class Board:
         if watch.turn is not Turn.WAITING and watch.turn is not Turn.RUNG:
             watch.turn = Turn.AGAIN
         elif not after:
-            if watch.due > -math.inf:
-                self._read_now(watch)
+            self.schedule.now(watch)
         elif (when := self._clock() + after) < watch.due:
-            self._read_at(watch, when)
+            self.schedule.at(watch, when)
 
     def arming(self) -> tuple[list[int], int]:
         """The tables of watches that still wait for their proof, and the highest boundary."""
@@ -256,6 +224,7 @@ class Board:
         """The bell cannot be trusted any more: everything is polled until it is armed anew."""
         self.hearing = False
         self._interests.clear()
+        self._unproven.clear()
         self.troubles.clear()
         for watch in self.watches:
             watch.names, watch.arming, watch.quick = (), Arming.UNARMED, self._timing.quick

@@ -51,14 +51,14 @@ class Reader:
     def stop(self) -> None:
         """End ``run`` when the reads under way have ended."""
         self._stopping = True
-        self._board.to_read.set()
+        self._board.schedule.earlier.set()
 
     async def run(self) -> None:
         """Read what is due, until stopped."""
-        loop, to_read = asyncio.get_running_loop(), self._board.to_read
+        loop, schedule = asyncio.get_running_loop(), self._board.schedule
         async with anyio.create_task_group() as reads:
             while not self._stopping:
-                to_read.clear()
+                schedule.earlier.clear()
                 for watch in self._board.take_due():
                     waiting = self._waiting.get(watch.rows)
                     if waiting is None:
@@ -66,10 +66,10 @@ class Reader:
                         reads.start_soon(self._serve, watch.rows)
                     else:
                         waiting.append(watch)
-                due = self._board.next_due()
-                timer = loop.call_at(due, to_read.set) if due < math.inf else None
+                due = schedule.next_due()
+                timer = loop.call_at(due, schedule.earlier.set) if due < math.inf else None
                 try:
-                    await to_read.wait()
+                    await schedule.earlier.wait()
                 finally:
                     if timer is not None:
                         timer.cancel()
