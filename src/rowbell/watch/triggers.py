@@ -71,13 +71,24 @@ def key_hash(row: str, key: tuple[TableColumn, ...]) -> str:
     return f"hash_record_extended(ROW({', '.join(column.of(row) for column in key)}), 0)"
 
 
+_FEW: Final = 1_000
+"""How many rows of a statement are looked up one by one before they are joined."""
+
 # LATERAL with OFFSET 0 holds the planner to one index probe a row, and enable_seqscan = off to
 # the index: the function's plans are cached, perhaps from a time when `interest` was empty.
 # extra_float_digits = 1 lets to_jsonb() show floats exactly, whatever the writer's session says.
 _STATEMENT_BODY: Final = """
     ELSE
-      PERFORM FROM old_rows AS o CROSS JOIN LATERAL ({interest_of_old}) AS i LIMIT 1;
-      IF NOT FOUND THEN
+      -- The first rows by one index probe each, which is all that most statements need. The rest
+      -- by a join that the planner chooses, and plans when there are many.
+      SELECT count(*), count(i.listener) INTO looked, watched
+      FROM (SELECT * FROM old_rows LIMIT {few}) AS o
+      LEFT JOIN LATERAL ({interest_of_old}) AS i ON true;
+      IF watched = 0 AND looked >= {few} THEN
+        SELECT count(*) INTO watched FROM old_rows AS o
+        JOIN rowbell.interest AS i ON i.relation = bell AND i.key = {old_key};
+      END IF;
+      IF watched = 0 THEN
         RETURN NULL;
       ELSIF TG_OP = 'DELETE' THEN
         PERFORM rowbell.ring(bell, array_agg(i.listener), array_agg(i.key))
@@ -117,7 +128,7 @@ SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET extra_float_d
 AS {quote}
 #variable_conflict use_variable
 DECLARE
-  bell CONSTANT oid := {relation};
+  bell CONSTANT oid := {relation};{variables}
 BEGIN
   BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
@@ -238,6 +249,7 @@ class TableTriggers:
                 quote=quote,
                 relation="coalesce(pg_partition_root(TG_RELID), TG_RELID)",
                 all_keys=f"ARRAY[{key_hash('OLD', self.key)}]",
+                variables="",
                 body=_ROW_BODY.format(
                     interest_of_old=_interest("OLD", self.key),
                     new_key=key_hash("NEW", self.key),
@@ -251,7 +263,10 @@ class TableTriggers:
                 f"ARRAY(SELECT {key_hash('o', self.key)} FROM old_rows AS o "
                 f"LIMIT {KEYS_PER_STATEMENT + 1})"
             ),
+            variables="\n  looked bigint;\n  watched bigint;",
             body=_STATEMENT_BODY.format(
+                few=_FEW,
+                old_key=key_hash("o", self.key),
                 interest_of_old=_interest("o", self.key),
                 interest_of_new=_interest("n", self.key),
             ),
