@@ -6,6 +6,7 @@ import asyncio
 import io
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from alembic import command
@@ -35,12 +36,12 @@ rowbell.alembic.register()
 @pytest.fixture
 def empty(server: URL, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An empty database, and the example app's migrations for it."""
-    url = server.set(database="rowbell_migrated")
-    asyncio.run(drop_database("rowbell_migrated", server_url=server, missing_ok=True))
-    asyncio.run(create_database("rowbell_migrated", server_url=server))
+    name = f"rowbell_migrated_{uuid4().hex}"
+    asyncio.run(create_database(name, server_url=server))
+    url = server.set(database=name)
     monkeypatch.setenv("DATABASE_URL", url.render_as_string(hide_password=False))
     yield url
-    asyncio.run(drop_database("rowbell_migrated", server_url=server))
+    asyncio.run(drop_database(name, server_url=server))
 
 
 def in_database(url: URL, function: Any) -> Any:
