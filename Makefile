@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: help demo test lint types imports check clean
+.PHONY: help demo test bench lint types imports check clean
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -13,6 +13,10 @@ demo: $(VENV)/.demo ## A worker awaits rows that another process changes; woken,
 
 test: $(VENV)/.test ## All tests, against an embedded PostgreSQL or the one of DATABASE_URL
 	$(RUN) pytest
+
+bench: ## rowbell beside its peers, in an environment of its own: writes docs/benchmarks.md, 40 minutes
+	$(MAKE) VENV=.venv-bench .venv-bench/.bench
+	.venv-bench/bin/python bench/run.py $(BENCH)
 
 lint: $(VENV)/.lint ## ruff
 	$(RUN) ruff check
@@ -28,7 +32,7 @@ imports: $(VENV)/.lint ## Imports run one way
 check: lint types imports test ## Everything
 
 clean: ## Remove the virtual environment
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-bench
 
 $(VENV)/.%: pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import asyncpg
-from sqlalchemy import URL, Connection, DateTime, func, text
+from sqlalchemy import URL, Connection, DateTime, event, func, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -66,3 +68,24 @@ async def prepare(url: URL, table: str, rows: int) -> AsyncEngine:
         await connection.run_sync(create, table, rows)
     await execute(url, [f"VACUUM ANALYZE {table}"])
     return engine
+
+
+class Statements:
+    """Counts what is sent to the server: by the engine, and by a listener made like it."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.count = 0
+        event.listen(engine.sync_engine, "before_cursor_execute", self._one_more)
+        event.listen(engine.sync_engine, "connect", self._connected)
+
+    def _one_more(self, *_: object) -> None:
+        self.count += 1
+
+    def _connected(self, connection: Any, _record: object) -> None:
+        # The listener talks through asyncpg itself, past the engine's events.
+        connection.driver_connection.add_query_logger(self._one_more)
+
+
+def memory() -> int:
+    """The resident memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

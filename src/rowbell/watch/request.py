@@ -93,8 +93,15 @@ class WaitRequest:
             tuple(options),
         )
 
+    @property
+    def known_baseline(self) -> tuple[Any, ...] | None:
+        """What the caller last saw, ``None`` where only the server knows how a read returns it."""
+        if not all(self.rows.is_read_as_given(name, value) for name, value in self.since.items()):
+            return None
+        return tuple(self.since.get(name, UNSEEN) for name in self.columns)
+
     def baseline(self, connection: Connection) -> tuple[Any, ...]:
-        """What the caller last saw, in the form in which reads return it."""
+        """What the caller last saw, in the form in which reads return it, from the server."""
         names = [name for name in self.columns if name in self.since]
         result = connection.execute(
             self.rows.literal(names, self.since),

@@ -45,6 +45,7 @@ from rowbell.keys import Key, key_names, key_of
 from rowbell.mapping import SchemaMap, mapper_of, table_name
 from rowbell.watch.columns import MappedColumns
 from rowbell.watch.instances import Instances
+from rowbell.watch.literal import is_read_as_given
 from rowbell.watch.state import Reason
 from rowbell.watch.tables import declared_columns, key_columns
 from rowbell.watch.triggers import signature
@@ -211,6 +212,12 @@ class MappedRows:
         first = len(row) - 2 * len(self.tables) - 2
         names = tuple((row[i], row[i + 1]) for i in range(first, len(row) - 2, 2))
         return Evidence(names, row[-2], row[-1])
+
+    def is_read_as_given(self, name: str, value: object) -> bool:
+        """Whether a read would return that value of that attribute as it is."""
+        prop = self.columns.properties[name]
+        plain = self.on_postgresql and not prop.deferred
+        return plain and is_read_as_given(prop.columns[0].type, value)
 
     def literal(self, names: Sequence[str], given: Mapping[str, Any]) -> Select[Any]:
         """The SELECT of given values, in the form in which ``read`` returns those columns."""

@@ -155,7 +155,8 @@ async def _wait_on_connection(session: AsyncSession, bind: Connection, request: 
         connection = AsyncConnection(AsyncEngine(bind.engine), bind)
     watch = request.watch(begun, wants_instance=False)
     if request.since:
-        watch.baseline = await connection.run_sync(request.baseline)
+        known = request.known_baseline
+        watch.baseline = known or await connection.run_sync(request.baseline)
     while True:
         started = loop.time()
         await connection.run_sync(_look, watch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from rowbell.watch.watch import Until, Watch
 
 ModelT = TypeVar("ModelT")
+
+_ASKING: Final = 3
+"""How many waits may at the same time ask the server for what they were given as ``since``."""
 
 
 class RowWatcher:
@@ -103,6 +106,7 @@ class RowWatcher:
         self._task: Task[None] | None = None
         self._failure: Exception | None = None
         self._observers = Observers()
+        self._asking = anyio.Semaphore(_ASKING)
         self._look: Handle | None = None
 
     # -- start and stop
@@ -261,8 +265,9 @@ class RowWatcher:
             late = loop.call_at(limit, watch.time_out, "the server has not answered since")
         try:
             if request.since:
+                known = request.known_baseline
                 with anyio.CancelScope(deadline=limit):
-                    watch.baseline = await self._connections.run(request.baseline)
+                    watch.baseline = known or await self._ask_baseline(request)
                 self._check_open()
             self._board.add(watch)
             return await watch.result
@@ -271,6 +276,10 @@ class RowWatcher:
                 late.cancel()
             self._board.discard(watch)
             take_notice(watch.result)
+
+    async def _ask_baseline(self, request: WaitRequest) -> tuple[Any, ...]:
+        async with self._asking:  # a thousand waits that begin at once take no thousand connections
+            return await self._connections.run(request.baseline)
 
     def _tell_hindrance(self, hindrance: Reason, request: WaitRequest) -> None:
         model = f"model {request.rows.model.__name__}"

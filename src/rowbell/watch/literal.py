@@ -1,0 +1,55 @@
+"""A value that a caller gives, as a read of its column would return it.
+
+In general only the server knows: it rounds, pads and converts. For the plain types that most
+columns have there is nothing to know, and no query is needed to find that out.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Date,
+    DateTime,
+    Integer,
+    SmallInteger,
+    String,
+    Text,
+    Unicode,
+    UnicodeText,
+    Uuid,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.types import TypeEngine
+
+_PLAIN: Final[dict[type[TypeEngine[Any]], type]] = {
+    SmallInteger: int,
+    Integer: int,
+    BigInteger: int,
+    String: str,
+    Text: str,
+    Unicode: str,
+    UnicodeText: str,
+    Boolean: bool,
+    Uuid: UUID,
+    Date: date,
+    DateTime: datetime,
+}
+
+
+def is_read_as_given(type_: TypeEngine[Any], value: object) -> bool:
+    """Whether PostgreSQL returns that value of a column of that type as it is."""
+    if value is None:
+        return True
+    if type(value) is not _PLAIN.get(type(type_)):
+        return False
+    if isinstance(type_, DateTime) and isinstance(value, datetime):
+        return type_.timezone == (value.tzinfo is not None)
+    if isinstance(type_, Uuid):
+        return bool(type_.as_uuid and type_.native_uuid)
+    return not isinstance(type_, String) or type_.length is None or len(str(value)) <= type_.length
