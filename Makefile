@@ -14,7 +14,7 @@ demo: $(VENV)/.demo ## A worker awaits rows that another process changes; woken,
 test: $(VENV)/.test ## All tests, against an embedded PostgreSQL or the one of DATABASE_URL
 	$(RUN) pytest
 
-bench: ## rowbell beside its peers, in an environment of its own: writes docs/benchmarks.md, 40 minutes
+bench: ## rowbell beside its peers, in an environment of its own: writes docs/benchmarks.md in half an hour
 	$(MAKE) VENV=.venv-bench .venv-bench/.bench
 	.venv-bench/bin/python bench/run.py $(BENCH)
 

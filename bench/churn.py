@@ -67,11 +67,13 @@ async def churn(url: URL, *, quick: bool) -> Section:
             last = 0
             while time.perf_counter() - start < seconds:
                 await asyncio.sleep(every)
-                table, index, live = await observer.fetchrow(
+                sizes = await observer.fetchrow(
                     "SELECT pg_relation_size('rowbell.interest'),"
                     " pg_indexes_size('rowbell.interest'),"
                     " (SELECT count(*) FROM rowbell.interest)"
                 )
+                assert sizes is not None
+                table, index, live = sizes
                 minute = (time.perf_counter() - start) / 60
                 samples.append(
                     Sample(

@@ -9,6 +9,7 @@ import time
 import tracemalloc
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -57,6 +58,34 @@ async def waiting(
     await asyncio.wait(waits)
 
 
+async def with_sessions(engine: AsyncEngine, row: type[Row], statements: Statements) -> int:
+    """The statements that wake all waits that have a session each."""
+    async with rowbell.RowWatcher(engine, mode="listen") as watcher:
+
+        async def one(key: int) -> None:
+            async with AsyncSession(engine) as session:
+                await rowbell.wait_for_row_change(session, row, key)
+
+        tasks = [asyncio.create_task(one(key)) for key in range(1, WAITS + 1)]
+        await watcher.reached(lambda now: now.armed == WAITS)
+        statements.count = -1
+        await change_all(engine)
+        await asyncio.gather(*tasks)
+    return statements.count
+
+
+async def memory_of_waits(engine: AsyncEngine, row: type[Row]) -> float:
+    """KiB a wait, task included, as Python's allocator counts them."""
+    async with rowbell.RowWatcher(engine, mode="listen") as watcher:
+        gc.collect()
+        tracemalloc.start()
+        async with waiting(watcher, row):
+            await watcher.reached(lambda now: now.armed == WAITS)
+            kib = tracemalloc.get_traced_memory()[0] / WAITS / 1024
+        tracemalloc.stop()
+    return kib
+
+
 async def crowd(url: URL, *, quick: bool) -> Section:
     """Ten thousand waits: begun at once, idle, woken by one UPDATE."""
     engine, row = await prepare(url, TABLE, WAITS), model(TABLE)
@@ -96,25 +125,8 @@ async def crowd(url: URL, *, quick: bool) -> Section:
                 note("woken / ORM", found["woken"][-1] / floor)
                 note("waking statements", statements.count)
 
-        async with rowbell.RowWatcher(engine, mode="listen") as watcher:
-
-            async def one(key: int) -> None:
-                async with AsyncSession(engine) as session:
-                    await rowbell.wait_for_row_change(session, row, key)
-
-            tasks = [asyncio.create_task(one(key)) for key in range(1, WAITS + 1)]
-            await watcher.reached(lambda now: now.armed == WAITS)
-            statements.count = -1
-            await change_all(engine)
-            await asyncio.gather(*tasks)
-            note("session statements", statements.count)
-    async with rowbell.RowWatcher(engine, mode="listen") as watcher:
-        gc.collect()
-        tracemalloc.start()
-        async with waiting(watcher, row):
-            await watcher.reached(lambda now: now.armed == WAITS)
-            note("KiB", tracemalloc.get_traced_memory()[0] / WAITS / 1024)
-        tracemalloc.stop()
+        note("session statements", await with_sessions(engine, row, statements))
+    note("KiB", await memory_of_waits(engine, row))
     await engine.dispose()
 
     def line(what: str, name: str, goal: str, digits: int = 2, unit: str = "") -> Sequence[str]:
@@ -224,6 +236,11 @@ async def polled(url: URL, *, quick: bool) -> Section:
     )
 
 
+def all_armed(count: int, now: rowbell.WatcherStatistics) -> bool:
+    """Whether that many waits are armed."""
+    return now.armed == count
+
+
 async def notifications(url: URL, *, quick: bool) -> Section:
     """What one notification costs the process, whatever the number of waits."""
     many, rounds = 2_000 if quick else 20_000, 2 if quick else 7
@@ -255,7 +272,7 @@ async def notifications(url: URL, *, quick: bool) -> Section:
                     asyncio.create_task(watcher.wait_for_change(row, key))
                     for key in range(1, size + 1)
                 ]
-                await watcher.reached(lambda now, size=size: now.armed == size)
+                await watcher.reached(partial(all_armed, size))
                 listener = str(await sender.fetchval(str(pid)))
                 await heard(watcher, listener, 200)
                 costs.setdefault(size, []).append(await heard(watcher, listener, many))

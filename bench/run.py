@@ -7,10 +7,11 @@ import asyncio
 import os
 import platform
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from sqlalchemy import URL
@@ -23,7 +24,7 @@ from table import connect
 from wake import loops, wake
 from writers import bulk, writers
 
-Part = Callable[..., Awaitable[Section]]
+Part = Callable[..., Coroutine[Any, Any, Section]]
 
 PARTS: dict[str, Part] = {
     "wake": wake,
@@ -36,8 +37,16 @@ PARTS: dict[str, Part] = {
     "bulk": bulk,
     "churn": churn,
 }
-PACKAGES = ["sqlalchemy", "asyncpg", "uvloop", "fastapi-toolsets", "sqlnotify", "pg-sse", "psycopg"]
-PACKAGES += ["asyncpg-listen"]
+PACKAGES = (
+    "sqlalchemy",
+    "asyncpg",
+    "uvloop",
+    "fastapi-toolsets",
+    "sqlnotify",
+    "pg-sse",
+    "psycopg",
+    "asyncpg-listen",
+)
 DOCS = Path(__file__).parent.parent / "docs"
 SETTINGS = {"max_connections": 300, "shared_buffers": "256MB"}
 
@@ -82,7 +91,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all by default")
     parser.add_argument("--quick", action="store_true", help="too short to quote")
     given = parser.parse_args()
-    sections: list[Section] = []
+    sections, where = list[Section](), ""
     for name in given.parts or PARTS:
         begun = time.monotonic()
         with EmbeddedServer(SETTINGS) as server:

@@ -49,3 +49,17 @@ async def blocked(engine: AsyncEngine, count: int = 1) -> list[str | None]:
         if len(found) == count:
             return found
         await asyncio.sleep(0.01)  # the server tells nobody that a session waits
+
+
+@contextmanager
+def everything_sent(engine: AsyncEngine) -> Generator[list[str]]:
+    """What the engine and the listeners that are made like it send to the server meanwhile."""
+
+    def connected(connection: Any, _record: object) -> None:
+        # A listener talks through asyncpg itself, past the engine's events.
+        connection.driver_connection.add_query_logger(lambda logged: sent.append(logged.query))
+
+    event.listen(engine.sync_engine, "connect", connected)
+    with statements(engine) as sent:
+        yield sent
+    event.remove(engine.sync_engine, "connect", connected)

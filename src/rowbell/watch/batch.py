@@ -118,7 +118,7 @@ def finish(connection: Connection, rows: MappedRows, ended: Sequence[tuple[Watch
             result = session.execute(
                 statement.options(*group[0].options), parameters, execution_options=options
             )
-            instances = {row[0]: row[1] for row in result.unique()}
+            instances = dict(tuple(row) for row in result.unique())
             session.expunge_all()
         queries += 1
         for place, watch in enumerate(group, 1):

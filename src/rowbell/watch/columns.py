@@ -65,8 +65,9 @@ class MappedColumns:
         """The columns in the database that those attributes stand for, by table."""
         found: dict[Table, list[str]] = {}
         for column in (c for name in names for c in self.properties[name].columns):
-            if isinstance(column, Column) and isinstance(column.table, Table):
-                found.setdefault(column.table, []).append(column.name)
+            table = _table_of(column)
+            if isinstance(column, Column) and table is not None:
+                found.setdefault(table, []).append(column.name)
         return found
 
     def one(self, name: str) -> str:
@@ -118,7 +119,14 @@ class MappedColumns:
 
 def _rings(column: object) -> bool:
     """Whether a change of that column rings: it is declared, or its table declares none."""
-    if not isinstance(column, Column) or not isinstance(column.table, Table):
+    table = _table_of(column)
+    if not isinstance(column, Column) or table is None:
         return True
-    declared = options_of(column.table).columns
+    declared = options_of(table).columns
     return declared is None or column.name in declared or column.primary_key
+
+
+def _table_of(column: object) -> Table | None:
+    """The column's table; a column of a subquery has none."""
+    table: object = column.table if isinstance(column, Column) else None
+    return table if isinstance(table, Table) else None

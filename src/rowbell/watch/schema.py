@@ -155,13 +155,12 @@ BEGIN
   IF pg_sequence_last_value('rowbell.interested') IS NOT DISTINCT FROM 0
      OR current_setting('transaction_isolation') <> 'read committed'
      OR EXISTS (SELECT FROM rowbell.interest)
-     OR NOT pg_try_advisory_lock({_REGISTERING}) THEN
+     OR NOT pg_try_advisory_xact_lock({_REGISTERING}) THEN
     RETURN;
   END IF;
   IF NOT EXISTS (SELECT FROM rowbell.interest) THEN
     PERFORM setval('rowbell.interested', 0);
   END IF;
-  PERFORM pg_advisory_unlock({_REGISTERING});
 END
 $rowbell$"""
 

@@ -227,7 +227,7 @@ class TableTriggers:
         if self.for_each is ForEach.STATEMENT:
             tables = "REFERENCING OLD TABLE AS old_rows"
         elif self.declared is None:
-            update = f"OLD.* *<> NEW.* AND {SOMEBODY_WATCHES}"
+            update = f"{SOMEBODY_WATCHES} AND OLD.* *<> NEW.*"
         else:
             columns = dict.fromkeys((*self.key, *self.declared))
             differ = [f"{c.of('OLD')} IS DISTINCT FROM {c.of('NEW')}" for c in columns]

@@ -156,7 +156,9 @@ async def _wait_on_connection(session: AsyncSession, bind: Connection, request: 
     watch = request.watch(begun, wants_instance=False)
     if request.since:
         known = request.known_baseline
-        watch.baseline = known or await connection.run_sync(request.baseline)
+        if known is None:
+            known = await connection.run_sync(request.baseline)
+        watch.baseline = known
     while True:
         started = loop.time()
         await connection.run_sync(_look, watch)
