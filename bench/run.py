@@ -48,6 +48,9 @@ PACKAGES = (
     "asyncpg-listen",
 )
 DOCS = Path(__file__).parent.parent / "docs"
+FOUND = Path(__file__).parent / "found"
+"""The sections as they were found last, so that a part can be measured again alone."""
+
 SETTINGS = {"max_connections": 300, "shared_buffers": "256MB"}
 
 INTRODUCTION = """# Benchmarks
@@ -86,29 +89,40 @@ def _lines(path: str) -> list[str]:
 
 
 def main() -> None:
-    """Run the parts asked for, print them, and write the page once all were run."""
+    """Run the parts asked for; the page is put together of what was found last for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all by default")
     parser.add_argument("--quick", action="store_true", help="too short to quote")
     given = parser.parse_args()
-    sections, where = list[Section](), ""
+    FOUND.mkdir(exist_ok=True)
     for name in given.parts or PARTS:
         begun = time.monotonic()
         with EmbeddedServer(SETTINGS) as server:
-            where = asyncio.run(machine(server.url))
             section = asyncio.run(PARTS[name](server.url, quick=given.quick))
-        sections.append(section)
+            where = asyncio.run(machine(server.url))
         print(f"{section.markdown()}\033[K\n({time.monotonic() - begun:.0f} s)\n", flush=True)
-        if section.draw and not given.quick:
-            figure = Figure(figsize=(9, 4.5), layout="constrained")
-            axes = figure.subplots()
-            section.draw(axes)
-            axes.set_title(section.title)
-            (DOCS / "plots").mkdir(exist_ok=True)
-            figure.savefig(DOCS / "plots" / f"{section.slug}.svg", metadata={"Date": None})
-    if not given.parts and not given.quick:
-        text = "\n".join([INTRODUCTION.format(machine=where), *(s.markdown() for s in sections)])
-        (DOCS / "benchmarks.md").write_text(text.rstrip() + "\n")
+        if not given.quick:
+            keep(name, section)
+            (DOCS / "benchmarks.md").write_text(page(where))
+
+
+def keep(name: str, section: Section) -> None:
+    """Keep a part's text for the page, and draw its plot."""
+    (FOUND / f"{name}.md").write_text(section.markdown())
+    if section.draw:
+        figure = Figure(figsize=(9, 4.5), layout="constrained")
+        axes = figure.subplots()
+        section.draw(axes)
+        axes.set_title(section.title)
+        (DOCS / "plots").mkdir(exist_ok=True)
+        figure.savefig(DOCS / "plots" / f"{section.slug}.svg", metadata={"Date": None})
+
+
+def page(where: str) -> str:
+    """The page: of each part what was found last."""
+    found = [FOUND / f"{name}.md" for name in PARTS]
+    texts = [path.read_text() for path in found if path.exists()]
+    return "\n".join([INTRODUCTION.format(machine=where), *texts]).rstrip() + "\n"
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ async def wake(url: URL, *, quick: bool) -> Section:
 
 async def loops(url: URL, *, quick: bool) -> Section:
     """The same on uvloop."""
-    rounds, changes = (2, 20) if quick else (5, 80)
+    rounds, changes = (2, 20) if quick else (3, 80)
     names = [FLOOR, "wait_for_row_change", "RowWatcher.wait_for_change"]
     section = Section(
         "loops",

@@ -118,7 +118,7 @@ async def test_waits_that_begin_at_once_take_no_connection_each(engine: AsyncEng
     """Not even where only the server knows how a read returns what `since` gives."""
     keys = [uuid4() for _ in range(100)]
     async with engine.begin() as connection:
-        await connection.execute(insert(Odd), [{"id": key, "amount": 1} for key in keys])
+        await connection.execute(insert(Odd), [{"Id": key, "amount": 1} for key in keys])
     opened: list[object] = []
     event.listen(engine.sync_engine, "connect", lambda connection, _: opened.append(connection))
     async with RowWatcher(engine, mode="listen", recheck=None) as watcher:
@@ -218,7 +218,11 @@ async def test_an_instance_made_of_values_is_as_the_orm_would_have_loaded_it(
             async with rich.begin() as connection:
                 await connection.execute(update(Rich).values(n=1))
             made = await wait
-        assert len(sent) == 2
+        # The one read that compares brings what the instance is made of.
+        assert [statement.count("FROM unnest") for statement in sent if "rich" in statement] == [
+            0,
+            1,
+        ]
     async with AsyncSession(rich) as session:
         loaded = await session.get_one(Rich, ("a", 1))
         for attribute in inspect(Rich).column_attrs.keys():  # noqa: SIM118  # not a dict's
@@ -332,7 +336,7 @@ async def test_what_is_known_without_asking_is_what_the_server_would_have_said(
     async with engine.connect() as connection:
         asked = await connection.run_sync(request.baseline)
     assert request.known_baseline == asked
-    assert type(asked[0]) is type(value)
+    assert isinstance(asked[0], type(value))
 
 
 @pytest.mark.parametrize(

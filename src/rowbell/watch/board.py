@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rowbell.watch.interest import Columns, Interest, Interests
 from rowbell.watch.schedule import Schedule
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from rowbell.watch.rows import Evidence
     from rowbell.watch.state import Reason
     from rowbell.watch.timing import Timing
+
+
+_MOMENTS: Final = 4
+"""How many moments the re-reads after a gap are spread over."""
 
 
 class Board:
@@ -252,7 +256,8 @@ class Board:
 
     def _soon(self, watch: Watch) -> None:
         spread = min(self._timing.spread, watch.interval) if len(self.watches) > 100 else 0.0  # noqa: PLR2004
-        self._signal(watch, random.uniform(0, spread))  # noqa: S311
+        # In a few moments, not in as many as there are watches: those of one are read together.
+        self._signal(watch, spread * random.randrange(_MOMENTS) / _MOMENTS)  # noqa: S311
 
     # -- tables that cannot ring
 

@@ -46,7 +46,9 @@ def is_read_as_given(type_: TypeEngine[Any], value: object) -> bool:
     """Whether PostgreSQL returns that value of a column of that type as it is."""
     if value is None:
         return True
-    if type(value) is not _PLAIN.get(type(type_)):
+    plain = _PLAIN.get(type(type_))
+    # asyncpg has a UUID of its own; a bool is no plain int, nor a datetime a date.
+    if type(value) is not plain and not (plain is UUID and isinstance(value, UUID)):
         return False
     if isinstance(type_, DateTime) and isinstance(value, datetime):
         return type_.timezone == (value.tzinfo is not None)

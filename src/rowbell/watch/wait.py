@@ -68,8 +68,9 @@ async def wait_for_row_change(
         session: The session that the returned instance belongs to.
         model: The mapped class.
         pk_value: The primary key, as ``Session.get`` takes it: a value, a tuple, a dict.
-        columns: The columns to watch, as names or mapped attributes; all mapped columns by
-            default. With ``until``, the columns whose change makes it be asked again.
+        columns: The columns to watch, as names or mapped attributes; by default those that the
+            model declares (``@watched(columns=…)``), or else all mapped columns. With ``until``,
+            the columns whose change makes it be asked again.
         interval: The polling interval while nothing rings, in seconds (default 0.5).
         timeout: How long to wait, in seconds of wall time; ``None`` (the default) for ever.
         until: End the wait once this holds instead of at any change, at once if it holds

@@ -212,7 +212,8 @@ class RowWatcher:
         Args:
             model: The mapped class.
             pk_value: The primary key, as ``Session.get`` takes it.
-            columns: The columns to watch, as names or mapped attributes; all by default.
+            columns: The columns to watch, as names or mapped attributes; by default those that
+                the model declares (``@watched(columns=…)``), or else all.
             interval: The polling interval while nothing rings, in seconds.
             timeout: How long to wait, in seconds; ``None`` (the default) for ever.
             until: End the wait once this holds instead of at any change: a predicate on an
