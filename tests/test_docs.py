@@ -69,8 +69,16 @@ async def work(url: URL, stop: asyncio.Event) -> None:
     await engine.dispose()
 
 
-PAGES = ["waiting", "triggers", "operating", "scaling"]
-PAGES += ["sessions", "locks", "many-to-many", "migrating"]
+PAGES = [
+    "waiting",
+    "triggers",
+    "operating",
+    "scaling",
+    "sessions",
+    "locks",
+    "many-to-many",
+    "migrating",
+]
 WITHOUT_CODE = ["benchmarks"]
 
 
