@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import (
@@ -22,8 +23,10 @@ from sqlalchemy import (
     Integer,
     Numeric,
     String,
+    TypeDecorator,
     Uuid,
     event,
+    func,
     insert,
     inspect,
     text,
@@ -266,6 +269,28 @@ async def test_who_listens_to_loading_hears_of_it(rich: AsyncEngine) -> None:
         event.remove(Owner, "load", load)
 
 
+class Shouted(TypeDecorator[str]):
+    """Selected through an expression, as encrypted columns are."""
+
+    impl = String
+    cache_ok = True
+
+    def column_expression(self, column: Any) -> Any:
+        return func.upper(column)
+
+
+def test_a_type_that_is_selected_through_an_expression_is_loaded_by_the_orm() -> None:
+    class Own(DeclarativeBase):
+        pass
+
+    class Crier(Own):
+        __tablename__ = "criers"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        cry: Mapped[str] = mapped_column(Shouted)
+
+    assert not Instances.can_make(inspect(Crier))
+
+
 # -- what is known without asking
 
 
@@ -283,6 +308,7 @@ class Given(Base):
     at: Mapped[Any] = mapped_column(DateTime(timezone=True))
     local: Mapped[Any] = mapped_column(DateTime)
     seconds: Mapped[Any] = mapped_column(TIMESTAMP(precision=0))
+    varied: Mapped[Any] = mapped_column(String().with_variant(CHAR(5), "postgresql"))
     money: Mapped[Any] = mapped_column(Numeric(10, 2))
     ratio: Mapped[Any] = mapped_column(Float(24))
     colour: Mapped[Any] = mapped_column(Enum(Colour))
@@ -303,8 +329,9 @@ KNOWN: dict[str, list[object]] = {
 ASKED: dict[str, list[object]] = {
     "whole": [True],
     "padded": ["a"],
-    "at": [NOW],
+    "at": [NOW, NOW.replace(tzinfo=ZoneInfo("Europe/Berlin"))],
     "seconds": [NOW],
+    "varied": ["ab"],
     "money": [Decimal("1.005")],
     "ratio": [0.1],
     "colour": [Colour.RED],

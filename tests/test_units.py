@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import random
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +18,27 @@ from rowbell.mapping import quote_identifier
 from rowbell.watch.distinct import is_distinct
 from rowbell.watch.interest import Interest
 from rowbell.watch.notification import Notification, decode
+from rowbell.watch.schedule import Schedule
 from rowbell.watch.timing import Backoff
+
+
+def test_a_watch_is_taken_once_though_it_stands_there_twice() -> None:
+    class Due:
+        due = math.inf
+
+    async def scheduled() -> list[object]:
+        watch: Any = Due()
+        schedule = Schedule(lambda: 2.0)
+        schedule.at(watch, 1.0)
+        schedule.at(watch, 0.5)
+        schedule.at(watch, 1.0)
+        schedule.now(watch)
+        schedule.now(watch)
+        schedule.at(watch, 1.0)
+        return [*schedule.take(), *schedule.take()]
+
+    assert len(asyncio.run(scheduled())) == 1
+
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
-from sqlalchemy import JSON, insert, text, update
+from sqlalchemy import JSON, ForeignKey, TypeDecorator, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import UserDefinedType
 
 import rowbell
 from models import Order
@@ -26,6 +28,7 @@ from rowbell import (
     watched,
 )
 from rowbell.watch.schema import COMPACT_BEYOND
+from rowbell.watch.tables import options_of
 
 QUICK = Timing(heartbeat=0.05, narrow=0.1)
 ROWS = 100
@@ -96,16 +99,24 @@ async def test_the_flag_stays_up_while_somebody_registers(orders: AsyncEngine) -
     )
     async with orders.connect() as comes, orders.connect() as leaves:
         await comes.execute(table)
-        await leaves.execute(text("SELECT rowbell.sweep(true)"))
+        await leaves.execute(text("SELECT rowbell.rest()"))
         await leaves.commit()
         assert await leaves.scalar(FLAG) == 1
         await comes.commit()
-        await leaves.execute(text("SELECT rowbell.sweep(true)"))
+        await leaves.execute(text("SELECT rowbell.rest()"))
         await leaves.commit()
         assert await leaves.scalar(FLAG) == 1
         await comes.execute(text("SELECT rowbell.sweep(true)"))
         await comes.commit()
+        await leaves.execute(text("SELECT rowbell.rest()"))
+        await leaves.commit()
         assert await leaves.scalar(FLAG) == 0
+        # Should it ever be down by mistake, the next heartbeat of anybody raises it.
+        await comes.execute(table)
+        await comes.execute(text("SELECT setval('rowbell.interested', 0)"))
+        await comes.commit()
+        await leaves.execute(text("SELECT rowbell.rest()"))
+        assert await leaves.scalar(FLAG) == 1
 
 
 async def test_interest_stays_small_while_an_old_transaction_keeps_dead_rows(
@@ -135,9 +146,9 @@ async def test_interest_stays_small_while_an_old_transaction_keeps_dead_rows(
         async with orders.begin() as busy:
             # Writers are not made to wait for one of them that takes long.
             await busy.execute(update(Order).where(Order.id == 2).values(n=1))
-            await other.execute(text("SELECT rowbell.sweep(false)"))
+            await other.execute(text("SELECT rowbell.compact()"))
             assert (await other.scalar(size) or 0) > COMPACT_BEYOND
-        await other.execute(text("SELECT rowbell.sweep(false)"))
+        await other.execute(text("SELECT rowbell.compact()"))
         assert (await other.scalar(size) or 0) < 100_000
         await other.execute(update(Order).values(n=7))
         assert (await wait).n == 7
@@ -225,6 +236,91 @@ async def test_a_wait_for_other_columns_is_polled_and_says_so(
         armed.cancel()
         await asyncio.wait([armed])
     assert "@watched(columns=" in caplog.text
+
+
+async def test_a_condition_watches_what_it_looks_at_whatever_is_declared(
+    jobs: AsyncEngine,
+) -> None:
+    async with RowWatcher(jobs) as watcher:
+        armed = asyncio.create_task(
+            watcher.wait_for_change(Job, 1, until=Job.status == "done", interval=60, timeout=20)
+        )
+        polled = [
+            asyncio.create_task(
+                watcher.wait_for_change(Job, 1, until=until, interval=0.02, timeout=20)
+            )
+            for until in (Job.heartbeat > 5, lambda job: job.heartbeat > 5)
+        ]
+        await watcher.reached(lambda now: (now.armed, now.polled) == (1, 2))
+        async with jobs.begin() as connection:
+            await connection.execute(update(Job).values(heartbeat=6))
+        assert [(await wait).heartbeat for wait in polled] == [6, 6]
+        async with jobs.begin() as connection:
+            await connection.execute(update(Job).values(status="done"))
+        assert (await armed).status == "done"
+
+
+def test_a_subclass_narrows_nothing_that_its_parents_watch() -> None:
+    class Family(DeclarativeBase):
+        pass
+
+    class Parent(Family):
+        __tablename__ = "parents"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        status: Mapped[str]
+        note: Mapped[str]
+
+    @watched(columns=["extra"])
+    class Child(Parent):
+        __tablename__ = "children"
+        id: Mapped[int] = mapped_column(ForeignKey("parents.id"), primary_key=True)
+        extra: Mapped[str]
+
+    parents, children = Family.metadata.tables["parents"], Family.metadata.tables["children"]
+    assert options_of(parents).columns is None
+    assert options_of(children).columns == ("extra",)
+    watched(columns=["status"])(Parent)
+    watched(columns=["extra", "note"])(Child)
+    assert options_of(parents).columns == ("status", "note")
+    watched(Child)
+    assert options_of(parents).columns == ("status", "note")
+
+
+async def test_any_type_can_be_declared(engine: AsyncEngine) -> None:
+    """One without equality, or whose equal values look different, is compared as text."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    @watched(columns=["place", "wrapped"])
+    class Thing(Own):
+        __tablename__ = "things"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        place: Mapped[str | None] = mapped_column(Point)
+        wrapped: Mapped[Any] = mapped_column(Wrapped, nullable=True)
+
+    async with engine.begin() as connection:
+        await connection.run_sync(Own.metadata.create_all)
+        await connection.execute(text("INSERT INTO things (id) VALUES (1)"))
+    async with RowWatcher(engine, mode="listen", recheck=None) as watcher:
+        for assignment in ("place = point(1, 2)", "wrapped = '{}'"):
+            wait = asyncio.create_task(watcher.wait_for_change(Thing, 1, interval=60, timeout=20))
+            await watcher.reached(lambda now: now.armed == 1)
+            async with engine.begin() as connection:
+                await connection.execute(text(f"UPDATE things SET {assignment}"))
+            await wait
+
+
+class Point(UserDefinedType[str]):
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "POINT"
+
+
+class Wrapped(TypeDecorator[Any]):
+    impl = JSON
+    cache_ok = True
 
 
 async def test_listen_mode_refuses_a_wait_for_other_columns(jobs: AsyncEngine) -> None:

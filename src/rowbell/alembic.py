@@ -144,14 +144,16 @@ class CreateRowTriggersOp(RowTriggersOp):
                 self.qualified_name, "with --sql give the primary key, as in key=['id']"
             )
         by_row = self.replicated or self.columns is not None
-        declared = None if self.columns is None else map(TableColumn, sorted(self.columns))
+        # Of columns of an unknown type the text is compared.
+        names = None if self.columns is None else sorted(self.columns)
+        declared = None if names is None else tuple(TableColumn(name, "text") for name in names)
         triggers = TableTriggers(
             self.schema,
             self.table_name,
             tuple(TableColumn(name) for name in sorted(self.key)),
             self.for_each or (ForEach.ROW if by_row else ForEach.STATEMENT),
             self.replicated,
-            None if declared is None else tuple(declared),
+            declared,
         )
         return [*schema_statements(), triggers.create_function(), *triggers.create_triggers()]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, Table
+from sqlalchemy import Column, ColumnElement, Table
 from sqlalchemy.orm import ColumnProperty, CompositeProperty, Mapper, QueryableAttribute
+from sqlalchemy.sql import visitors
 
 from rowbell.errors import InvalidColumnError
 from rowbell.watch.tables import options_of
@@ -60,6 +61,16 @@ class MappedColumns:
         return tuple(
             name for name, prop in self.properties.items() if all(map(_rings, prop.columns))
         )
+
+    def of(self, expression: ColumnElement[Any]) -> tuple[str, ...]:
+        """The attributes that an SQL expression looks at; all if it names none."""
+        named = {e for e in visitors.iterate(expression) if isinstance(e, Column)}
+        found = [
+            name
+            for name, prop in self.properties.items()
+            if any(isinstance(c, Column) and c in named for c in prop.columns)
+        ]
+        return tuple(found) or tuple(self.properties)
 
     def by_table(self, names: Sequence[str]) -> dict[Table, list[str]]:
         """The columns in the database that those attributes stand for, by table."""

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Table, event
 from rowbell.mapping import mapper_of, tables_of
 from rowbell.watch.columns import MappedColumns
 from rowbell.watch.install import install_triggers
-from rowbell.watch.tables import INFO_KEY, TriggerOptions
+from rowbell.watch.tables import INFO_KEY, TriggerOptions, options_of
 from rowbell.watch.triggers import ForEach
 
 if TYPE_CHECKING:
@@ -75,8 +75,13 @@ def watched(
         if columns is not None:
             attributes = MappedColumns(mapper_of(model))
             declared = attributes.by_table(attributes.resolve(columns))
+        parent = mapper_of(model).inherits
+        inherited = set(parent.tables) if parent is not None else set[Any]()
         for table in tables_of([model]):
             own = None if declared is None else tuple(declared.get(table, ()))
+            if table in inherited:  # a subclass may add to what its parents declare, not narrow it
+                before = options_of(table).columns
+                own = None if before is None else tuple(dict.fromkeys((*before, *(own or ()))))
             table.info[INFO_KEY] = TriggerOptions(form, replicated, own)
             if not event.contains(table, "after_create", _after_create):
                 event.listen(table, "after_create", _after_create)

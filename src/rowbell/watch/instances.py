@@ -2,8 +2,8 @@
 
 Where loading a mapped class is no more than setting its columns, this does the same at a
 quarter of the cost, and from the very values that were compared. A class of which more could
-be expected (inheritance, load events, composites, deferred columns, SQL expressions, eager
-relationships) is left to the ORM.
+be expected (inheritance, load events, composites, deferred columns, SQL expressions, types
+that are SELECTed through one, eager relationships) is left to the ORM.
 """
 
 from __future__ import annotations
@@ -93,10 +93,12 @@ class Instances:
 
 
 def _is_plain(prop: ColumnProperty[Any]) -> bool:
-    type_ = prop.columns[0].type
+    column = prop.columns[0]
+    type_ = column.type
     through = isinstance(type_, TypeDecorator) and isinstance(type_.impl_instance, JSON)
     return (
         all(isinstance(column, Column) for column in prop.columns)
         and not prop.deferred
+        and type_.column_expression(column) is None
         and not through
     )

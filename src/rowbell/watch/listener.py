@@ -188,7 +188,8 @@ class Listener:
             waiting, _ = self._board.arming()
             until = min(next_pulse, next_look) if waiting else next_pulse
             await self._pause(until - loop.time())
-        await self._answer(connection, connection.execute("SELECT rowbell.sweep(true)"))
+        for farewell in ("SELECT rowbell.sweep(true)", "SELECT rowbell.rest()"):
+            await self._answer(connection, connection.execute(farewell))
 
     async def _register(self, connection: asyncpg.Connection[Any]) -> None:
         batch = self._board.take_unregistered()

@@ -6,7 +6,7 @@ columns have there is nothing to know, and no query is needed to find that out.
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -46,12 +46,15 @@ def is_read_as_given(type_: TypeEngine[Any], value: object) -> bool:
     """Whether PostgreSQL returns that value of a column of that type as it is."""
     if value is None:
         return True
+    if getattr(type_, "_variant_mapping", None):  # nothing public tells of with_variant()
+        return False
     plain = _PLAIN.get(type(type_))
     # asyncpg has a UUID of its own; a bool is no plain int, nor a datetime a date.
     if type(value) is not plain and not (plain is UUID and isinstance(value, UUID)):
         return False
     if isinstance(type_, DateTime) and isinstance(value, datetime):
-        return type_.timezone == (value.tzinfo is not None)
+        # Of other zones than a fixed offset an hour may be meant twice (PEP 495).
+        return isinstance(value.tzinfo, timezone) if type_.timezone else value.tzinfo is None
     if isinstance(type_, Uuid):
         return bool(type_.as_uuid and type_.native_uuid)
     return not isinstance(type_, String) or type_.length is None or len(str(value)) <= type_.length

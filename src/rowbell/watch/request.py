@@ -79,8 +79,8 @@ class WaitRequest:
             raise InvalidArgumentError("interval", interval, "a number of seconds above 0")
         if timeout is not None and not timeout >= 0:
             raise InvalidArgumentError("timeout", timeout, "a number of seconds, or None for ever")
-        names = rows.columns.resolve(columns)
         condition = _until(rows, until)
+        names = _columns(rows, columns, condition)
         return cls(
             rows,
             rows.key(pk_value),
@@ -132,6 +132,23 @@ class WaitRequest:
     def hindrance(self) -> Reason | None:
         """Why the wait can only be polled, whatever is installed, if that is so."""
         return self.rows.hindrance(self.columns)
+
+
+def _columns(
+    rows: MappedRows,
+    columns: Sequence[str | QueryableAttribute[Any]] | None,
+    until: Until | None,
+) -> tuple[str, ...]:
+    """The attributes to watch: those named, or those that the model declares.
+
+    A condition looks at what it looks at, whatever is declared; nobody knows what a predicate
+    looks at.
+    """
+    names = rows.columns.resolve(columns)
+    everything = tuple(rows.columns.properties)
+    if columns is not None or until is None or len(names) == len(everything):
+        return names
+    return rows.columns.of(until) if isinstance(until, ColumnElement) else everything
 
 
 def _until(rows: MappedRows, until: object) -> Until | None:

@@ -11,10 +11,10 @@ import math
 from itertools import count
 from typing import TYPE_CHECKING
 
+from rowbell.watch.watch import Watch
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from rowbell.watch.watch import Watch
 
 
 class Schedule:
@@ -66,11 +66,14 @@ class Schedule:
 
     def take(self) -> list[Watch]:
         """What is to be read now; it is not due any more."""
-        due = [watch for watch in self._now if watch.due == -math.inf]
-        self._now.clear()
-        now = self._clock()
+        now, due = self._clock(), list[Watch]()
+        waiting, self._now = self._now, []
+        for watch in waiting:
+            if watch.due == -math.inf:
+                watch.due = math.inf
+                due.append(watch)
         while self.next_due() <= now:
-            due.append(heapq.heappop(self._later)[2])
-        for watch in due:
-            watch.due = math.inf
+            watch = heapq.heappop(self._later)[2]
+            watch.due = math.inf  # at once: it may stand there twice for the same time
+            due.append(watch)
         return due

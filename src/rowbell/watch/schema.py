@@ -7,7 +7,7 @@
     A sequence as a flag: 0 while ``interest`` is empty. The triggers' ``WHEN`` reads it, so that
     then not even a function is called. It moves at once and for everybody, whatever his
     snapshot; ``watch()`` raises it before it registers and ``rest()`` lowers it, never while
-    somebody registers: an advisory lock keeps the two apart.
+    somebody registers: a lock on ``interest`` keeps the two apart.
 ``muted``
     Counts the notifications that were due and not sent (``SET rowbell.notify = off``, or a
     full queue). Listeners compare it at each heartbeat: a number that moved is a gap, and
@@ -16,7 +16,7 @@
 ``ring()``
     Called by the triggers: sends what they found.
 ``watch()``, ``clear()``, ``unwatch()``, ``sweep()``, ``pulse()``
-    Called by the listener. ``rest()`` and ``compact()`` are called by them.
+    Called by the listener; ``pulse()`` calls ``rest()`` and ``compact()`` as well.
 
 A row's key travels as a 64-bit hash of its key columns (``hash_record_extended``, since
 PostgreSQL 14). It is a function of the value alone, whatever the session's ``TimeZone``,
@@ -53,9 +53,6 @@ KEYS_PER_STATEMENT: Final = 5_000
 _TRIGGER_NAMES: Final = ", ".join(f"'{name}'" for name in TRIGGERS)
 
 _SETTINGS: Final = "SET search_path = pg_catalog, pg_temp"
-
-_REGISTERING: Final = "hashtextextended('rowbell.interest', 0)"
-"""The advisory lock that registrations share."""
 
 _RING: Final = f"""
 CREATE OR REPLACE FUNCTION rowbell.ring(relation oid, listeners integer[], keys bigint[])
@@ -135,7 +132,7 @@ BEGIN
     FROM unnest(tables, signatures) AS t(relation, signature);
   sound := ARRAY(SELECT t.relation FROM unnest(tables, signatures) AS t(relation, signature)
                  WHERE rowbell.trouble(t.relation, t.signature) IS NULL);
-  PERFORM pg_advisory_xact_lock_shared({_REGISTERING});
+  LOCK TABLE rowbell.interest IN ROW EXCLUSIVE MODE;
   IF pg_sequence_last_value('rowbell.interested') IS DISTINCT FROM 1 THEN
     PERFORM setval('rowbell.interested', 1);
   END IF;
@@ -147,20 +144,27 @@ BEGIN
 END
 $rowbell$"""
 
-# A snapshot from before the lock would not show who registered since: READ COMMITTED only.
+# Whoever registers holds ROW EXCLUSIVE on the table until his commit. A snapshot from before the
+# lock would not show who did since, so READ COMMITTED only. Should the flag ever be down over
+# somebody who is registered (a restored dump, a stray setval), it is raised.
 _REST: Final = f"""
 CREATE OR REPLACE FUNCTION rowbell.rest()
-RETURNS void LANGUAGE plpgsql SECURITY DEFINER {_SETTINGS} AS $rowbell$
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER {_SETTINGS} SET lock_timeout = '20ms' AS $rowbell$
+DECLARE
+  down CONSTANT boolean := pg_sequence_last_value('rowbell.interested') IS NOT DISTINCT FROM 0;
 BEGIN
-  IF pg_sequence_last_value('rowbell.interested') IS NOT DISTINCT FROM 0
-     OR current_setting('transaction_isolation') <> 'read committed'
-     OR EXISTS (SELECT FROM rowbell.interest)
-     OR NOT pg_try_advisory_xact_lock({_REGISTERING}) THEN
-    RETURN;
+  IF EXISTS (SELECT FROM rowbell.interest) THEN
+    IF down THEN
+      PERFORM setval('rowbell.interested', 1);
+    END IF;
+  ELSIF NOT down AND current_setting('transaction_isolation') = 'read committed' THEN
+    LOCK TABLE rowbell.interest IN SHARE MODE;
+    IF NOT EXISTS (SELECT FROM rowbell.interest) THEN
+      PERFORM setval('rowbell.interested', 0);
+    END IF;
   END IF;
-  IF NOT EXISTS (SELECT FROM rowbell.interest) THEN
-    PERFORM setval('rowbell.interested', 0);
-  END IF;
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+  RETURN;
 END
 $rowbell$"""
 
@@ -218,8 +222,6 @@ RETURNS void LANGUAGE sql SECURITY DEFINER {_SETTINGS} AS $rowbell$
   DELETE FROM rowbell.interest
   WHERE (own AND listener = pg_backend_pid())
      OR listener NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL);
-  SELECT rowbell.rest();
-  SELECT rowbell.compact();
 $rowbell$"""
 
 _PULSE: Final = f"""
@@ -228,6 +230,8 @@ CREATE OR REPLACE FUNCTION rowbell.pulse(tables oid[], signatures bytea[],
   OUT channels text[], OUT muted bigint, OUT troubled oid[], OUT troubles text[])
 LANGUAGE sql VOLATILE SECURITY DEFINER {_SETTINGS} AS $rowbell$
   SELECT rowbell.sweep(false);
+  SELECT rowbell.rest();
+  SELECT rowbell.compact();
   SELECT pg_backend_pid(), pg_is_in_recovery(), pg_notification_queue_usage(),
          ARRAY(SELECT pg_listening_channels()),
          (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM rowbell.muted),
@@ -251,6 +255,11 @@ CREATE UNLOGGED TABLE IF NOT EXISTS rowbell.interest (
     "CREATE SEQUENCE IF NOT EXISTS rowbell.muted",
     "CREATE SEQUENCE IF NOT EXISTS rowbell.interested MINVALUE 0 MAXVALUE 1",
     "GRANT SELECT ON SEQUENCE rowbell.interested TO PUBLIC",
+    # Down at first; where rowbell stood already somebody may be registered.
+    (
+        "SELECT setval('rowbell.interested', 0)"
+        " WHERE to_regprocedure('rowbell.pulse(oid[], bytea[])') IS NULL"
+    ),
     _RING,
     _DIFFERS,
     _TROUBLE,
@@ -271,6 +280,5 @@ def schema_statements() -> list[str]:
     """The statements that create or replace the schema, in order, one command each."""
     return [
         *(statement.strip() for statement in _STATEMENTS),
-        "SELECT rowbell.rest()",
         f"COMMENT ON SCHEMA rowbell IS '{FINGERPRINT}'",
     ]

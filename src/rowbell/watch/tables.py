@@ -6,9 +6,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Column, Connection, Table, text
-from sqlalchemy.dialects.postgresql import BIT, JSONB, MONEY
+from sqlalchemy.dialects.postgresql import BIT, MONEY
 from sqlalchemy.dialects.postgresql.base import PGDialect
-from sqlalchemy.types import JSON
+from sqlalchemy.types import (
+    Boolean,
+    Date,
+    DateTime,
+    Float,
+    Integer,
+    Interval,
+    LargeBinary,
+    Numeric,
+    Time,
+    TypeDecorator,
+    Uuid,
+)
 
 from rowbell.errors import TriggerError
 from rowbell.watch.triggers import ForEach, TableColumn, TableTriggers
@@ -20,6 +32,11 @@ INFO_KEY: Final = "rowbell"
 """Where a table's ``info`` keeps its ``TriggerOptions``."""
 
 _CASTS: Final = ((BIT, "text"), (MONEY, "numeric"))  # the key types that have no hash function
+
+_BY_VALUE: Final = (
+    *(Boolean, Integer, Numeric, Float, Uuid, LargeBinary),
+    *(Date, DateTime, Time, Interval),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +81,20 @@ def declared_columns(table: Table) -> tuple[TableColumn, ...] | None:
     if columns is None:
         return None
     return tuple(
-        TableColumn(name, "text" if _has_no_equality(table.columns[name]) else None)
+        TableColumn(name, None if _is_compared_by_value(table.columns[name]) else "text")
         for name in sorted(columns)
     )
 
 
-def _has_no_equality(column: Column[Any]) -> bool:
-    """PostgreSQL compares jsonb, and no json."""
+def _is_compared_by_value(column: Column[Any]) -> bool:
+    """Whether equal values of that type are the same to a wait too.
+
+    Not so for case-insensitive text, for boxes of one area, or for json, which has no equality.
+    """
     impl = column.type.dialect_impl(PGDialect())  # type: ignore[no-untyped-call]
-    return isinstance(impl, JSON) and not isinstance(impl, JSONB)
+    while isinstance(impl, TypeDecorator):
+        impl = impl.impl_instance
+    return isinstance(impl, _BY_VALUE)
 
 
 def table_triggers(connection: Connection, table: Table) -> TableTriggers:

@@ -54,6 +54,10 @@ class TableColumn:
         column = f"{row}.{quote_identifier(self.name)}"
         return f"{column}::{self.cast}" if self.cast else column
 
+    def image(self, row: str) -> str:
+        """The column of that row to be compared: as it is, or as its text, byte by byte."""
+        return f'{self.of(row)} COLLATE "C"' if self.cast == "text" else self.of(row)
+
 
 def signature(
     key: tuple[TableColumn, ...], declared: tuple[TableColumn, ...] | None = None
@@ -63,7 +67,8 @@ def signature(
 
 
 def _arguments(key: tuple[TableColumn, ...], declared: tuple[TableColumn, ...] | None) -> list[str]:
-    return [str(column) for column in (*key, *(() if declared is None else ("", *declared)))]
+    names = () if declared is None else ("", *(column.name for column in declared))
+    return [*map(str, key), *names]
 
 
 def key_hash(row: str, key: tuple[TableColumn, ...]) -> str:
@@ -230,7 +235,7 @@ class TableTriggers:
             update = f"{SOMEBODY_WATCHES} AND OLD.* *<> NEW.*"
         else:
             columns = dict.fromkeys((*self.key, *self.declared))
-            differ = [f"{c.of('OLD')} IS DISTINCT FROM {c.of('NEW')}" for c in columns]
+            differ = [f"{c.image('OLD')} IS DISTINCT FROM {c.image('NEW')}" for c in columns]
             update = f"({' OR '.join(differ)}) AND {SOMEBODY_WATCHES}"
         new_rows = " NEW TABLE AS new_rows" if tables else ""
         return {

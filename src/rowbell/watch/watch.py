@@ -101,9 +101,9 @@ class Watch:
             the read that ended the wait had loaded it for this wait alone.
         hindrance: Why it can never be armed, ``None`` if it can.
         baseline: The watched values as they were seen first, ``UNSEEN`` before. With ``until``
-            those of the last read: the condition is asked again when they have changed.
+            those of the last read: a predicate is asked again when they have changed.
         found: Whether a read has found the row.
-        unasked: Whether the condition is to be asked about what was read last.
+        unasked: Whether the predicate is to be asked about what was read last.
         arming: How the watch is served.
         boundary: What a read's horizon must exceed to arm it.
         names: The row in the tables of its class, as triggers name it: oid and hash.
@@ -167,10 +167,10 @@ class Watch:
         if self.until is None:
             return changed
         self.baseline = reading.values
+        if self.condition is not None:
+            return reading.until
         # It stays to be asked until it has answered: what is to answer may fail on the way.
         self.unasked |= changed
-        if self.condition is not None and not reading.until:
-            self.unasked = False
         return self.unasked
 
     def _compare(self, values: tuple[Any, ...]) -> bool:
