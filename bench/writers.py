@@ -123,7 +123,7 @@ async def compare(url: URL, clients: Sequence[int], rounds: int) -> tuple[Found,
 
 async def writers(url: URL, *, quick: bool) -> Section:
     """Single-row updates by many clients."""
-    clients, rounds = (1, 16, 64), 2 if quick else 6
+    clients, rounds = (1, 16, 64), 2 if quick else 4
     found, plain = await compare(url, clients, rounds)
     section = Section(
         "writers",
@@ -183,7 +183,7 @@ async def bulk(url: URL, *, quick: bool) -> Section:
         ("pg-sse", 0),
     ]
     taken: dict[tuple[str, int], list[float]] = {way: [] for way in ways}
-    rounds = 2 if quick else 7
+    rounds = 2 if quick else 5
     for number in range(rounds):
         for way in random.sample(ways, len(ways)):
             progress(f"bulk: round {number + 1} of {rounds}, {way[0]}")
