@@ -109,7 +109,6 @@ async def crowd(url: URL, *, quick: bool) -> Section:
                 note("armed", time.perf_counter() - begun)
                 note("arming statements", statements.count)
                 if number == 0:
-                    await engine.dispose()
                     statements.count, cpu = 0, time.process_time()
                     await asyncio.sleep(idle)
                     note("idle queries", statements.count / idle)
