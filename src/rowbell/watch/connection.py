@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
+from rowbell.cleanup import complete
 from rowbell.errors import InvalidArgumentError, UnsupportedEngineError
 
 if TYPE_CHECKING:
@@ -89,12 +90,14 @@ class Connections:
         crowded = isinstance(pool, QueuePool) and not pool.checkedin() and pool.overflow() >= 0
         engine = _apart(self._engine) if crowded else self._engine
         try:
-            async with engine.connect() as connection:
+            connection = await engine.connect()
+            try:
                 return await connection.run_sync(_in_autocommit, function, *arguments, **keywords)
+            finally:
+                await complete(connection.close())
         finally:
             if crowded:
-                with anyio.CancelScope(shield=True):
-                    await engine.dispose()
+                await complete(engine.dispose())
 
     @asynccontextmanager
     async def dedicated(self) -> AsyncGenerator[asyncpg.Connection[Any]]:
@@ -108,11 +111,9 @@ class Connections:
             try:
                 yield driver
             finally:
-                with anyio.CancelScope(shield=True):
-                    await self._part(connection, driver)
+                await complete(self._part(connection, driver))
         finally:
-            with anyio.CancelScope(shield=True):
-                await engine.dispose()
+            await complete(engine.dispose())
 
     async def _part(self, connection: AsyncConnection, driver: asyncpg.Connection[Any]) -> None:
         """Close, or give up on a server that does not answer even that."""

@@ -9,11 +9,8 @@ from weakref import WeakKeyDictionary
 
 import anyio
 
-from rowbell.errors import (
-    InvalidArgumentError,
-    ListenError,
-    WatcherStateError,
-)
+from rowbell.cleanup import complete
+from rowbell.errors import InvalidArgumentError, ListenError, WatcherStateError
 from rowbell.watch.board import Board
 from rowbell.watch.connection import Connections, check_engine
 from rowbell.watch.listener import Listener
@@ -162,12 +159,7 @@ class RowWatcher:
         self._leave()
         self._reader.stop()
         self._listener.stop()
-        with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(self._timing.close):
-                await asyncio.wait([self._task])
-            if not self._task.done():
-                self._task.cancel()
-                await asyncio.wait([self._task])
+        await complete(self._task, self._timing.close)
 
     async def _run(self) -> None:
         try:
