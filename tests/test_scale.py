@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -39,6 +41,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from models import Animal, Colour, Odd, Order, Sealed, SealedType
 from observed import everything_sent
 from rowbell import RowWatcher, wait_for_row_change, watched
+from rowbell.watch.batch import SLICE
 from rowbell.watch.instances import Instances
 from rowbell.watch.request import WaitRequest
 
@@ -70,6 +73,36 @@ async def test_waits_that_begin_at_once_are_armed_in_batches_and_woken_in_batche
                 await connection.execute(update(Order).values(n=1))
             assert [order.n for order in await asyncio.gather(*waits)] == [1] * WAITS
             assert len(sent) <= 8
+
+
+@pytest.mark.parametrize("until", [None, lambda order: order.n == 1], ids=["values", "orm"])
+async def test_the_event_loop_goes_on_while_thousands_of_rows_are_looked_at(
+    orders: AsyncEngine, until: Callable[[Order], bool] | None
+) -> None:
+    """Whatever else an application does there waits for a few hundred rows at most."""
+    turn, ended = 0, Counter[int]()
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)
+            turn += 1
+
+    async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+        waits = [
+            asyncio.create_task(watcher.wait_for_change(Order, key, until=until))
+            for key in range(1, WAITS + 1)
+        ]
+        for wait in waits:
+            wait.add_done_callback(lambda _: ended.update([turn]))
+        await watcher.reached(lambda now: now.armed == WAITS)
+        turns = asyncio.create_task(count_turns())
+        async with orders.begin() as connection:
+            await connection.execute(update(Order).values(n=1))
+        await asyncio.wait(waits)
+        turns.cancel()
+    assert ended.total() == WAITS
+    assert max(ended.values()) <= SLICE
 
 
 async def test_a_session_of_ones_own_costs_no_statement(orders: AsyncEngine) -> None:

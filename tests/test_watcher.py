@@ -57,6 +57,7 @@ async def backends(engine: AsyncEngine) -> list[Any]:
 
 async def none_left(engine: AsyncEngine) -> None:
     """Wait for the server to part with the clients that have gone."""
+    left: list[Any] = []
     try:
         async with asyncio.timeout(20):
             while left := await backends(engine):

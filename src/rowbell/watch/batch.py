@@ -1,15 +1,20 @@
 """One SELECT for many rows of a class, and what comes of it for each that is waited for.
 
 Synchronous, on SQLAlchemy's own ``Connection``: a read is one step into its greenlet, not one
-for each call.
+for each call. Where it finds thousands of rows, it looks at a few hundred at a time, and the event
+loop does what else there is to do in between.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from sqlalchemy import CursorResult
 from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
 
 from rowbell.errors import NotFoundError
 from rowbell.watch.watch import Reading, Watch
@@ -21,6 +26,11 @@ if TYPE_CHECKING:
 
     from rowbell.watch.rows import MappedRows
 
+T = TypeVar("T")
+
+SLICE: Final = 250
+"""How many rows the event loop is held up for: a few milliseconds' worth."""
+
 
 def read(
     connection: Connection,
@@ -29,8 +39,11 @@ def read(
     *,
     evidence: bool,
     instances: bool = False,
-) -> list[Reading | None]:
+) -> Iterator[tuple[Watch, Reading | None]]:
     """Read the rows of watches of one class and one condition with one SELECT.
+
+    A reading is of no use once it is taken in, so they come one by one: thousands that lie
+    about would have the garbage collector walk through the whole process.
 
     Args:
         connection: Where to read.
@@ -39,8 +52,8 @@ def read(
         evidence: Whether to read what arming needs.
         instances: Whether to load the instances along with the values.
 
-    Returns:
-        A reading for each watch, ``None`` where there is no row.
+    Yields:
+        Each watch with its reading, ``None`` where there is no row.
     """
     maker = rows.maker if instances else None
     by_orm = instances and maker is None
@@ -54,34 +67,33 @@ def read(
         instances=by_orm,
     )
     options: dict[str, Any] = {"schema_translate_map": rows.schema_map or None}
-    found: Sequence[Any]
     codes: tuple[Any, ...] = ()
     first = 1 + by_orm
     end = first + len(names)
-    if by_orm:
-        with _session(connection) as session:
-            found = session.execute(statement, parameters, execution_options=options).all()
-            session.expunge_all()
-    else:
-        result = connection.execute(statement, parameters, execution_options=options)
-        if maker and result.cursor is not None:
+    missing = set(range(len(watches)))
+    with _session(connection) if by_orm else nullcontext(connection) as source:
+        result = source.execute(statement, parameters, execution_options=options)
+        if maker and isinstance(result, CursorResult) and result.cursor is not None:
             codes = tuple(column[1] for column in result.cursor.description[first:end])
-        found = result.all()
-    readings: list[Reading | None] = [None] * len(watches)
-    for row in found:
-        place = row[0] - 1
-        columns, values = watches[place].columns, tuple(row[first:end])
-        instance = maker.make(values, codes) if maker else row[1] if by_orm else None
-        if columns != names:
-            by_name = dict(zip(names, values, strict=True))
-            values = tuple(by_name[name] for name in columns)
-        readings[place] = Reading(
-            values,
-            until=condition is not None and bool(row[end]),
-            instance=instance,
-            evidence=rows.evidence_of(row) if evidence else None,
-        )
-    return readings
+        for row in in_turns(result.partitions(SLICE)):
+            place = row[0] - 1
+            missing.discard(place)
+            columns, values = watches[place].columns, tuple(row[first:end])
+            instance = maker.make(values, codes) if maker else tuple(row)[1] if by_orm else None
+            if columns != names:
+                by_name = dict(zip(names, values, strict=True))
+                values = tuple(by_name[name] for name in columns)
+            yield (
+                watches[place],
+                Reading(
+                    values,
+                    until=condition is not None and bool(row[end]),
+                    instance=instance,
+                    evidence=rows.evidence_of(row) if evidence else None,
+                ),
+            )
+    for place in missing:
+        yield watches[place], None
 
 
 def _columns(rows: MappedRows, watches: Sequence[Watch]) -> tuple[str, ...]:
@@ -103,7 +115,7 @@ def finish(connection: Connection, rows: MappedRows, ended: Sequence[tuple[Watch
     """
     shared = Counter(() if rows.maker else (id(reading.instance) for _, reading in ended))
     wanting: list[Watch] = []
-    for watch, reading in ended:
+    for watch, reading in in_turns(sliced(ended)):
         if reading.instance is not None:
             _decide(watch, reading.instance, alone=shared[id(reading.instance)] <= 1)
         elif watch.wants_instance or watch.predicate is not None:
@@ -118,10 +130,9 @@ def finish(connection: Connection, rows: MappedRows, ended: Sequence[tuple[Watch
             result = session.execute(
                 statement.options(*group[0].options), parameters, execution_options=options
             )
-            instances = dict(tuple(row) for row in result.unique())
-            session.expunge_all()
+            instances = dict(tuple(row) for row in in_turns(result.unique().partitions(SLICE)))
         queries += 1
-        for place, watch in enumerate(group, 1):
+        for place, watch in in_turns(sliced(list(enumerate(group, 1)))):
             _decide(watch, instances.get(place), alone=False)
     return queries
 
@@ -152,6 +163,19 @@ def _decide(watch: Watch, instance: Any, *, alone: bool) -> None:
 def loads_at_once(watch: Watch) -> bool:
     """Whether a read of that watch can load its instance along with the values."""
     return not watch.options and watch.rows.instances_come_with_values
+
+
+def sliced(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """As many of them at a time as the event loop is held up for."""
+    return (items[start : start + SLICE] for start in range(0, len(items), SLICE))
+
+
+def in_turns(slices: Iterable[Sequence[T]]) -> Iterator[T]:
+    """All of them, with a turn of the event loop between two slices."""
+    for number, some in enumerate(slices):
+        if number:
+            await_only(asyncio.sleep(0))
+        yield from some
 
 
 def grouped(watches: Iterable[Watch], by: Callable[[Watch], Hashable]) -> Iterator[list[Watch]]:

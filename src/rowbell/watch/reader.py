@@ -14,7 +14,7 @@ import anyio
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from rowbell.watch.batch import finish, grouped, loads_at_once, read
+from rowbell.watch.batch import finish, grouped, loads_at_once, read, sliced
 from rowbell.watch.watch import Arming, Reading, Turn, Watch
 
 if TYPE_CHECKING:
@@ -102,7 +102,10 @@ class Reader:
             for watch in watches:
                 if not watch.found:
                     watch.fail(error)
-        self._board.answered(watches, begun, trouble)
+        for some in sliced(watches):
+            self._board.answered(some, begun, trouble)
+            if len(watches) > len(some):
+                await asyncio.sleep(0)
 
     def _read(self, connection: Connection, rows: MappedRows, watches: Sequence[Watch]) -> None:
         board = self._board
@@ -110,18 +113,19 @@ class Reader:
         rung = all(watch.turn is Turn.READING_RUNG for watch in watches)
         evidence = board.hearing and watches[0].hindrance is None and not rung
         instances = rung and all(map(loads_at_once, watches))
-        boundaries = [w.boundary if w.arming is Arming.ARMING else None for w in watches]
+        boundaries = {w: w.boundary for w in watches if w.arming is Arming.ARMING}
         self.rereads += sum(watch.found for watch in watches)
         self.queries += 1
-        readings = read(connection, rows, watches, evidence=evidence, instances=instances)
         ended: list[tuple[Watch, Reading]] = []
-        for watch, reading, boundary in zip(watches, readings, boundaries, strict=True):
+        for watch, reading in read(
+            connection, rows, watches, evidence=evidence, instances=instances
+        ):
             if watch.over:
                 continue
             if watch.observe(reading) and reading is not None:
                 ended.append((watch, reading))
             elif reading is not None and reading.evidence is not None:
-                board.consider(watch, reading.evidence, boundary)
+                board.consider(watch, reading.evidence, boundaries.get(watch))
         self.queries += finish(connection, rows, ended)
 
 

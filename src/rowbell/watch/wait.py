@@ -171,7 +171,7 @@ async def _wait_on_connection(session: AsyncSession, bind: Connection, request: 
 
 
 def _look(connection: Connection, watch: Watch) -> None:
-    [reading] = read(connection, watch.rows, [watch], evidence=False)
+    [(_, reading)] = read(connection, watch.rows, [watch], evidence=False)
     if watch.observe(reading) and reading is not None:
         finish(connection, watch.rows, [(watch, reading)])
 
