@@ -22,10 +22,52 @@ from rowbell.watch.schedule import Schedule
 from rowbell.watch.timing import Backoff
 
 
-def test_a_watch_is_taken_once_though_it_stands_there_twice() -> None:
-    class Due:
-        due = math.inf
+class Due:
+    due = math.inf
 
+
+TIMES = st.integers(0, 12).map(float) | st.just(math.inf)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 90), TIMES | st.just(-math.inf)) | st.none(), max_size=300)
+)
+def test_what_is_due_is_taken_and_nothing_else(steps: list[tuple[int, float] | None]) -> None:
+    """Each watch when it was last said to be due, whatever was said of it before."""
+
+    async def scheduled() -> None:
+        clock = 0.0
+        schedule = Schedule(lambda: clock)
+        watches: list[Any] = [Due() for _ in range(91)]
+        for step in steps:
+            if step is None:
+                clock += 1
+                due = {watch for watch in watches if watch.due <= clock}
+                assert schedule.next_due() == min(watch.due for watch in watches)
+                taken = schedule.take()
+                assert len(taken) == len(due)
+                assert set(taken) == due
+                assert all(watch.due == math.inf for watch in taken)
+            elif step[1] == -math.inf:
+                schedule.now(watches[step[0]])
+            else:
+                schedule.at(watches[step[0]], step[1])
+
+    asyncio.run(scheduled())
+
+
+def test_the_schedule_does_not_grow_with_what_is_past() -> None:
+    async def scheduled() -> int:
+        watch: Any = Due()
+        schedule = Schedule(lambda: 0.0)
+        for when in range(10_000):
+            schedule.at(watch, float(when))
+        return len(schedule)
+
+    assert asyncio.run(scheduled()) < 100
+
+
+def test_a_watch_is_taken_once_though_it_stands_there_twice() -> None:
     async def scheduled() -> list[object]:
         watch: Any = Due()
         schedule = Schedule(lambda: 2.0)
