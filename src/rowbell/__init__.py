@@ -36,7 +36,8 @@ from rowbell.watch.install import (
     remove_triggers,
     trigger_status,
 )
-from rowbell.watch.state import Reason, WatcherState, WatcherStatistics
+from rowbell.watch.state import Reason, WatcherState
+from rowbell.watch.statistics import WatcherStatistics
 from rowbell.watch.timing import Timing
 from rowbell.watch.wait import wait_for_row_change
 from rowbell.watch.watcher import RowWatcher

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Callable
 
-    from rowbell.watch.state import WatcherStatistics
+    from rowbell.watch.statistics import WatcherStatistics
 
 
 class Observers:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sqlalchemy import Dialect
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 logger = logging.getLogger("rowbell")
 
@@ -113,51 +116,27 @@ def explain(reason: Reason, seen: str) -> str:
     return f"{seen}; {remedy}" if remedy else seen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatcherStatistics:
-    """What a watcher is doing, at one moment.
-
-    Attributes:
-        state: The state.
-        since: When the state began.
-        reason: Why waits are polled, ``None`` while all can be armed.
-        detail: What was seen, and the remedy; empty where there is no reason.
-        armed: The number of waits that a notification will wake.
-        polled: The number of waits that are polled.
-        notifications: The notifications heard and understood.
-        ignored: The notifications heard that were none of ours.
-        rereads: The rows read again for waits, after their first read.
-        queries: The SELECT statements that all reads took.
-        reconnects: How often LISTENING was reached again after a loss.
-    """
-
-    state: WatcherState
-    since: datetime
-    reason: Reason | None
-    detail: str
-    armed: int
-    polled: int
-    notifications: int
-    ignored: int
-    rereads: int
-    queries: int
-    reconnects: int
+_told: WeakKeyDictionary[Dialect, set[tuple[Reason, str]]] = WeakKeyDictionary()
+"""The warnings already given, so that a watcher opened for each wait gives them once."""
 
 
 class StateLog:
-    """The current state; each transition is logged once and told to those who asked."""
+    """The current state; each transition is logged once and told to those who asked.
 
-    def __init__(
-        self, name: str, changed: Callable[[], None], told: set[tuple[Reason, str]]
-    ) -> None:
+    Args:
+        engine: Whose watcher it is.
+        changed: Called after each transition.
+    """
+
+    def __init__(self, engine: AsyncEngine, changed: Callable[[], None]) -> None:
         self.state = WatcherState.IDLE
         self.since = datetime.now(UTC)
         self.reason: Reason | None = None
         self.detail = ""
         self.reconnects = 0
-        self._name = name
+        self._name = f"[{engine.url.database}]"
         self._changed = changed
-        self._told = told
+        self._told = _told.setdefault(engine.dialect, set())
         self._listened = False
 
     def enter(self, state: WatcherState, reason: Reason | None = None, detail: str = "") -> None:

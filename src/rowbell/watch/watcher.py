@@ -17,17 +17,9 @@ from rowbell.watch.listener import Listener
 from rowbell.watch.observers import Observers, take_notice
 from rowbell.watch.reader import Reader
 from rowbell.watch.request import WaitRequest
-from rowbell.watch.state import (
-    Mode,
-    Reason,
-    StateLog,
-    WatcherState,
-    WatcherStatistics,
-    explain,
-    logger,
-)
+from rowbell.watch.state import Mode, Reason, StateLog, WatcherState, explain, logger
+from rowbell.watch.statistics import statistics_of, trouble_of
 from rowbell.watch.timing import Timing
-from rowbell.watch.watch import Arming
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Handle, Task
@@ -38,7 +30,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import QueryableAttribute
     from sqlalchemy.orm.interfaces import ORMOption
 
-    from rowbell.watch.watch import Until, Watch
+    from rowbell.watch.statistics import WatcherStatistics
+    from rowbell.watch.watch import Until
 
 ModelT = TypeVar("ModelT")
 
@@ -94,9 +87,7 @@ class RowWatcher:
         self._timing = timing or Timing()
         self._connections = Connections(engine, listen_url, self._timing)
         self._board = Board(self._time, self._timing, recheck, self._changed)
-        name = f"[{engine.url.database}]"
-        told = _told.setdefault(engine.dialect, set())
-        self._state = StateLog(name, self._changed, told)
+        self._state = StateLog(engine, self._changed)
         self._reader = Reader(self._board, self._connections)
         self._listener = Listener(self._board, self._connections, self._state, self._timing)
         self._loop: AbstractEventLoop | None = None
@@ -294,24 +285,7 @@ class RowWatcher:
 
     def statistics(self) -> WatcherStatistics:
         """What the watcher is doing now; see ``WatcherStatistics``."""
-        watches = self._board.watches
-        armed = sum(watch.arming is Arming.ARMED for watch in watches)
-        reason, detail = self._state.reason, self._state.detail
-        if reason is None:
-            reason, detail = next(filter(None, map(self._trouble_of, watches)), (None, ""))
-        return WatcherStatistics(
-            state=self._state.state,
-            since=self._state.since,
-            reason=reason,
-            detail=detail,
-            armed=armed,
-            polled=len(watches) - armed,
-            notifications=self._listener.notifications,
-            ignored=self._listener.ignored,
-            rereads=self._reader.rereads,
-            queries=self._reader.queries,
-            reconnects=self._state.reconnects,
-        )
+        return statistics_of(self._board, self._reader, self._listener, self._state)
 
     async def reached(self, condition: Callable[[WatcherStatistics], object]) -> None:
         """Wait until the statistics are such, say ``lambda now: now.armed == 100``.
@@ -332,19 +306,9 @@ class RowWatcher:
         self._look = None
         if self._mode is Mode.LISTEN and self._board.troubles:
             for watch in self._board.watches:
-                if trouble := self._trouble_of(watch):
+                if trouble := trouble_of(self._board, watch):
                     watch.fail(ListenError(*trouble))
         self._observers.look(self.statistics)
-
-    def _trouble_of(self, watch: Watch) -> tuple[Reason, str] | None:
-        """Why a watch cannot be armed though the listener hears, if that is so."""
-        if not self._board.troubles and watch.hindrance is None:
-            return None
-        reasons = [self._board.troubles.get(relation) for relation, _ in watch.names]
-        reason = next(filter(None, reasons), watch.hindrance)
-        if reason is None:
-            return None
-        return reason, explain(reason, f"model {watch.rows.model.__name__}")
 
     def _time(self) -> float:
         return asyncio.get_running_loop().time()
@@ -356,9 +320,6 @@ class RowWatcher:
 _open: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, RowWatcher]] = WeakKeyDictionary()
 """The open watchers. An engine is known by its dialect, which its copies by
 ``execution_options()`` share, and which survives ``dispose()``."""
-
-_told: WeakKeyDictionary[Dialect, set[tuple[Reason, str]]] = WeakKeyDictionary()
-"""The warnings already given, so that a watcher opened for each wait gives them once."""
 
 
 def open_watcher(engine: AsyncEngine) -> RowWatcher | None:
