@@ -205,7 +205,7 @@ async def thousand(url: URL, *, quick: bool) -> Section:
                 await asyncio.gather(*waits, return_exceptions=True)
             await engine.dispose()
         last = spread(seconds, 2, " s") if returned == count * rounds else f"> {GIVE_UP} s"
-        share = f"{returned / count / rounds:.1%}"
+        share = f"{returned:,} of {count * rounds:,}"
         section.rows.append([name, spread(connections, 0), spread(cpus, 1, " %"), share, last])
     await observer.close()
     return section
@@ -236,10 +236,10 @@ async def polled(url: URL, *, quick: bool) -> Section:
             elapsed = time.perf_counter() - begun
             cpu = 100 * (time.process_time() - cpu) / elapsed
             ticks = elapsed / interval
-            async with holds() as stretches:
-                await asyncio.sleep(seconds)
             # A change that is found ends a wait, and its instance is one statement more.
             queries = (statements.count - len(late)) / ticks
+            async with holds() as stretches:
+                await asyncio.sleep(seconds)
     await writer.close()
     await engine.dispose()
     return Section(
