@@ -22,4 +22,4 @@ async def test_the_demo_shows_each_change_woken_and_polled_and_ends_well(server:
     assert process.returncode == 0
     assert text.count("woken after") == text.count("polled after") == 32
     assert "32 changes" in text
-    assert "1 listening, 0 pooled" in text
+    assert "1 listening, 0 pooled" in text, text
