@@ -85,7 +85,7 @@ async def test_the_event_loop_goes_on_while_thousands_of_rows_are_looked_at(
     async def count_turns() -> None:
         nonlocal turn
         while True:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one turn of the loop
             turn += 1
 
     async with RowWatcher(orders, mode="listen", recheck=None) as watcher:

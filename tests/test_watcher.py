@@ -61,7 +61,7 @@ async def none_left(engine: AsyncEngine) -> None:
     try:
         async with asyncio.timeout(20):
             while left := await backends(engine):
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # the server tells nobody that a session has gone
     except TimeoutError:
         pytest.fail(f"{left} is left")
 
