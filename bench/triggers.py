@@ -8,13 +8,13 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from rowbell.watch.schema import schema_statements
-from rowbell.watch.triggers import ForEach, TableColumn, TableTriggers
+from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
 from table import connect, execute, model
 
 TABLE = "written"
-KEY = (TableColumn("id"),)
+KEY = (KeyColumn("id"),)
 ROWBELL = TableTriggers(None, TABLE, KEY, ForEach.STATEMENT)
-DECLARED = TableTriggers(None, TABLE, KEY, ForEach.ROW, declared=(TableColumn("status"),))
+DECLARED = TableTriggers(None, TABLE, KEY, ForEach.ROW, declared=(KeyColumn("status"),))
 TABLES = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT"
 NONE = "no trigger"
 

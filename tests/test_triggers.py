@@ -36,7 +36,7 @@ from rowbell import (
     trigger_status,
 )
 from rowbell.watch.schema import FINGERPRINT
-from rowbell.watch.triggers import ForEach, TableColumn, TableTriggers
+from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
 
 QUICK = Timing(heartbeat=0.1, narrow=0.1)
 
@@ -239,7 +239,7 @@ def column_of(model: type[Any], name: str) -> Any:
 
 async def test_a_name_longer_than_postgresql_allows_is_refused_by_postgresql_alone() -> None:
     """SQLAlchemy refuses it before rowbell sees it; rowbell's own names are short always."""
-    triggers = TableTriggers(None, "t" * 200, (TableColumn("k" * 200),), ForEach.STATEMENT)
+    triggers = TableTriggers(None, "t" * 200, (KeyColumn("k" * 200),), ForEach.STATEMENT)
     assert len(triggers.function_name) < 63
 
 

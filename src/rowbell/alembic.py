@@ -30,15 +30,16 @@ from sqlalchemy.exc import NoSuchTableError
 from rowbell.errors import TriggerError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.mapping import qualified
+from rowbell.watch.ddl import PIN_SEARCH_PATH, UNPIN_SEARCH_PATH, limits
 from rowbell.watch.install import (
+    announcement,
     drop_statements,
     install_triggers,
-    lock_timeout_statements,
     remove_triggers,
 )
 from rowbell.watch.schema import schema_statements
 from rowbell.watch.tables import INFO_KEY, TriggerOptions
-from rowbell.watch.triggers import ForEach, TableColumn, TableTriggers
+from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,18 +145,23 @@ class CreateRowTriggersOp(RowTriggersOp):
                 self.qualified_name, "with --sql give the primary key, as in key=['id']"
             )
         by_row = self.replicated or self.columns is not None
-        # Of columns of an unknown type the text is compared.
-        names = None if self.columns is None else sorted(self.columns)
-        declared = None if names is None else tuple(TableColumn(name, "text") for name in names)
         triggers = TableTriggers(
             self.schema,
             self.table_name,
-            tuple(TableColumn(name) for name in sorted(self.key)),
+            tuple(KeyColumn(name) for name in sorted(self.key)),
             self.for_each or (ForEach.ROW if by_row else ForEach.STATEMENT),
             self.replicated,
-            declared,
+            None if self.columns is None else tuple(sorted(self.columns)),
         )
-        return [*schema_statements(), triggers.create_function(), *triggers.create_triggers()]
+        # Without a database nothing tells the table's schema: only ours is created in pg_catalog's
+        # terms. What follows names every operator and function with its schema.
+        return [
+            *(PIN_SEARCH_PATH, *schema_statements(), *triggers.create_function()),
+            UNPIN_SEARCH_PATH,
+            f"LOCK TABLE {triggers.name} IN SHARE ROW EXCLUSIVE MODE",
+            *triggers.create_triggers(),
+            announcement(triggers.name),
+        ]
 
 
 class DropRowTriggersOp(RowTriggersOp):
@@ -201,7 +207,7 @@ def _drop(operations: Operations, operation: DropRowTriggersOp) -> None:
 
 
 def _print(operations: Operations, operation: RowTriggersOp, statements: list[str]) -> None:
-    before, after = lock_timeout_statements(LockTimeout.of(operation.lock_timeout))
+    before, after = limits(LockTimeout.of(operation.lock_timeout))
     for statement in [*before, *statements, *after]:
         # Not execute(): dialects that double a % for their driver would do so here too.
         operations.migration_context.impl.static_output(f"{statement};\n")

@@ -112,17 +112,23 @@ class LockTimeoutError(RowbellError, SQLAlchemyError, TimeoutError):
         mode: The mode of the lock.
         timeout: The wait, as PostgreSQL writes it (``"5s"``); ``None`` where none was allowed,
             or where it was the caller's own ``lock_timeout`` that ended it.
+        holders: The process IDs of the sessions that hold it, where they are known.
     """
 
-    def __init__(self, objects: Iterable[str], mode: str, timeout: str | None) -> None:
+    def __init__(
+        self, objects: Iterable[str], mode: str, timeout: str | None, holders: Iterable[int] = ()
+    ) -> None:
         self.objects = tuple(objects)
         self.mode = mode
         self.timeout = timeout
+        self.holders = tuple(holders)
         wait = f"within {timeout}" if timeout else "without a longer wait"
+        held = "another transaction holds one that conflicts (pg_blocking_pids() tells whose)"
+        if self.holders:
+            held = f"held by process {', '.join(map(str, self.holders))} (see pg_stat_activity)"
         super().__init__(
-            f"no {mode} lock on {', '.join(self.objects)} {wait}: another transaction holds one "
-            "that conflicts (pg_blocking_pids() tells whose). Try again when it has ended, or "
-            "allow a longer wait"
+            f"no {mode} lock on {', '.join(self.objects)} {wait}: {held}. Try again when it has "
+            "ended, or allow a longer wait"
         )
 
 

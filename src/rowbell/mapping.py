@@ -70,6 +70,12 @@ def quote_identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def quote_literal(value: str) -> str:
+    """The text as an SQL literal, whatever ``standard_conforming_strings`` says."""
+    quoted = "'" + value.replace("'", "''").replace("\\", "\\\\") + "'"
+    return f"E{quoted}" if "\\" in value else quoted
+
+
 def qualified(schema: str | None, name: str) -> str:
     """The name of a table, with its schema if it has one."""
     table = quote_identifier(name)

@@ -17,6 +17,7 @@ UNIQUE_VIOLATION: Final = "23505"
 DUPLICATE_DATABASE: Final = "42P04"
 INVALID_CATALOG_NAME: Final = "3D000"
 OBJECT_IN_USE: Final = "55006"
+INSUFFICIENT_PRIVILEGE: Final = "42501"
 LOCK_NOT_AVAILABLE: Final = "55P03"
 
 _MAX_PARAMETERS: Final = 32_767  # of one statement, as asyncpg writes the protocol

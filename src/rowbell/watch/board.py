@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from rowbell.watch.interest import Columns, Interest, Interests
+from rowbell.watch.interest import Interest, Interests
 from rowbell.watch.schedule import Schedule
+from rowbell.watch.throttle import Throttle
 from rowbell.watch.watch import Arming, Turn, Watch
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from rowbell.watch.rows import Evidence
     from rowbell.watch.state import Reason
+    from rowbell.watch.tables import Columns, WatchedTable
     from rowbell.watch.timing import Timing
 
 
@@ -63,6 +66,8 @@ class Board:
         self._changed = changed
         self._interests = Interests()
         self._unproven: set[Watch] = set()
+        self._refused: set[Interest] = set()
+        self._throttle = Throttle()
 
     # -- watches come and go
 
@@ -92,23 +97,29 @@ class Board:
         due = self.schedule.take()
         for watch in due:
             watch.turn = Turn.READING_RUNG if watch.turn is Turn.RUNG else Turn.READING
+            watch.read_for_notification, watch.notified = watch.notified, False
         return due
 
     def answered(self, watches: Iterable[Watch], begun: float, trouble: str = "") -> None:
         """A read that began at ``begun`` is over: those that it has not ended are read again."""
         now = self._clock()
+        in_vain: defaultdict[int, int] = defaultdict(int)
         for watch in watches:
-            again = watch.turn is not Turn.READING
-            watch.turn = Turn.WAITING
+            turn, watch.turn = watch.turn, Turn.WAITING
             if watch.over or watch not in self.watches:
                 continue
+            if watch.read_for_notification and watch.unchanged:
+                for oid, _ in watch.names:
+                    in_vain[oid] += 2 if turn is Turn.READING_RUNG else 1
             if begun >= watch.deadline:
                 watch.time_out(trouble)
-            elif again:
-                self.schedule.now(watch)
+            elif turn is not Turn.READING:
+                self._now_or_soon(watch)
             else:
                 when = _tick(now, watch.interval) if trouble else self._next_read(watch, now)
                 self.schedule.at(watch, min(when, max(watch.deadline, now)))
+        for oid, rows in in_vain.items():
+            self._throttle.spend(oid, rows, now)
         self._changed()
 
     def _next_read(self, watch: Watch, now: float) -> float:
@@ -123,7 +134,7 @@ class Board:
     # -- the bell
 
     def ring(self, relation: int | None, keys: Iterable[int] | None) -> None:
-        """A notification came: read those rows now."""
+        """A notification came: read those rows now, or soon where many came in vain."""
         if relation is None:
             rung = self._interests.all()
         elif keys is None:
@@ -131,9 +142,21 @@ class Board:
         else:
             rung = self._interests.named(relation, keys)
         for watch in {watch: None for interest in rung for watch in interest.watches}:
+            watch.notified = True
             if watch.turn is Turn.WAITING and watch.arming is Arming.ARMED:
                 watch.turn = Turn.RUNG
-            self._signal(watch)
+            if watch.turn is Turn.WAITING or watch.turn is Turn.RUNG:
+                self._now_or_soon(watch)
+            else:
+                watch.turn = Turn.AGAIN
+
+    def _now_or_soon(self, watch: Watch) -> None:
+        """Read it now, or when its tables' throttle allows: what is put off is read together."""
+        when = max((self._throttle.until(oid) for oid, _ in watch.names), default=0.0)
+        if not watch.notified or when <= self._clock():
+            self.schedule.now(watch)
+        elif when < watch.due:
+            self.schedule.at(watch, min(when, max(watch.deadline, self._clock())))
 
     # -- arming
 
@@ -167,6 +190,22 @@ class Board:
     def _detach(self, watch: Watch) -> None:
         self._interests.leave(watch, self._clock())
         watch.names, watch.arming = (), Arming.UNARMED
+
+    def refused(self, interests: Iterable[Interest]) -> None:
+        """The database takes no more rows; it is asked again with the next heartbeat."""
+        self._refused.update(interests)
+        self._changed()
+
+    def want_refused(self) -> None:
+        """Have registered what was refused before."""
+        wanted, self._refused = self._refused, set()
+        for interest in wanted:
+            if interest.watches:
+                self._want(interest)
+
+    def is_refused(self, watch: Watch) -> bool:
+        """Whether a row that the watch needs was refused."""
+        return bool(self._refused) and not self._refused.isdisjoint(self._interests.of(watch))
 
     def _want(self, interest: Interest) -> None:
         if interest.name[0] not in self.troubles:
@@ -228,6 +267,7 @@ class Board:
         """The bell cannot be trusted any more: everything is polled until it is armed anew."""
         self.hearing = False
         self._interests.clear()
+        self._refused.clear()
         self._unproven.clear()
         self.troubles.clear()
         for watch in self.watches:
@@ -244,14 +284,24 @@ class Board:
 
     def distrust(self, boundary: int) -> None:
         """Some notifications were not sent: prove every watch anew, from this boundary on."""
-        for interest in self._interests.all():
+        self._prove_anew(self._interests.all(), boundary)
+
+    def redefined(self, tables: Iterable[int], boundary: int) -> None:
+        """Tables, or their triggers, are not what they were: the same for their watches."""
+        for oid in tables:
+            self._prove_anew(self._interests.of_table(oid), boundary)
+
+    def _prove_anew(self, interests: Iterable[Interest], boundary: int) -> None:
+        watches: dict[Watch, None] = {}
+        for interest in interests:
             interest.boundary = boundary
-        for watch in self.watches:
+            watches.update(dict.fromkeys(interest.watches))
+        for watch in watches:
             if watch.arming is not Arming.UNARMED:
                 watch.arming, watch.boundary = Arming.ARMING, boundary
                 watch.quick = self._timing.quick
                 self._unproven.add(watch)
-                self._soon(watch)
+            self._soon(watch)
         self._changed()
 
     def _soon(self, watch: Watch) -> None:
@@ -261,9 +311,9 @@ class Board:
 
     # -- tables that cannot ring
 
-    def tables(self) -> dict[int, bytes]:
-        """The tables whose triggers are to be looked at, with the key that they must hash."""
-        return self._interests.signatures(self.troubles)
+    def tables(self) -> dict[int, tuple[WatchedTable, Columns]]:
+        """The tables whose triggers are to be looked at, with the columns watched in them."""
+        return self._interests.tables(self.troubles)
 
     def trouble(self, troubles: dict[int, Reason]) -> dict[int, Reason]:
         """Which tables cannot ring, and why; returns those of which that is news."""

@@ -125,10 +125,10 @@ class Connections:
         await connection.invalidate()
         await connection.close()
 
-    async def tell(self, channel: str, payload: str) -> None:
+    async def notify(self, channel: str) -> None:
         """NOTIFY from another connection than the one that listens."""
-        statement = text("SELECT pg_notify(:channel, :payload)")
-        await self.run(Connection.execute, statement, {"channel": channel, "payload": payload})
+        statement = text("SELECT pg_notify(:channel, '')")
+        await self.run(Connection.execute, statement, {"channel": channel})
 
     def _listen_engine(self) -> AsyncEngine:
         assert self._listen_url is not None  # noqa: S101  # for the type checker

@@ -6,23 +6,29 @@ code through ``AsyncConnection.run_sync``.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sqlalchemy import DDL, Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, text
 
-from rowbell.errors import LockTimeoutError, TriggerError
+from rowbell.errors import TriggerError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
-from rowbell.mapping import ModelOrTable, tables_of
-from rowbell.postgresql import LOCK_NOT_AVAILABLE, has_sqlstate
-from rowbell.watch.schema import FINGERPRINT, TRIGGERS, schema_statements
+from rowbell.mapping import ModelOrTable, quote_literal, tables_of
+from rowbell.watch.ddl import as_owner_of_the_schema, execute, installing
+from rowbell.watch.schema import (
+    SCHEMA,
+    TRIGGERS,
+    SchemaState,
+    SchemaStatus,
+    schema_statements,
+    schema_status,
+)
 from rowbell.watch.tables import table_triggers
+from rowbell.watch.trust import TRIGGER_FUNCTION, untrusted_owners
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from sqlalchemy import Table
 
     from rowbell.watch.triggers import TableTriggers
 
@@ -38,6 +44,9 @@ class TriggerState(StrEnum):
     """At least one was disabled by ``ALTER TABLE … DISABLE TRIGGER``."""
     MISSING = "missing"
     """At least one is not there."""
+    UNTRUSTED = "untrusted"
+    """What they run belongs to a role that could not change the table itself, or may be created by
+    one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +98,79 @@ def install_triggers(
     """
     timeout = LockTimeout.of(lock_timeout, "lock_timeout")
     executed: list[str] = []
-    for triggers in [table_triggers(connection, table) for table in tables_of(models)]:
+    for table in tables_of(models):
+        schema = schema_status(connection)
+        triggers = _placed(connection, table, schema)
+        _refuse(connection, triggers, schema)
         found = _inspect(connection, triggers)
-        statements = [] if _schema_stands(connection) else schema_statements()
-        if found.state in {TriggerState.MISSING, TriggerState.OUTDATED}:
-            statements += [triggers.create_function(), *triggers.create_triggers()]
-            statements += [
-                f"ALTER TABLE {triggers.name} DISABLE TRIGGER {name}" for name in found.disabled
-            ]
-        if statements:
-            with _limited(connection, triggers.name, timeout):
-                _execute(connection, statements)
-        executed += statements
+        broken = schema.state in {SchemaState.MISSING, SchemaState.INCOMPLETE}
+        wanted = found.state in {
+            TriggerState.MISSING,
+            TriggerState.OUTDATED,
+            TriggerState.UNTRUSTED,
+        }
+        if broken or wanted:
+            with installing(connection, triggers.name, timeout):
+                if broken:
+                    executed += _install_schema(connection, schema, triggers)
+                if wanted:
+                    executed += _install_table(connection, schema, triggers, found)
     return executed
+
+
+def _placed(connection: Connection, table: Table, schema: SchemaStatus) -> TableTriggers:
+    """The triggers of a table, with their function where the current role may create one."""
+    triggers = table_triggers(connection, table)
+    if schema.state is SchemaState.MISSING or schema.mine:
+        return triggers
+    return replace(triggers, role=connection.scalar(text("SELECT current_user")))
+
+
+def _refuse(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> None:
+    """Refuse a schema that this library does not work with, or should not."""
+    if schema.state is SchemaState.INCOMPATIBLE:
+        why = f"the schema {SCHEMA} has version {schema.version}, which wants a newer rowbell"
+        raise TriggerError(triggers.name, why)
+    for _, what, role in untrusted_owners(connection, [triggers.oid or 0]):
+        if what != TRIGGER_FUNCTION:
+            why = (
+                f"{what} is {role}'s, whose code every writer of the table would run. Let the "
+                "table's owner or a superuser own it (ALTER … OWNER TO, REVOKE CREATE), or, if "
+                f"nobody uses it, DROP SCHEMA {SCHEMA} CASCADE"
+            )
+            raise TriggerError(triggers.name, why)
+    if schema.state is SchemaState.INCOMPLETE and not schema.mine:
+        why = f"the schema {SCHEMA} must be mended by its owner {schema.owner}: "
+        raise TriggerError(triggers.name, why + "; ".join(schema.differences))
+
+
+def _install_schema(
+    connection: Connection, schema: SchemaStatus, triggers: TableTriggers
+) -> list[str]:
+    statements = schema_statements()
+    with as_owner_of_the_schema(connection, schema.owner):
+        execute(connection, statements[schema.owner is not None :])
+    after = schema_status(connection)
+    if after.state is not SchemaState.INSTALLED:
+        why = f"the schema {SCHEMA} cannot be mended: {'; '.join(after.differences)}"
+        raise TriggerError(triggers.name, f"{why}. DROP SCHEMA {SCHEMA} CASCADE, and install again")
+    return statements
+
+
+def _install_table(
+    connection: Connection, schema: SchemaStatus, triggers: TableTriggers, found: _Found
+) -> list[str]:
+    # In the order in which the application locks them: a table before its partitions.
+    lock = [f"LOCK TABLE {triggers.name} IN SHARE ROW EXCLUSIVE MODE"]
+    function = triggers.create_function()
+    create = triggers.create_triggers()
+    create += [f"ALTER TABLE {triggers.name} DISABLE TRIGGER {name}" for name in found.disabled]
+    execute(connection, lock)
+    with as_owner_of_the_schema(connection, None if triggers.role else schema.owner):
+        execute(connection, function)
+    create.append(announcement(triggers.name))
+    execute(connection, create)
+    return [*lock, *function, *create]
 
 
 def remove_triggers(
@@ -134,13 +203,15 @@ def remove_triggers(
         if not found.functions:
             continue
         statements = drop_statements(triggers.name)
-        with _limited(connection, triggers.name, timeout):
-            _execute(connection, statements)
-            for function in sorted(found.functions):
-                if not _is_used(connection, function):
-                    statements.append(f"DROP FUNCTION rowbell.{function}()")
-                    _execute(connection, statements[-1:])
-        executed += statements
+        with installing(connection, triggers.name, timeout):
+            execute(connection, statements)
+            unused = [
+                f"DROP FUNCTION {row.name}()"
+                for row in connection.execute(_FUNCTIONS, {"functions": sorted(found.functions)})
+                if row.mine and not row.used
+            ]
+            execute(connection, unused)
+        executed += [*statements, *unused]
     return executed
 
 
@@ -165,41 +236,89 @@ def trigger_status(connection: Connection, *models: ModelOrTable) -> list[Trigge
                 for status in await connection.run_sync(rowbell.trigger_status, Order):
                     print(status.table, status.state)
     """
-    wanted = [table_triggers(connection, table) for table in tables_of(models)]
+    schema = schema_status(connection)
+    wanted = [_placed(connection, table, schema) for table in tables_of(models)]
     return [
-        TriggerStatus(triggers.schema, triggers.table, _inspect(connection, triggers).state)
+        TriggerStatus(
+            triggers.schema, triggers.table, _state(connection, triggers, schema)
+        )
         for triggers in wanted
     ]
 
 
+def _state(
+    connection: Connection, triggers: TableTriggers, schema: SchemaStatus
+) -> TriggerState:
+    found = _inspect(connection, triggers).state
+    if untrusted_owners(connection, [triggers.oid or 0]):
+        return TriggerState.UNTRUSTED if found is not TriggerState.MISSING else found
+    whole = schema.state in {SchemaState.INSTALLED, SchemaState.NEWER}
+    return found if whole or found is TriggerState.MISSING else TriggerState.OUTDATED
+
+
 def drop_statements(table: str) -> list[str]:
-    """The statements that drop the triggers of a table, named as SQL."""
-    return [f"DROP TRIGGER IF EXISTS {trigger} ON {table}" for trigger in TRIGGERS]
+    """The statements that drop the triggers of a table, named as SQL.
+
+    The lock is taken first: DROP TRIGGER locks partitions before the table that they belong to,
+    and applications the other way round.
+    """
+    drop = [f"DROP TRIGGER IF EXISTS {trigger} ON {table}" for trigger in TRIGGERS]
+    return [f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE", *drop, announcement(table)]
+
+
+def announcement(table: str) -> str:
+    """The statement that has listeners look at a table's triggers, at commit."""
+    name = quote_literal(table)
+    return f"SELECT pg_notify('rowbell', '1:' || to_regclass({name})::oid || ':?')"
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     state: TriggerState
-    functions: frozenset[str]
+    functions: frozenset[int]
     disabled: tuple[str, ...]
 
 
+_TRIGGERS = text(
+    "SELECT t.tgname, t.tgtype::integer, t.tgenabled::text, t.tgargs,"
+    " t.tgqual IS NOT NULL AS conditional, f.oid, f.prosrc, f.prosecdef, l.lanname,"
+    " coalesce(f.proconfig, '{}') AS settings,"
+    " pg_has_role(f.proowner, c.relowner, 'MEMBER')"
+    " OR pg_has_role(f.proowner, current_user, 'MEMBER') AS trusted"
+    " FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid"
+    " JOIN pg_language AS l ON l.oid = f.prolang JOIN pg_class AS c ON c.oid = t.tgrelid"
+    " WHERE t.tgrelid = :table AND t.tgname IN ('rowbell_update', 'rowbell_delete',"
+    " 'rowbell_truncate') ORDER BY t.tgname"
+)
+_FUNCTIONS = text(
+    "SELECT f.oid::regproc::text AS name, pg_has_role(f.proowner, 'USAGE') AS mine,"
+    " EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = f.oid) AS used"
+    " FROM pg_proc AS f WHERE f.oid = ANY(CAST(:functions AS oid[])) ORDER BY f.oid"
+)
+
+
 def _inspect(connection: Connection, triggers: TableTriggers) -> _Found:
-    rows = connection.execute(
-        text(
-            "SELECT t.tgname, f.proname, t.tgenabled::text "
-            "FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid "
-            "JOIN pg_namespace AS n ON n.oid = f.pronamespace "
-            "WHERE t.tgrelid = to_regclass(:table) AND n.nspname = 'rowbell' ORDER BY t.tgname"
-        ),
-        {"table": triggers.name},
-    ).all()
+    """What stands on a table, compared with what should."""
+    rows = connection.execute(_TRIGGERS, {"table": triggers.oid}).all()
+    function = triggers.function
+    argument = triggers.options.encode() + b"\0"
     enabled = "A" if triggers.replicated else "O"
+    right = all(
+        row.prosrc == function.source
+        and tuple(row.settings) == function.settings
+        and not row.prosecdef
+        and row.lanname == "plpgsql"
+        and bytes(row.tgargs) == argument
+        and row.tgtype == triggers.types[row.tgname]
+        and row.conditional == (triggers.is_conditional and row.tgname == TRIGGERS[0])
+        and row.tgenabled in {enabled, "D"}
+        for row in rows
+    )
     if {row.tgname for row in rows} != set(TRIGGERS):
         state = TriggerState.MISSING
-    elif any(row.proname != triggers.function_name for row in rows) or any(
-        row.tgenabled not in {enabled, "D"} for row in rows
-    ):
+    elif not all(row.trusted for row in rows):
+        state = TriggerState.UNTRUSTED
+    elif not right:
         state = TriggerState.OUTDATED
     elif any(row.tgenabled == "D" for row in rows):
         state = TriggerState.DISABLED
@@ -207,54 +326,6 @@ def _inspect(connection: Connection, triggers: TableTriggers) -> _Found:
         state = TriggerState.INSTALLED
     return _Found(
         state,
-        frozenset(row.proname for row in rows),
+        frozenset(row.oid for row in rows),
         tuple(row.tgname for row in rows if row.tgenabled == "D"),
     )
-
-
-def _schema_stands(connection: Connection) -> bool:
-    comment = text("SELECT obj_description(to_regnamespace('rowbell'), 'pg_namespace')")
-    return bool(connection.scalar(comment) == FINGERPRINT)
-
-
-def _is_used(connection: Connection, function: str) -> bool:
-    used = text(
-        "SELECT EXISTS (SELECT FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid "
-        "WHERE f.proname = :function AND f.pronamespace = to_regnamespace('rowbell'))"
-    )
-    return bool(connection.scalar(used, {"function": function}))
-
-
-def _execute(connection: Connection, statements: Iterable[str]) -> None:
-    for statement in statements:
-        connection.execute(DDL(statement.replace("%", "%%")))  # type: ignore[no-untyped-call]
-
-
-def lock_timeout_statements(timeout: LockTimeout) -> tuple[list[str], list[str]]:
-    """What limits the waits for locks in the rest of a transaction, and what ends that limit.
-
-    The first also lets one installation run at a time.
-    """
-    return [
-        "SELECT set_config('rowbell.lock_timeout', current_setting('lock_timeout'), true)",
-        f"SELECT set_config('lock_timeout', '{timeout}', true)",
-        "SELECT pg_advisory_xact_lock(hashtextextended('rowbell', 0))",
-    ], ["SELECT set_config('lock_timeout', current_setting('rowbell.lock_timeout'), true)"]
-
-
-@contextmanager
-def _limited(connection: Connection, table: str, timeout: LockTimeout) -> Generator[None]:
-    before, after = lock_timeout_statements(timeout)
-    try:
-        _execute(connection, before[:1])
-        if not connection.scalar(text("SELECT current_setting('rowbell.lock_timeout', true)")):
-            raise TriggerError(
-                table, "the connection is in AUTOCOMMIT, so half of it could be done: begin() first"
-            )
-        _execute(connection, before[1:])
-        yield
-    except DBAPIError as error:
-        if has_sqlstate(error, LOCK_NOT_AVAILABLE):
-            raise LockTimeoutError([table], "SHARE ROW EXCLUSIVE", str(timeout)) from error
-        raise
-    _execute(connection, after)

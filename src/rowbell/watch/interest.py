@@ -1,24 +1,21 @@
-"""Which rows are to stand in ``rowbell.interest``, for whom, and which do."""
+"""Which rows are to stand in ``rowbell.registration``, for whom, and which do."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
+from rowbell.watch.tables import Columns, WatchedTable
 from rowbell.watch.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-Columns: TypeAlias = frozenset[str] | None
-"""Columns of a table in the database; ``None`` for any."""
-
-
 @dataclass(eq=False, slots=True)
 class Interest:
-    """One row of ``rowbell.interest``, wanted or registered.
+    """One row of ``rowbell.registration``, wanted or registered.
 
     Attributes:
         name: The table's oid and the hash of the row's key.
@@ -62,7 +59,7 @@ class Interests:
     def __init__(self) -> None:
         self._by_name: dict[tuple[int, int], Interest] = {}
         self._by_table: dict[int, set[Interest]] = {}
-        self._signatures: dict[int, bytes] = {}
+        self._tables: dict[int, tuple[WatchedTable, Columns]] = {}
         self._unregistered: set[Interest] = set()
         self._idle: set[Interest] = set()
 
@@ -70,8 +67,8 @@ class Interests:
         """Enter a watch for the rows of its names; returns those to be registered for it."""
         rows, missing = watch.rows, list[Interest]()
         columns = rows.registered(watch.columns)
-        for name, own, signature in zip(watch.names, columns, rows.signatures, strict=True):
-            self._signatures[name[0]] = signature
+        for name, own, table in zip(watch.names, columns, rows.watched_tables, strict=True):
+            self._tables[name[0]] = (table, self._with(name[0], own))
             interest = self._by_name.get(name)
             if interest is None:
                 interest = self._by_name[name] = Interest(name)
@@ -81,6 +78,13 @@ class Interests:
             if not interest.covers(own):
                 missing.append(interest)
         return missing
+
+    def _with(self, oid: int, columns: Columns) -> Columns:
+        """All columns that were ever watched in that table, and these."""
+        if oid not in self._tables:
+            return columns
+        before = self._tables[oid][1]
+        return None if columns is None or before is None else before | columns
 
     def leave(self, watch: Watch, now: float) -> None:
         """A watch needs its rows no more; they stay for a while."""
@@ -107,9 +111,9 @@ class Interests:
         names = ((relation, key) for key in keys)
         return [self._by_name[name] for name in names if name in self._by_name]
 
-    def signatures(self, more: Iterable[int]) -> dict[int, bytes]:
-        """The key that the triggers must hash, of each table here and of some more."""
-        return {oid: self._signatures[oid] for oid in {*self._by_table, *more}}
+    def tables(self, more: Iterable[int]) -> dict[int, tuple[WatchedTable, Columns]]:
+        """Each table here, and some more, with the columns that are watched in it."""
+        return {oid: self._tables[oid] for oid in {*self._by_table, *more}}
 
     def want(self, interest: Interest) -> None:
         """Have a row registered."""

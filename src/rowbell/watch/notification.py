@@ -1,9 +1,10 @@
-"""What travels: the channels, and the payloads that the triggers send on them.
+"""What travels: the channels, and the payloads that are sent on them.
 
-A payload is ``1:<oid of the table>:<hash of a key>,…``, or ``1:<oid>:*`` for "some rows of
-this table". The 1 is the version of this format. Payloads of another version mean "re-read
-everything", so that old processes survive a migration; what is no payload of ours at all is
-nobody's business: channels have no privileges, anybody may NOTIFY.
+A payload is ``1:<oid of the table>:<hash of a key>,…``; ``1:<oid>:*`` for "some rows of this
+table"; ``1:<oid>:?`` for "this table's triggers were created or dropped". The 1 is the version of
+this format. Payloads of another version mean "read everything again", so that old processes survive
+a migration; what is no payload of ours at all is ignored: channels have no privileges, anybody may
+NOTIFY.
 """
 
 from __future__ import annotations
@@ -13,15 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 BROADCAST: Final = "rowbell"
-"""The channel that every listener hears."""
+"""The channel that every listener listens on. That of a single one is told by ``open_listener()``."""
 
-_PAYLOAD: Final = re.compile(r"1:(\d{1,10}):(\*|-?\d{1,19}(?:,-?\d{1,19})*)", re.ASCII)
+_PAYLOAD: Final = re.compile(r"1:(\d{1,10}):([*?]|-?\d{1,19}(?:,-?\d{1,19})*)", re.ASCII)
 _OTHER_VERSION: Final = re.compile(r"(?!1:)\d{1,4}:\d{1,10}:.*", re.ASCII | re.DOTALL)
-
-
-def own_channel(backend: int) -> str:
-    """The channel that only the listener with that backend hears."""
-    return f"{BROADCAST}_{backend}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +25,14 @@ class Notification:
     """One notification, decoded.
 
     Attributes:
-        relation: The table's oid; ``None`` for all tables.
+        table_oid: The table's oid; ``None`` for all tables.
         keys: The hashes of the rows' keys; ``None`` for all rows.
+        redefined: Whether the table's triggers have changed.
     """
 
-    relation: int | None
+    table_oid: int | None
     keys: tuple[int, ...] | None
+    redefined: bool = False
 
 
 def decode(payload: str) -> Notification | None:
@@ -42,7 +40,7 @@ def decode(payload: str) -> Notification | None:
     match = _PAYLOAD.fullmatch(payload)
     if match is None:
         return Notification(None, None) if _OTHER_VERSION.fullmatch(payload) else None
-    relation, keys = match.groups()
-    if keys == "*":
-        return Notification(int(relation), None)
-    return Notification(int(relation), tuple(map(int, keys.split(","))))
+    table_oid, keys = match.groups()
+    if keys in {"*", "?"}:
+        return Notification(int(table_oid), None, redefined=keys == "?")
+    return Notification(int(table_oid), tuple(map(int, keys.split(","))))

@@ -47,8 +47,7 @@ from rowbell.watch.columns import MappedColumns
 from rowbell.watch.instances import Instances
 from rowbell.watch.literal import is_read_as_given
 from rowbell.watch.state import Reason
-from rowbell.watch.tables import declared_columns, key_columns
-from rowbell.watch.triggers import signature
+from rowbell.watch.tables import WatchedTable, key_columns, options_argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -139,10 +138,14 @@ class MappedRows:
         return None if names is declared or set(names) <= set(declared) else Reason.NOT_DECLARED
 
     @cached_property
-    def signatures(self) -> tuple[bytes, ...]:
-        """For each of the tables, the key that its triggers must hash."""
+    def watched_tables(self) -> tuple[WatchedTable, ...]:
+        """The tables as their triggers must be."""
         return tuple(
-            signature(key_columns(table.primary_key.columns), declared_columns(table))
+            WatchedTable(
+                table.name,
+                self.schema_map.get(table.schema, table.schema),
+                options_argument(table),
+            )
             for table in self.tables
         )
 

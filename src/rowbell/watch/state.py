@@ -75,8 +75,21 @@ class Reason(StrEnum):
     other declared columns."""
     TRIGGER_DISABLED = "trigger_disabled"
     """Listening, but the triggers of a table that is waited for are disabled."""
+    SCHEMA_OUTDATED = "schema_outdated"
+    """The schema ``rowbell`` was installed by an older rowbell than this one."""
+    SCHEMA_NEWER = "schema_newer"
+    """The schema ``rowbell`` was installed by a newer rowbell, which older ones cannot work with."""
     NOT_PERMITTED = "not_permitted"
-    """Listening, but the role of the LISTEN connection may not SELECT the table."""
+    """The role of the LISTEN connection may not SELECT the key and the columns that are waited for,
+    or may not register rows."""
+    ROW_LEVEL_SECURITY = "row_level_security"
+    """Listening, but row-level security restricts what the role of the LISTEN connection sees of the
+    table; notifications would tell it of rows that it may not see."""
+    UNTRUSTED = "untrusted"
+    """Listening, but the schema ``rowbell`` or the trigger function belongs to a role that could not
+    change the table itself, or may be changed by one."""
+    TOO_MANY_REGISTRATIONS = "too_many_registrations"
+    """Listening, but the role has as many rows registered as it may."""
     NO_KEY = "no_key"
     """Listening, but a table that is waited for has no primary key of its own."""
     NOT_DECLARED = "not_declared"
@@ -93,7 +106,15 @@ REMEDIES = {
     Reason.TRIGGER_MISSING: "run install_triggers() or op.create_row_triggers() in a migration",
     Reason.TRIGGER_OUTDATED: "run install_triggers() or op.create_row_triggers() in a migration",
     Reason.TRIGGER_DISABLED: "ALTER TABLE … ENABLE TRIGGER, or run install_triggers() anew",
-    Reason.NOT_PERMITTED: "GRANT SELECT on the table to the role of the LISTEN connection",
+    Reason.SCHEMA_OUTDATED: "run install_triggers() or op.create_row_triggers() in a migration",
+    Reason.SCHEMA_NEWER: "update rowbell in this process",
+    Reason.NOT_PERMITTED: "GRANT SELECT on the table, and EXECUTE on the function "
+    "rowbell.register, to the role of the LISTEN connection",
+    Reason.ROW_LEVEL_SECURITY: "listen as a role that row-level security does not restrict "
+    "(listen_url), if that role's knowing of changes does no harm",
+    Reason.UNTRUSTED: "let the table's owner or a superuser own the schema rowbell, and nobody "
+    "else create in it; trigger_status() and install_triggers() name what and whose",
+    Reason.TOO_MANY_REGISTRATIONS: "raise the role's limit in rowbell.registration_limit",
     Reason.NO_KEY: "give the table a primary key",
     Reason.NOT_DECLARED: "add the columns to @watched(columns=…) and install the triggers anew",
 }
@@ -106,6 +127,8 @@ _OF_THE_CONNECTION = frozenset(
         Reason.NOT_DELIVERED,
         Reason.CONNECTION_LOST,
         Reason.NOT_INSTALLED,
+        Reason.SCHEMA_OUTDATED,
+        Reason.SCHEMA_NEWER,
     }
 )
 
@@ -165,3 +188,7 @@ class StateLog:
         if (reason, detail) not in self._told:
             self._told.add((reason, detail))
             logger.warning("rowbell %s polls (%s): %s", self._name, reason, explain(reason, detail))
+
+    def note(self, what: str) -> None:
+        """Log what has happened though the state stays."""
+        logger.warning("rowbell %s: %s", self._name, what)

@@ -74,10 +74,11 @@ def statistics_of(
 
 def trouble_of(board: Board, watch: Watch) -> tuple[Reason, str] | None:
     """Why a watch cannot be armed though the listener hears, if that is so."""
-    if not board.troubles and watch.hindrance is None:
+    refused = Reason.TOO_MANY_REGISTRATIONS if board.is_refused(watch) else None
+    if not board.troubles and watch.hindrance is None and refused is None:
         return None
     reasons = [board.troubles.get(relation) for relation, _ in watch.names]
-    reason = next(filter(None, reasons), watch.hindrance)
+    reason = next(filter(None, reasons), watch.hindrance or refused)
     if reason is None:
         return None
     return reason, explain(reason, f"model {watch.rows.model.__name__}")

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import Column, Connection, Table, text
 from sqlalchemy.dialects.postgresql import BIT, MONEY
-from sqlalchemy.dialects.postgresql.base import PGDialect
-from sqlalchemy.types import (
-    Boolean,
-    Date,
-    DateTime,
-    Float,
-    Integer,
-    Interval,
-    LargeBinary,
-    Numeric,
-    Time,
-    TypeDecorator,
-    Uuid,
-)
 
 from rowbell.errors import TriggerError
-from rowbell.watch.triggers import ForEach, TableColumn, TableTriggers
+from rowbell.mapping import qualified
+from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers, trigger_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,12 +18,10 @@ if TYPE_CHECKING:
 INFO_KEY: Final = "rowbell"
 """Where a table's ``info`` keeps its ``TriggerOptions``."""
 
-_CASTS: Final = ((BIT, "text"), (MONEY, "numeric"))  # the key types that have no hash function
+Columns: TypeAlias = frozenset[str] | None
+"""Columns of a table in the database; ``None`` for any."""
 
-_BY_VALUE: Final = (
-    *(Boolean, Integer, Numeric, Float, Uuid, LargeBinary),
-    *(Date, DateTime, Time, Interval),
-)
+_CASTS: Final = ((BIT, "text"), (MONEY, "numeric"))  # the key types that have no hash function
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +40,39 @@ class TriggerOptions:
     columns: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WatchedTable:
+    """A table that is waited for, as the listener asks the database about it.
+
+    Attributes:
+        name: Its name.
+        schema: Its schema; ``None`` leaves it to the connection's ``search_path``.
+        options: The argument that its triggers must have.
+    """
+
+    name: str
+    schema: str | None
+    options: bytes
+
+    @property
+    def qualified(self) -> str:
+        """Its name as SQL."""
+        return qualified(self.schema, self.name)
+
+
 def options_of(table: Table) -> TriggerOptions:
     """The options that were declared for a table, or the default ones."""
     options: TriggerOptions | None = table.info.get(INFO_KEY)
     return options or TriggerOptions()
 
 
-def key_columns(columns: Iterable[Column[Any]]) -> tuple[TableColumn, ...]:
+def key_columns(columns: Iterable[Column[Any]]) -> tuple[KeyColumn, ...]:
     """Those columns as the key of triggers, hashed alike by the trigger and by the reader.
 
     They are sorted by name: a model may name them in another order than the database.
     """
     return tuple(
-        TableColumn(
+        KeyColumn(
             column.name,
             next((cast for type_, cast in _CASTS if isinstance(column.type, type_)), None),
         )
@@ -75,26 +80,16 @@ def key_columns(columns: Iterable[Column[Any]]) -> tuple[TableColumn, ...]:
     )
 
 
-def declared_columns(table: Table) -> tuple[TableColumn, ...] | None:
-    """The columns worth watching, as triggers compare them; ``None``: all."""
+def declared_columns(table: Table) -> tuple[str, ...] | None:
+    """The columns worth watching, by their names in the database; ``None``: all."""
     columns = options_of(table).columns
-    if columns is None:
-        return None
-    return tuple(
-        TableColumn(name, None if _is_compared_by_value(table.columns[name]) else "text")
-        for name in sorted(columns)
-    )
+    return None if columns is None else tuple(sorted(columns))
 
 
-def _is_compared_by_value(column: Column[Any]) -> bool:
-    """Whether equal values of that type are the same to a wait too.
-
-    Not so for case-insensitive text, for boxes of one area, or for json, which has no equality.
-    """
-    impl = column.type.dialect_impl(PGDialect())  # type: ignore[no-untyped-call]
-    while isinstance(impl, TypeDecorator):
-        impl = impl.impl_instance
-    return isinstance(impl, _BY_VALUE)
+def options_argument(table: Table) -> bytes:
+    """The argument that the table's triggers must have."""
+    key = key_columns(table.primary_key.columns)
+    return trigger_options(key, declared_columns(table)).encode()
 
 
 def table_triggers(connection: Connection, table: Table) -> TableTriggers:
@@ -115,18 +110,21 @@ def table_triggers(connection: Connection, table: Table) -> TableTriggers:
 def resolve(
     connection: Connection, triggers: TableTriggers, for_each: ForEach | None
 ) -> TableTriggers:
-    """The same triggers with the form that the table in the database wants.
+    """The same triggers, of the table that the name leads to, with the form that it wants.
 
     Raises:
         TriggerError: The table is not there, or cannot have such triggers.
     """
     row = connection.execute(
-        text("SELECT relkind::text, relispartition FROM pg_class WHERE oid = to_regclass(:name)"),
+        text(
+            "SELECT c.oid, n.nspname, c.relkind::text, c.relispartition FROM pg_class AS c"
+            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:name)"
+        ),
         {"name": triggers.name},
     ).one_or_none()
     if row is None:
         raise TriggerError(triggers.name, "there is no such table in this database")
-    kind, is_partition = row
+    oid, schema, kind, is_partition = row
     if is_partition:
         why = "it is a partition; install the triggers on the partitioned table"
         raise TriggerError(triggers.name, why)
@@ -138,4 +136,9 @@ def resolve(
     if by_row and for_each is ForEach.STATEMENT:
         why = 'partitioned and replicated tables, and declared columns, need for_each="row"'
         raise TriggerError(triggers.name, why)
-    return replace(triggers, for_each=ForEach.ROW if by_row else for_each or ForEach.STATEMENT)
+    return replace(
+        triggers,
+        oid=oid,
+        schema=schema,
+        for_each=ForEach.ROW if by_row else for_each or ForEach.STATEMENT,
+    )

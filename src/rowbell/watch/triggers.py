@@ -1,30 +1,33 @@
 """What stands on a watched table: its triggers, and the function that they run. Pure text.
 
-There are two forms. The *statement* form looks up all rows of a statement in
-``rowbell.interest`` with one join over the transition tables. The *row* form does it row by
-row; it serves where transition tables cannot: on partitioned tables, whose partitions are
-written directly too, and where changes arrive by logical replication, which fires no
-statement triggers.
+There are two forms. The *statement* form looks up all rows of a statement with one join over the
+transition tables. The *row* form does it row by row; it serves where transition tables cannot: on
+partitioned tables, whose partitions are written directly too, for declared columns, and where
+changes arrive by logical replication, which fires no statement triggers.
 
-A writer pays in three steps, each only if the one before says so. The trigger's ``WHEN``, which
-calls no function: does anybody watch anything, and did a column change that the model declared?
-The probe: is one of the rows watched? Only then is it found out what changed, and told.
+A writer pays in steps, each only if the one before says so. The trigger's ``WHEN``, in the row form:
+did the row, or a declared column, change? The flag: is any row registered? The probe: is one of these
+rows registered? Only then it is found out what changed, and notified.
 
-The function and its triggers depend only on the names of the key columns, the declared columns
-and the form, so the function is named after a hash of all that. Tables that are alike share it,
-it is never altered, and a trigger is up to date exactly when it runs the function of that name:
-two versions of rowbell can stand side by side during a deploy.
+The function runs as the writer, whoever that is. It and its triggers depend only on the names of the
+key columns, the declared columns and the form, so the function is named after a hash of all that, and
+is never altered: two versions of rowbell can stand side by side during a deploy. Its text is in
+``sql/trigger_*.sql``.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from typing import Final
 
-from rowbell.mapping import qualified, quote_identifier
-from rowbell.watch.schema import KEYS_PER_STATEMENT, SOMEBODY_WATCHES, TRIGGERS
+from rowbell.mapping import qualified, quote_identifier, quote_literal
+from rowbell.watch.schema import KEYS_PER_TRANSACTION, SCHEMA, TRIGGERS, sql
+
+_ROW, _DELETE, _UPDATE, _TRUNCATE = 1, 8, 16, 32  # bits of pg_trigger.tgtype
 
 
 class ForEach(StrEnum):
@@ -35,139 +38,46 @@ class ForEach(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class TableColumn:
-    """A column as triggers look at it.
+class KeyColumn:
+    """A column of a key, as it is hashed.
 
     Attributes:
         name: The column's name in the database.
-        cast: The type that it is hashed or compared as, for the few types that PostgreSQL cannot.
+        cast: The type that it is hashed as, for the few types that PostgreSQL cannot hash.
     """
 
     name: str
     cast: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.name}::{self.cast}" if self.cast else self.name
 
     def of(self, row: str) -> str:
         """The column of that row, as SQL."""
         column = f"{row}.{quote_identifier(self.name)}"
         return f"{column}::{self.cast}" if self.cast else column
 
-    def image(self, row: str) -> str:
-        """The column of that row to be compared: as it is, or as its text, byte by byte."""
-        return f'{self.of(row)} COLLATE "C"' if self.cast == "text" else self.of(row)
+
+def trigger_options(key: tuple[KeyColumn, ...], declared: tuple[str, ...] | None = None) -> str:
+    """The argument of the triggers: which hashes they notify of, and for what changes.
+
+    A listener compares it, byte by byte, with ``pg_trigger.tgargs``; it is ASCII in any database.
+    """
+    options = {"version": 1, "key": {c.name: c.cast for c in key}, "columns": declared}
+    return json.dumps(options, separators=(",", ":"))
 
 
-def signature(
-    key: tuple[TableColumn, ...], declared: tuple[TableColumn, ...] | None = None
-) -> bytes:
-    """What a listener must find in ``pg_trigger.tgargs``: whose hashes ring, and what for."""
-    return b"".join(argument.encode() + b"\0" for argument in _arguments(key, declared))
-
-
-def _arguments(key: tuple[TableColumn, ...], declared: tuple[TableColumn, ...] | None) -> list[str]:
-    names = () if declared is None else ("", *(column.name for column in declared))
-    return [*map(str, key), *names]
-
-
-def key_hash(row: str, key: tuple[TableColumn, ...]) -> str:
+def key_hash(row: str, key: tuple[KeyColumn, ...]) -> str:
     """The hash of that row's key, as SQL. The reader selects the same of the table's own row."""
     return f"hash_record_extended(ROW({', '.join(column.of(row) for column in key)}), 0)"
 
 
-_FEW: Final = 1_000
-"""How many rows of a statement are looked up one by one before they are joined."""
+@dataclass(frozen=True, slots=True)
+class TriggerFunction:
+    """What a trigger function is: its text, and the settings that it runs with."""
 
-# LATERAL with OFFSET 0 holds the planner to one index probe a row, and enable_seqscan = off to
-# the index: the function's plans are cached, perhaps from a time when `interest` was empty.
-# extra_float_digits = 1 lets to_jsonb() show floats exactly, whatever the writer's session says.
-_STATEMENT_BODY: Final = """
-    ELSE
-      -- The first rows by one index probe each, which is all that most statements need. The rest
-      -- by a join that the planner chooses, and plans when there are many.
-      SELECT count(*), count(i.listener) INTO looked, watched
-      FROM (SELECT * FROM old_rows LIMIT {few}) AS o
-      LEFT JOIN LATERAL ({interest_of_old}) AS i ON true;
-      IF watched = 0 AND looked >= {few} THEN
-        SELECT count(*) INTO watched FROM old_rows AS o
-        JOIN rowbell.interest AS i ON i.relation = bell AND i.key = {old_key};
-      END IF;
-      IF watched = 0 THEN
-        RETURN NULL;
-      ELSIF TG_OP = 'DELETE' THEN
-        PERFORM rowbell.ring(bell, array_agg(i.listener), array_agg(i.key))
-        FROM old_rows AS o CROSS JOIN LATERAL ({interest_of_old}) AS i;
-      ELSE
-        -- Grouped instead of joined: the cached plan serves one row and a hundred thousand.
-        PERFORM rowbell.ring(bell, array_agg(changed.listener), array_agg(changed.key))
-        FROM (SELECT image.listener, image.key
-              FROM (SELECT i.listener, i.key, i.columns, 0 AS age, to_jsonb(o.*) AS whole
-                    FROM old_rows AS o CROSS JOIN LATERAL ({interest_of_old}) AS i
-                    UNION ALL
-                    SELECT i.listener, i.key, i.columns, 1 AS age, to_jsonb(n.*) AS whole
-                    FROM new_rows AS n CROSS JOIN LATERAL ({interest_of_new}) AS i) AS image
-              GROUP BY image.listener, image.key, image.columns
-              HAVING count(*) <> 2 OR count(*) FILTER (WHERE image.age = 0) <> 1
-                  OR rowbell.differs((array_agg(image.whole ORDER BY image.age))[1],
-                                     (array_agg(image.whole ORDER BY image.age))[2],
-                                     image.columns)) AS changed
-        HAVING count(*) > 0;
-      END IF;"""
-
-_ROW_BODY: Final = """
-    ELSE
-      PERFORM rowbell.ring(bell, array_agg(i.listener), array_agg(i.key))
-      FROM ({interest_of_old}) AS i
-      WHERE TG_OP = 'DELETE' OR {new_key} <> i.key
-         OR rowbell.differs(to_jsonb(OLD), to_jsonb(NEW), i.columns)
-      HAVING count(*) > 0;"""
-
-# A writer outside READ COMMITTED sees `interest` as it was when its transaction began, so it
-# does not ask but tells everybody. The block's EXCEPTION keeps any trouble of ours from the
-# writer: it becomes a WARNING, and everybody re-reads.
-_FUNCTION: Final = """
-CREATE OR REPLACE FUNCTION {name}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET extra_float_digits = 1
-AS {quote}
-#variable_conflict use_variable
-DECLARE
-  bell CONSTANT oid := {relation};{variables}
-BEGIN
-  BEGIN
-    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-      IF TG_OP = 'TRUNCATE' THEN
-        PERFORM rowbell.ring(bell, NULL, NULL);
-      ELSE
-        PERFORM rowbell.ring(bell, NULL, {all_keys});
-      END IF;
-    ELSIF TG_OP = 'TRUNCATE' THEN
-      PERFORM rowbell.ring(bell, heard.listeners, NULL)
-      FROM (SELECT array_agg(DISTINCT i.listener) AS listeners
-            FROM rowbell.interest AS i WHERE i.relation = bell) AS heard
-      WHERE heard.listeners IS NOT NULL;{body}
-    END IF;
-  EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING USING
-      MESSAGE = 'rowbell: the trigger on ' || bell::regclass || ' failed, so all listeners re-read'
-                || ' the table: ' || SQLERRM,
-      HINT = 'Run install_triggers() again, for example by a migration.';
-    BEGIN
-      PERFORM rowbell.ring(bell, NULL, NULL);
-    EXCEPTION WHEN OTHERS THEN
-      RAISE WARNING USING MESSAGE = 'rowbell: nor could the listeners be told: ' || SQLERRM;
-    END;
-  END;
-  RETURN NULL;
-END
-{quote}"""
-
-
-def _interest(row: str, key: tuple[TableColumn, ...]) -> str:
-    return (
-        "SELECT i.listener, i.key, i.columns FROM rowbell.interest AS i "
-        f"WHERE i.relation = bell AND i.key = {key_hash(row, key)} OFFSET 0"
+    source: str
+    settings: tuple[str, ...] = (
+        "search_path=pg_catalog, pg_temp",
+        "lock_timeout=50ms",
+        "enable_seqscan=off",
     )
 
 
@@ -184,14 +94,19 @@ class TableTriggers:
             (``ENABLE ALWAYS``).
         declared: The columns worth watching, where the model says so: an UPDATE that leaves
             them alone does not even call the function. ``None``: all. For the row form only.
+        role: The role whose functions stand beside its tables, because the schema ``rowbell``
+            belongs to another. ``None``: the function stands in the schema ``rowbell``.
+        oid: The table's oid, where it was looked up.
     """
 
     schema: str | None
     table: str
-    key: tuple[TableColumn, ...]
+    key: tuple[KeyColumn, ...]
     for_each: ForEach
     replicated: bool = False
-    declared: tuple[TableColumn, ...] | None = None
+    declared: tuple[str, ...] | None = None
+    role: str | None = None
+    oid: int | None = None
 
     @property
     def name(self) -> str:
@@ -200,25 +115,51 @@ class TableTriggers:
 
     @property
     def function_name(self) -> str:
-        """The function's name in the schema ``rowbell``: a hash of what it and its triggers do."""
-        text = "\n".join([self._function(""), *self._conditions().values()])
-        return f"ring_{sha256(text.encode()).hexdigest()[:16]}"
+        """The function's name as SQL; it ends in a hash of what it and its triggers do."""
+        text = "\n".join([self._source, *self._conditions().values(), self.role or ""])
+        digest = sha256(text.encode()).hexdigest()[:16]
+        if self.role is None:
+            return qualified(SCHEMA, f"notify_{digest}")
+        return qualified(self.schema, f"rowbell_notify_{digest}")
 
-    def create_function(self) -> str:
-        """The statement that creates the function."""
-        return self._function(f"rowbell.{self.function_name}").strip()
+    @property
+    def function(self) -> TriggerFunction:
+        """What the catalog must say of the function."""
+        return TriggerFunction(self._source)
+
+    @property
+    def options(self) -> str:
+        """The triggers' argument."""
+        return trigger_options(self.key, self.declared)
+
+    @property
+    def types(self) -> dict[str, int]:
+        """The ``pg_trigger.tgtype`` of each trigger."""
+        each = _ROW if self.for_each is ForEach.ROW else 0
+        return dict(zip(TRIGGERS, (_UPDATE | each, _DELETE | each, _TRUNCATE), strict=True))
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the trigger for UPDATE has a ``WHEN``."""
+        return self.for_each is ForEach.ROW
+
+    def create_function(self) -> list[str]:
+        """The statements that create the function; everybody who owns a table may use it."""
+        name, quote = self.function_name, self._unused("$rowbell$")
+        header, _, _ = sql("trigger_guard").split("$rowbell$")
+        return [
+            f"{header.replace('@function@', name)}{quote}{self._source}{quote}",
+            f"GRANT EXECUTE ON FUNCTION {name}() TO PUBLIC",
+        ]
 
     def create_triggers(self) -> list[str]:
         """The statements that create or replace the triggers."""
-        arguments = ", ".join(
-            "'" + argument.replace("'", "''") + "'"
-            for argument in _arguments(self.key, self.declared)
-        )
-        run = f"EXECUTE FUNCTION rowbell.{self.function_name}({arguments})"
+        run = f"EXECUTE FUNCTION {self.function_name}({quote_literal(self.options)})"
         statements = [
-            f"CREATE OR REPLACE TRIGGER rowbell_{event.lower()} AFTER {event} ON {self.name} "
-            f"{condition} {run}"
-            for event, condition in self._conditions().items()
+            f"CREATE OR REPLACE TRIGGER {trigger} AFTER {event} ON {self.name} {condition} {run}"
+            for trigger, (event, condition) in zip(
+                TRIGGERS, self._conditions().items(), strict=True
+            )
         ]
         if self.replicated:
             statements += [
@@ -227,52 +168,69 @@ class TableTriggers:
         return statements
 
     def _conditions(self) -> dict[str, str]:
-        """For each event, for what its trigger fires and when."""
-        update, tables, each = SOMEBODY_WATCHES, "", f"FOR EACH {self.for_each.upper()}"
+        """For each event, for what its trigger fires and when.
+
+        Operators of a WHEN are looked up when the trigger is created, so they are named with their
+        schema. These two compare rows as they are stored and run no code of a type.
+        """
+        each = f"FOR EACH {self.for_each.upper()}"
         if self.for_each is ForEach.STATEMENT:
-            tables = "REFERENCING OLD TABLE AS old_rows"
-        elif self.declared is None:
-            update = f"{SOMEBODY_WATCHES} AND OLD.* *<> NEW.*"
-        else:
-            columns = dict.fromkeys((*self.key, *self.declared))
-            differ = [f"{c.image('OLD')} IS DISTINCT FROM {c.image('NEW')}" for c in columns]
-            update = f"({' OR '.join(differ)}) AND {SOMEBODY_WATCHES}"
-        new_rows = " NEW TABLE AS new_rows" if tables else ""
+            old_rows = f"REFERENCING OLD TABLE AS old_rows {each}"
+            both = f"REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows {each}"
+            return {"UPDATE": both, "DELETE": old_rows, "TRUNCATE": "FOR EACH STATEMENT"}
+        changed = "OLD.* OPERATOR(pg_catalog.*<>) NEW.*"
+        if self.declared is not None:
+            names = dict.fromkeys((*(column.name for column in self.key), *self.declared))
+            old, new = (
+                ", ".join(f"{row}.{quote_identifier(name)}" for name in names)
+                for row in ("OLD", "NEW")
+            )
+            changed = f"pg_catalog.record_image_ne(ROW({old}), ROW({new}))"
         return {
-            "UPDATE": f"{tables}{new_rows} {each} WHEN ({update})",
-            "DELETE": f"{tables} {each} WHEN ({SOMEBODY_WATCHES})",
-            "TRUNCATE": f"FOR EACH STATEMENT WHEN ({SOMEBODY_WATCHES})",
+            "UPDATE": f"{each} WHEN ({changed})",
+            "DELETE": each,
+            "TRUNCATE": "FOR EACH STATEMENT",
         }
 
-    def _function(self, name: str) -> str:
-        quote = "$rowbell$"
-        while any(quote in column.name for column in self.key):
-            quote = f"{quote[:-1]}_$"
+    @property
+    def _source(self) -> str:
+        """The function's body."""
         if self.for_each is ForEach.ROW:
-            return _FUNCTION.format(
-                name=name,
-                quote=quote,
-                relation="coalesce(pg_partition_root(TG_RELID), TG_RELID)",
-                all_keys=f"ARRAY[{key_hash('OLD', self.key)}]",
-                variables="",
-                body=_ROW_BODY.format(
-                    interest_of_old=_interest("OLD", self.key),
-                    new_key=key_hash("NEW", self.key),
-                ),
-            )
-        return _FUNCTION.format(
-            name=name,
-            quote=quote,
-            relation="TG_RELID",
-            all_keys=(
-                f"ARRAY(SELECT {key_hash('o', self.key)} FROM old_rows AS o "
-                f"LIMIT {KEYS_PER_STATEMENT + 1})"
-            ),
-            variables="\n  looked bigint;\n  watched bigint;",
-            body=_STATEMENT_BODY.format(
-                few=_FEW,
-                old_key=key_hash("o", self.key),
-                interest_of_old=_interest("o", self.key),
-                interest_of_new=_interest("n", self.key),
+            root = "coalesce(pg_partition_root(TG_RELID), TG_RELID)"
+            old, new, body = key_hash("OLD", self.key), key_hash("NEW", self.key), "trigger_row"
+            all_keys = f"ARRAY[{old}]"
+        else:
+            root = "TG_RELID"
+            old, new, body = key_hash("o", self.key), key_hash("n", self.key), "trigger_statement"
+            all_keys = f"ARRAY(SELECT {old} FROM old_rows AS o LIMIT {KEYS_PER_TRANSACTION + 1})"
+        return _filled(
+            sql("trigger_guard").split("$rowbell$")[1],
+            root=root,
+            all_keys=all_keys,
+            body=_filled(
+                sql(body).replace("$query$", self._unused("$query$")),
+                registered_old=_REGISTERED.format(old),
+                registered_new=_REGISTERED.format(new),
+                old_key=old,
+                new_key=new,
+                old_key_in_format=old.replace("%", "%%"),
+                new_key_in_format=new.replace("%", "%%"),
             ),
         )
+
+    def _unused(self, quote: str) -> str:
+        """A dollar quote that is in no name of the key."""
+        while any(quote in column.name for column in self.key):
+            quote = f"{quote[:-1]}_$"
+        return quote
+
+
+_REGISTERED: Final = (
+    "SELECT r.listener, r.key_hash, r.columns FROM rowbell.registration AS r "
+    "WHERE r.table_oid = root AND r.key_hash = {} OFFSET 0"
+)
+
+
+def _filled(template: str, **parts: str) -> str:
+    """A file of the folder ``sql`` with its @parts@ filled in, at once: a name may look like one."""
+    return re.sub(r"@(\w+)@", lambda part: parts[part[1]], template)

@@ -110,6 +110,9 @@ class Watch:
         quick: The next interval while it is about to be armed.
         due: When it is to be read next, on the loop's clock.
         turn: Where it is between two reads.
+        notified: Whether a notification has come since its last read began.
+        read_for_notification: Whether one had come before that read.
+        unchanged: Whether the last read found the values of the one before.
         result: Becomes the instance, ``None`` or the error.
     """
 
@@ -134,6 +137,9 @@ class Watch:
     quick: float = 0.0
     due: float = math.inf
     turn: Turn = Turn.WAITING
+    notified: bool = False
+    read_for_notification: bool = False
+    unchanged: bool = False
 
     def __post_init__(self) -> None:
         self.baseline = self.baseline or (UNSEEN,) * len(self.columns)
@@ -163,7 +169,7 @@ class Watch:
             self.fail(NotFoundError(self.rows.model, self.key_by_name, deleted=self.found))
             return False
         changed = self._compare(reading.values)
-        self.found = True
+        self.found, self.unchanged = True, not changed
         if self.until is None:
             return changed
         self.baseline = reading.values

@@ -1,0 +1,34 @@
+-- What a listener asks every few seconds: is it still the same session on a primary, does it hear
+-- everything, is everything registered that it believes to be, and did anything about its tables
+-- change? It runs as the caller; what needs more is done by the functions that it calls.
+CREATE OR REPLACE FUNCTION rowbell.heartbeat(
+  tables oid[], options bytea[], table_columns text[],
+  OUT backend_pid integer, OUT in_recovery boolean, OUT channels text[], OUT unsent bigint,
+  OUT registered bigint, OUT checksum bigint, OUT obstacles text[], OUT versions bigint[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
+AS $rowbell$
+DECLARE
+  owner CONSTANT oid := (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'rowbell');
+  own bigint;
+BEGIN
+  PERFORM rowbell.delete_stale();
+  PERFORM rowbell.lower_flag();
+  IF pg_has_role(owner, 'USAGE') THEN
+    PERFORM rowbell.compact();
+  END IF;
+  -- A queue that has been full recovers when somebody asks how full it is.
+  PERFORM pg_notification_queue_usage();
+  SELECT pg_backend_pid(), pg_is_in_recovery(), ARRAY(SELECT pg_listening_channels()),
+         CASE WHEN s.is_called THEN s.last_value ELSE 0 END
+  INTO backend_pid, in_recovery, channels, unsent
+  FROM rowbell.unsent_notifications AS s;
+  SELECT max(l.number) INTO own FROM rowbell.listener AS l WHERE l.backend_pid = pg_backend_pid();
+  SELECT count(*), coalesce(bit_xor(r.key_hash # (r.table_oid::bigint << 32)), 0)
+  INTO registered, checksum FROM rowbell.registration AS r WHERE r.listener = own;
+  SELECT array_agg(rowbell.obstacle(current_user, t.oid, t.options, t.columns::text[])
+                   ORDER BY t.place),
+         array_agg(rowbell.table_version(t.oid) ORDER BY t.place)
+  INTO obstacles, versions
+  FROM unnest(tables, options, table_columns) WITH ORDINALITY AS t(oid, options, columns, place);
+END
+$rowbell$

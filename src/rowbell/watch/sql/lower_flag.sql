@@ -1,0 +1,29 @@
+-- Sets has_registrations to 0 when nothing is registered. register() holds ROW EXCLUSIVE on the
+-- table until its commit, so under a SHARE lock nobody registers. The lock is taken in a
+-- subtransaction that is rolled back: it is released before this function returns, while the
+-- sequence keeps its value. A snapshot from before the lock would not show who has registered
+-- since, so READ COMMITTED only.
+CREATE OR REPLACE FUNCTION rowbell.lower_flag()
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms'
+AS $rowbell$
+DECLARE
+  lowered CONSTANT boolean :=
+    pg_sequence_last_value('rowbell.has_registrations') IS NOT DISTINCT FROM 0;
+BEGIN
+  IF EXISTS (SELECT FROM rowbell.registration) THEN
+    -- A restored dump, or setval() by its owner: it is never 0 for long while rows are registered.
+    IF lowered THEN
+      PERFORM setval('rowbell.has_registrations', 1);
+    END IF;
+  ELSIF NOT lowered AND current_setting('transaction_isolation') = 'read committed' THEN
+    LOCK TABLE rowbell.registration IN SHARE MODE;
+    IF NOT EXISTS (SELECT FROM rowbell.registration) THEN
+      PERFORM setval('rowbell.has_registrations', 0);
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'RB000', MESSAGE = 'releases the lock';
+  END IF;
+EXCEPTION WHEN SQLSTATE 'RB000' OR lock_not_available OR deadlock_detected THEN
+  RETURN;
+END
+$rowbell$

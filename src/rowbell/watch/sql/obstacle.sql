@@ -1,0 +1,46 @@
+-- Why rows of a table cannot be waited for by notification; NULL where they can. `options` is the
+-- argument that the table's triggers must have, `watched` the columns to be watched (NULL: any).
+CREATE OR REPLACE FUNCTION rowbell.obstacle(
+  role name, table_oid oid, options bytea, watched text[])
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $rowbell$
+DECLARE
+  permitted CONSTANT text[] := rowbell.permitted_columns(role, table_oid);
+  needed CONSTANT text[] := coalesce(watched, '{}') || ARRAY(
+    SELECT jsonb_object_keys(convert_from(options, 'UTF8')::jsonb -> 'key'));
+  tree CONSTANT oid[] := ARRAY(
+    SELECT table_oid UNION SELECT relid FROM pg_partition_tree(table_oid));
+  found pg_class;
+  triggers bigint;
+  outdated bigint;
+BEGIN
+  SELECT c.* INTO found FROM pg_class AS c WHERE c.oid = table_oid;
+  IF found.oid IS NULL THEN
+    RETURN 'trigger_missing';
+  ELSIF NOT has_function_privilege(
+      role, 'rowbell.register(oid[],bytea[],text[],oid[],bigint[],text[])', 'EXECUTE')
+    OR permitted = '{}' OR NOT needed <@ coalesce(permitted, needed)
+  THEN
+    RETURN 'not_permitted';
+  ELSIF found.relrowsecurity
+    AND NOT EXISTS (SELECT FROM pg_roles AS r
+                    WHERE r.rolname = role AND (r.rolsuper OR r.rolbypassrls))
+    AND (found.relforcerowsecurity OR NOT pg_has_role(role, found.relowner, 'USAGE'))
+  THEN
+    RETURN 'row_level_security';
+  END IF;
+  SELECT count(*), count(*) FILTER (WHERE t.tgargs <> options || decode('00', 'hex'))
+  INTO triggers, outdated
+  FROM pg_trigger AS t
+  WHERE t.tgrelid = table_oid
+    AND t.tgname IN ('rowbell_update', 'rowbell_delete', 'rowbell_truncate');
+  RETURN CASE
+    WHEN triggers < 3 THEN 'trigger_missing'
+    WHEN outdated > 0 THEN 'trigger_outdated'
+    WHEN EXISTS (SELECT FROM pg_trigger AS t
+                 WHERE t.tgname IN ('rowbell_update', 'rowbell_delete', 'rowbell_truncate')
+                   AND t.tgenabled NOT IN ('O', 'A') AND t.tgrelid = ANY (tree))
+      THEN 'trigger_disabled'
+  END;
+END
+$rowbell$

@@ -1,0 +1,18 @@
+-- Makes this session a listener: its number, and the channel that only it is told. A number is
+-- never given out twice, so nobody learns the channel of another.
+CREATE OR REPLACE FUNCTION rowbell.open_listener(OUT number bigint, OUT channel text)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
+AS $rowbell$
+DECLARE
+  caller CONSTANT name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
+BEGIN
+  PERFORM rowbell.close_listener();
+  number := nextval('rowbell.listener_number');
+  channel := rowbell.channel(number);
+  INSERT INTO rowbell.listener
+  VALUES (number, pg_backend_pid(),
+          (SELECT a.backend_start FROM pg_stat_activity AS a WHERE a.pid = pg_backend_pid()),
+          (SELECT r.oid FROM pg_roles AS r WHERE r.rolname = caller), 0);
+END
+$rowbell$

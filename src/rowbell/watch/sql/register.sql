@@ -1,0 +1,58 @@
+-- Registers rows for this session, which has called open_listener(). First the lock, then the flag,
+-- then the rows: while lower_flag() holds its lock nobody gets here, and afterwards the flag is seen
+-- to be 0 and set. Returns for each table what stands in the way, if anything does, and its version.
+-- Rows whose columns the caller may not SELECT are not registered. `over_limit`: none were, because
+-- the role would have more than registration_limit allows it (by default a hundred thousand).
+CREATE OR REPLACE FUNCTION rowbell.register(
+  tables oid[], options bytea[], table_columns text[],
+  row_tables oid[], key_hashes bigint[], row_columns text[],
+  OUT obstacles text[], OUT versions bigint[], OUT over_limit boolean)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
+AS $rowbell$
+#variable_conflict use_column
+DECLARE
+  caller CONSTANT name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
+  own rowbell.listener;
+  added bigint;
+BEGIN
+  SELECT l.* INTO own FROM rowbell.listener AS l
+  WHERE l.backend_pid = pg_backend_pid() ORDER BY l.number DESC LIMIT 1;
+  IF own.number IS NULL THEN
+    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+      MESSAGE = 'rowbell: this session is not a listener',
+      HINT = 'Call rowbell.open_listener() first.';
+  END IF;
+  SELECT array_agg(rowbell.obstacle(caller, t.oid, t.options, t.columns::text[]) ORDER BY t.place),
+         array_agg(rowbell.table_version(t.oid) ORDER BY t.place)
+  INTO obstacles, versions
+  FROM unnest(tables, options, table_columns) WITH ORDINALITY AS t(oid, options, columns, place);
+  over_limit := cardinality(key_hashes) + (
+    SELECT coalesce(sum(l.registrations), 0) FROM rowbell.listener AS l
+    WHERE l.role_oid = own.role_oid) > coalesce(
+    (SELECT m.registrations FROM rowbell.registration_limit AS m
+     JOIN pg_roles AS r ON r.rolname = m.role_name WHERE r.oid = own.role_oid), 100000);
+  IF over_limit THEN
+    RETURN;
+  END IF;
+  LOCK TABLE rowbell.registration IN ROW EXCLUSIVE MODE;
+  IF pg_sequence_last_value('rowbell.has_registrations') IS DISTINCT FROM 1 THEN
+    PERFORM setval('rowbell.has_registrations', 1);
+  END IF;
+  WITH sound AS MATERIALIZED (
+    SELECT t.oid, rowbell.permitted_columns(caller, t.oid) AS permitted
+    FROM unnest(tables, obstacles) AS t(oid, obstacle) WHERE t.obstacle IS NULL
+  ), registered AS (
+    INSERT INTO rowbell.registration AS r (table_oid, key_hash, listener, columns)
+    SELECT DISTINCT ON (w.table_oid, w.key_hash)
+           w.table_oid, w.key_hash, own.number, coalesce(w.columns::text[], s.permitted)
+    FROM unnest(row_tables, key_hashes, row_columns) AS w(table_oid, key_hash, columns)
+    JOIN sound AS s ON s.oid = w.table_oid
+    WHERE w.columns IS NULL OR s.permitted IS NULL OR w.columns::text[] <@ s.permitted
+    ON CONFLICT (table_oid, key_hash, listener) DO UPDATE SET columns = excluded.columns
+    RETURNING (r.xmax = 0)::integer AS new
+  )
+  SELECT coalesce(sum(new), 0) INTO added FROM registered;
+  UPDATE rowbell.listener SET registrations = registrations + added WHERE number = own.number;
+END
+$rowbell$

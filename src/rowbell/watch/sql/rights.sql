@@ -1,0 +1,54 @@
+-- The rights on everything here, given explicitly: default privileges may have given others, and
+-- a dump restored without rights has none. What writers call or read is PUBLIC's, because who
+-- writes cannot be listed: cascades, deferred triggers and subscriptions run as other roles. Only
+-- register() keeps what an administrator has granted, once anybody but the owner may call it.
+DO $rowbell$
+DECLARE
+  found record;
+BEGIN
+  FOR found IN
+    SELECT DISTINCT format('REVOKE ALL ON %s FROM %s CASCADE', o.name,
+             CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END) AS statement
+    FROM (
+      SELECT 'SCHEMA rowbell' AS name, n.nspowner AS owner,
+             coalesce(n.nspacl, acldefault('n', n.nspowner)) AS acl
+      FROM pg_namespace AS n WHERE n.nspname = 'rowbell'
+      UNION ALL
+      SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass,
+             c.relowner, coalesce(c.relacl, acldefault(
+               CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r'::"char" END, c.relowner))
+      FROM pg_class AS c
+      WHERE c.relnamespace = 'rowbell'::regnamespace AND c.relkind IN ('r', 'm', 'S')
+      UNION ALL
+      SELECT 'FUNCTION ' || f.oid::regprocedure, f.proowner,
+             coalesce(f.proacl, acldefault('f', f.proowner))
+      FROM pg_proc AS f
+      WHERE f.pronamespace = 'rowbell'::regnamespace AND f.prorettype <> 'trigger'::regtype
+        AND NOT (f.proname = 'register' AND EXISTS (
+          SELECT FROM aclexplode(f.proacl) AS given WHERE given.grantee <> f.proowner))
+    ) AS o, aclexplode(o.acl) AS a
+    WHERE a.grantee <> o.owner
+  LOOP
+    EXECUTE found.statement;
+  END LOOP;
+  GRANT USAGE ON SCHEMA rowbell TO PUBLIC;
+  GRANT SELECT ON rowbell.registration, rowbell.listener, rowbell.registration_limit TO PUBLIC;
+  GRANT SELECT ON SEQUENCE rowbell.has_registrations, rowbell.listener_number TO PUBLIC;
+  GRANT SELECT, USAGE ON SEQUENCE rowbell.unsent_notifications TO PUBLIC;
+  GRANT EXECUTE ON FUNCTION
+    rowbell.schema_version(), rowbell.notify(oid, bigint[], bigint[]),
+    rowbell.open_listener(), rowbell.close_listener(), rowbell.delete_stale(),
+    rowbell.lower_flag(), rowbell.table_version(oid), rowbell.permitted_columns(name, oid),
+    rowbell.obstacle(name, oid, bytea, text[]), rowbell.unregister(oid[], bigint[]),
+    rowbell.heartbeat(oid[], bytea[], text[]), rowbell.tables_without_writers(oid[], bigint)
+  TO PUBLIC;
+  IF NOT EXISTS (
+    SELECT FROM pg_proc AS f, aclexplode(f.proacl) AS given
+    WHERE f.pronamespace = 'rowbell'::regnamespace AND f.proname = 'register'
+      AND given.grantee <> f.proowner)
+  THEN
+    GRANT EXECUTE ON FUNCTION
+      rowbell.register(oid[], bytea[], text[], oid[], bigint[], text[]) TO PUBLIC;
+  END IF;
+END
+$rowbell$

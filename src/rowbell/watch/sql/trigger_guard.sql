@@ -1,0 +1,55 @@
+-- The frame of every trigger function, which runs as the writer. Nothing of ours may fail a write
+-- or make it wait: an error, a missing right or a lock that is not granted within 50 ms ends the
+-- block, and the fallback tells all listeners to read the table again. It calls nothing but
+-- PostgreSQL's own functions. A transaction that has fallen back once does not try again, so it
+-- waits once and warns once.
+CREATE OR REPLACE FUNCTION @function@() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET enable_seqscan = off
+AS $rowbell$
+#variable_conflict use_variable
+DECLARE
+  root CONSTANT oid := @root@;
+  match record;
+  differs boolean;
+BEGIN
+  IF current_setting('rowbell.fallback', true) IS DISTINCT FROM 'on' THEN
+    BEGIN
+      IF pg_sequence_last_value('rowbell.has_registrations') = 0 THEN
+        RETURN NULL;
+      END IF;
+      -- A writer outside READ COMMITTED sees registrations as of its snapshot, so it tells all.
+      IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM rowbell.notify(root, NULL, CASE WHEN TG_OP <> 'TRUNCATE' THEN @all_keys@ END);
+        RETURN NULL;
+      ELSIF TG_OP = 'TRUNCATE' THEN
+        PERFORM rowbell.notify(root, array_agg(DISTINCT r.listener), NULL)
+        FROM rowbell.registration AS r WHERE r.table_oid = root HAVING count(*) > 0;
+        RETURN NULL;
+      END IF;
+@body@
+      RETURN NULL;
+    EXCEPTION WHEN OTHERS THEN
+      PERFORM set_config('rowbell.fallback', 'on', true);
+      RAISE WARNING USING
+        MESSAGE = 'rowbell: the trigger on ' || root::regclass || ' failed, so all listeners read'
+                  || ' the table again: ' || SQLERRM,
+        HINT = 'Run install_triggers() again, for example by a migration.';
+    END;
+  END IF;
+  BEGIN
+    IF pg_notification_queue_usage() > 0.5
+       OR lower(current_setting('rowbell.notify', true)) IN ('off', 'false', 'no', '0') THEN
+      PERFORM nextval('rowbell.unsent_notifications');
+    ELSE
+      PERFORM pg_notify('rowbell', '1:' || root || ':*');
+    END IF;
+  EXCEPTION WHEN OTHERS THEN
+    IF current_setting('rowbell.warned', true) IS DISTINCT FROM 'on' THEN
+      PERFORM set_config('rowbell.warned', 'on', true);
+      RAISE WARNING USING
+        MESSAGE = 'rowbell: nor could the listeners be told, they find the change later: ' || SQLERRM;
+    END IF;
+  END;
+  RETURN NULL;
+END
+$rowbell$

@@ -1,0 +1,60 @@
+      -- The first rows by one index probe each, which is all that most statements need: LATERAL with
+      -- OFFSET 0 and enable_seqscan = off hold the cached plan to it. The rest by a join that is
+      -- planned when there are many.
+      SELECT count(*) AS looked, count(r.listener) AS watched INTO match
+      FROM (SELECT * FROM old_rows LIMIT 1000) AS o
+      LEFT JOIN LATERAL (@registered_old@) AS r ON true;
+      IF match.watched = 0 AND match.looked >= 1000 THEN
+        SELECT count(*) AS watched INTO match FROM old_rows AS o
+        JOIN rowbell.registration AS r ON r.table_oid = root AND r.key_hash = @old_key@;
+      END IF;
+      IF match.watched = 0 THEN
+        RETURN NULL;
+      ELSIF TG_OP = 'DELETE' THEN
+        PERFORM rowbell.notify(root, array_agg(r.listener), array_agg(r.key_hash))
+        FROM old_rows AS o CROSS JOIN LATERAL (@registered_old@) AS r;
+        RETURN NULL;
+      END IF;
+      -- Old and new are compared as they are stored: no operator, cast or setting has a say. They
+      -- are grouped, not joined: the cached plan serves one row and a hundred thousand.
+      FOR match IN
+        SELECT changed.columns,
+               array_agg(changed.listener) AS listeners, array_agg(changed.key_hash) AS key_hashes
+        FROM (SELECT i.listener, i.key_hash, i.columns
+              FROM (SELECT r.*, 0 AS age, o::record AS image
+                    FROM old_rows AS o CROSS JOIN LATERAL (@registered_old@) AS r
+                    UNION ALL
+                    SELECT r.*, 1 AS age, n::record AS image
+                    FROM new_rows AS n CROSS JOIN LATERAL (@registered_new@) AS r) AS i
+              GROUP BY i.listener, i.key_hash, i.columns
+              HAVING count(*) <> 2 OR count(*) FILTER (WHERE i.age = 0) <> 1
+                  OR (array_agg(i.image ORDER BY i.age))[1]
+                     *<> (array_agg(i.image ORDER BY i.age))[2]) AS changed
+        GROUP BY changed.columns
+      LOOP
+        IF match.columns IS NULL THEN
+          PERFORM rowbell.notify(root, match.listeners, match.key_hashes);
+          CONTINUE;
+        END IF;
+        BEGIN
+          EXECUTE format($query$
+            SELECT rowbell.notify($1, array_agg(changed.listener), array_agg(changed.key_hash))
+            FROM (SELECT w.listener, i.key_hash
+                  FROM (SELECT @old_key_in_format@ AS key_hash, 0 AS age, ROW(%1$s) AS image
+                        FROM old_rows AS o
+                        UNION ALL
+                        SELECT @new_key_in_format@, 1, ROW(%2$s)
+                        FROM new_rows AS n) AS i
+                  JOIN unnest($2, $3) AS w(listener, key_hash) USING (key_hash)
+                  GROUP BY w.listener, i.key_hash
+                  HAVING count(*) <> 2 OR count(*) FILTER (WHERE i.age = 0) <> 1
+                      OR (array_agg(i.image ORDER BY i.age))[1]
+                         *<> (array_agg(i.image ORDER BY i.age))[2]) AS changed
+            HAVING count(*) > 0 $query$,
+            (SELECT string_agg(format('o.%I', c.name), ', ') FROM unnest(match.columns) AS c(name)),
+            (SELECT string_agg(format('n.%I', c.name), ', ') FROM unnest(match.columns) AS c(name)))
+          USING root, match.listeners, match.key_hashes;
+        EXCEPTION WHEN undefined_column THEN  -- renamed or dropped since it was registered
+          PERFORM rowbell.notify(root, match.listeners, match.key_hashes);
+        END;
+      END LOOP;

@@ -1,0 +1,43 @@
+"""How often notifications may have a table's rows read in vain.
+
+Anybody may NOTIFY, and forge a notification. A read that shows nothing new is charged to its table;
+what was charged is forgiven at a fixed rate, and beyond an allowance the rows that are notified
+meanwhile wait for that. So the first notification is answered at once, and those that follow are
+answered together by reads that begin after the last of them. None is dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+ROWS_PER_SECOND: Final = 5_000
+"""How many rows of a table may be read in vain each second, in the long run."""
+
+ALLOWANCE: Final = 1_000
+"""How many rows may be read in vain before the next notification has to wait."""
+
+STATEMENT: Final = 50
+"""What a read costs at least, however few its rows."""
+
+LONGEST: Final = 2.0
+"""The longest that a notification waits, in seconds."""
+
+
+class Throttle:
+    """What was read in vain, by table. Times are those of the event loop's clock, in seconds."""
+
+    def __init__(self) -> None:
+        self._forgiven_at: dict[int, float] = {}
+
+    def spend(self, table_oid: int, rows: int, now: float) -> None:
+        """Rows of a table were read because of notifications, and none had changed."""
+        begin = max(self._forgiven_at.get(table_oid, now), now)
+        cost = max(rows, STATEMENT) / ROWS_PER_SECOND
+        most = now + LONGEST + ALLOWANCE / ROWS_PER_SECOND
+        self._forgiven_at[table_oid] = min(begin + cost, most)
+
+    def until(self, table_oid: int) -> float:
+        """When rows of the table may be read again."""
+        if not self._forgiven_at:
+            return 0.0
+        return self._forgiven_at.get(table_oid, 0.0) - ALLOWANCE / ROWS_PER_SECOND
