@@ -14,7 +14,7 @@ pytest_plugins = ["pytester"]
 
 @pytest.fixture(scope="session")
 def rowbell_server_settings(rowbell_server_settings: Mapping[str, object]) -> Mapping[str, object]:
-    return {**rowbell_server_settings, "max_prepared_transactions": 10}
+    return {**rowbell_server_settings, "max_prepared_transactions": 10, "wal_level": "logical"}
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ from rowbell import (
     remove_triggers,
     trigger_status,
 )
-from rowbell.watch.schema import FINGERPRINT
+from roles import register
 from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
 
 QUICK = Timing(heartbeat=0.1, narrow=0.1)
@@ -89,7 +89,7 @@ async def test_what_was_removed_is_missing_and_comes_back(engine: AsyncEngine) -
 
 
 async def test_a_function_goes_with_the_last_table_that_uses_it(engine: AsyncEngine) -> None:
-    functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'ring\\_%'"
+    functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'changed\\_%'"
     async with engine.connect() as connection:
         before = await connection.scalar(text(functions))
         for table in rowbell_tables():
@@ -146,7 +146,7 @@ async def test_a_lock_that_is_not_to_be_had_is_an_error_and_nothing_is_changed(
     async with engine.connect() as writer:
         await writer.execute(text("LOCK TABLE plain IN ROW EXCLUSIVE MODE"))
         with pytest.raises(
-            LockTimeoutError, match='SHARE ROW EXCLUSIVE lock on "plain" within 50ms'
+            LockTimeoutError, match='SHARE ROW EXCLUSIVE lock on "public"."plain" within 50ms'
         ):
             await run(engine, install_triggers, Plain, lock_timeout="50ms")
     assert await states(engine, Plain) == [TriggerState.MISSING]
@@ -343,18 +343,12 @@ async def test_who_may_not_read_a_table_is_told_nothing_of_it(
     engine: AsyncEngine, database: URL
 ) -> None:
     async with as_role(engine, database, "GRANT UPDATE ON orders TO") as connection:
-        row = (
-            await connection.execute(
-                text(
-                    "SELECT * FROM rowbell.watch(ARRAY['orders'::regclass::oid],"
-                    " ARRAY[NULL::bytea], ARRAY['orders'::regclass::oid], ARRAY[1::bigint],"
-                    " ARRAY[NULL])"
-                )
-            )
-        ).one()
-    assert row.trouble == "not_permitted"
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        await driver.execute("SELECT rowbell.open_listener()")
+        assert await register(driver, "orders", 1) == "not_permitted"
     async with engine.connect() as connection:
-        assert await connection.scalar(text("SELECT count(*) FROM rowbell.interest")) == 0
+        registered = text("SELECT count(*) FROM rowbell.registration")
+        assert await connection.scalar(registered) == 0
 
 
 class as_role:  # reads as a function
@@ -384,9 +378,11 @@ class as_role:  # reads as a function
 @pytest.mark.parametrize(
     "sabotage",
     [
-        "DROP TABLE rowbell.interest",
-        "DROP FUNCTION rowbell.differs",
-        "DROP FUNCTION rowbell.ring",
+        "DROP TABLE rowbell.registration",
+        "DROP FUNCTION rowbell.notify",
+        "DROP SEQUENCE rowbell.has_registrations",
+        "DROP MATERIALIZED VIEW rowbell.channel_secret",
+        "ALTER SCHEMA rowbell RENAME TO another",
         "ALTER TABLE orders RENAME COLUMN id TO number",
     ],
 )
@@ -395,7 +391,7 @@ async def test_a_writer_never_fails_because_of_us(engine: AsyncEngine, sabotage:
     warnings: list[str] = []
     async with engine.connect() as connection:
         await connection.execute(insert(Order).values(id=1))
-        await _interest_in_everything(connection)
+        await _register_everything(connection)
         await connection.execute(text(sabotage))
         driver: Any = (await connection.get_raw_connection()).driver_connection
         driver.add_log_listener(lambda _, message: warnings.append(str(message)))
@@ -408,11 +404,11 @@ async def test_a_writer_never_fails_because_of_us(engine: AsyncEngine, sabotage:
     assert "rowbell" in warnings[0]
 
 
-async def _interest_in_everything(connection: AsyncConnection) -> None:
-    await connection.execute(text("SELECT setval('rowbell.interested', 1)"))
+async def _register_everything(connection: AsyncConnection) -> None:
+    await connection.execute(text("SELECT setval('rowbell.has_registrations', 1)"))
     await connection.execute(
         text(
-            "INSERT INTO rowbell.interest SELECT 'orders'::regclass,"
+            "INSERT INTO rowbell.registration SELECT 'orders'::regclass,"
             " hash_record_extended(ROW(id), 0), 1 FROM orders"
         )
     )
@@ -421,15 +417,17 @@ async def _interest_in_everything(connection: AsyncConnection) -> None:
 async def test_a_statement_that_changes_very_many_watched_rows_is_one_notification(
     engine: AsyncEngine,
 ) -> None:
-    """Keys come in payloads below the limit; beyond thousands it is the table that rings."""
+    """Keys come in payloads below the limit; beyond a thousand the table is named alone."""
     async with engine.begin() as connection:
         await connection.execute(insert(Order), [{"id": i} for i in range(1, 6001)])
-        await _interest_in_everything(connection)
+        await _register_everything(connection)
     heard: list[str] = []
     listener = create_async_engine(engine.url, poolclass=NullPool)
     async with listener.connect() as connection:
         driver: Any = (await connection.get_raw_connection()).driver_connection
-        await driver.add_listener("rowbell_1", lambda *event: heard.append(event[3]))
+        channel = await connection.scalar(text("SELECT rowbell.channel(1)"))
+        await connection.rollback()
+        await driver.add_listener(channel, lambda *event: heard.append(event[3]))
         for limit in (300, 900, 6000):
             heard.clear()
             async with engine.begin() as writer:
@@ -488,17 +486,3 @@ async def test_triggers_for_another_key_are_never_trusted(engine: AsyncEngine) -
         assert watcher.statistics().armed == 0
         wait.cancel()
         await asyncio.wait([wait])
-
-
-async def test_the_schema_says_its_version(engine: AsyncEngine) -> None:
-    async with engine.begin() as connection:
-        comment = text("SELECT obj_description('rowbell'::regnamespace, 'pg_namespace')")
-        assert await connection.scalar(comment) == FINGERPRINT
-        await connection.execute(text("COMMENT ON SCHEMA rowbell IS 'rowbell 0'"))
-        executed = await connection.run_sync(_install_orders)
-        assert any("CREATE OR REPLACE FUNCTION rowbell.ring(" in one for one in executed)
-        assert await connection.scalar(comment) == FINGERPRINT
-
-
-def _install_orders(connection: Connection) -> list[str]:
-    return install_triggers(connection, Order)

@@ -264,7 +264,7 @@ async def test_start_and_stop_at_any_moment_leave_nothing_behind(
     assert asyncio.all_tasks() == before
     await orders.dispose()
     async with orders.connect() as connection:
-        assert await connection.scalar(text("SELECT count(*) FROM rowbell.interest")) == 0
+        assert await connection.scalar(text("SELECT count(*) FROM rowbell.registration")) == 0
     await none_left(orders)
 
 

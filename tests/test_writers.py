@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import JSON, ForeignKey, TypeDecorator, insert, text, update
+from sqlalchemy import JSON, URL, ForeignKey, TypeDecorator, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
@@ -29,10 +29,11 @@ from rowbell import (
 )
 from rowbell.watch.schema import COMPACT_BEYOND
 from rowbell.watch.tables import options_of
+from roles import connected, register
 
 QUICK = Timing(heartbeat=0.05, narrow=0.1)
 ROWS = 100
-FLAG = text("SELECT last_value FROM rowbell.interested")
+FLAG = text("SELECT last_value FROM rowbell.has_registrations")
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ async def calls(writer: AsyncConnection, statement: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
-async def test_while_nobody_watches_writers_call_no_function(
+async def test_while_nobody_watches_a_statement_costs_one_call_that_looks_at_a_flag(
     writer: AsyncConnection, isolation: str
 ) -> None:
     await writer.execute(text(f"SET default_transaction_isolation = '{isolation}'"))
@@ -75,7 +76,7 @@ async def test_while_nobody_watches_writers_call_no_function(
         "DELETE FROM orders",
         "TRUNCATE orders CASCADE",
     ):
-        assert await calls(writer, statement) == {}
+        assert set(await calls(writer, statement)) == {"changed"}
 
 
 async def test_while_another_row_is_watched_a_statement_asks_once_and_tells_nobody(
@@ -84,49 +85,48 @@ async def test_while_another_row_is_watched_a_statement_asks_once_and_tells_nobo
     async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1))
         await watcher.reached(lambda now: now.armed == 1)
-        assert await calls(writer, "UPDATE orders SET n = n + 1 WHERE id > 1") == {"ring": 1}
-        assert await calls(writer, "UPDATE orders SET n = n + 1") == {"ring": 2, "differs": 1}
+        assert await calls(writer, "UPDATE orders SET n = n + 1 WHERE id > 1") == {"changed": 1}
+        called = await calls(writer, "UPDATE orders SET n = n + 1")
+        assert called == {"changed": 1, "notify": 1, "channel": 1}
         assert (await wait).n == 1
-    # After the last has left, nobody is asked any more.
-    assert await calls(writer, "UPDATE orders SET n = n + 1") == {}
+    # After the last has left, the flag is down.
+    assert await writer.scalar(FLAG) == 0
 
 
-async def test_the_flag_stays_up_while_somebody_registers(orders: AsyncEngine) -> None:
+async def test_the_flag_stays_up_while_somebody_registers(
+    orders: AsyncEngine, database: URL
+) -> None:
     """However the last one to leave and the first one to come meet."""
-    table = text(
-        "SELECT rowbell.watch(ARRAY['orders'::regclass::oid], ARRAY['id\\000'::bytea],"
-        " ARRAY['orders'::regclass::oid], ARRAY[1::bigint], ARRAY[NULL])"
-    )
-    async with orders.connect() as comes, orders.connect() as leaves:
-        await comes.execute(table)
-        await leaves.execute(text("SELECT rowbell.rest()"))
-        await leaves.commit()
-        assert await leaves.scalar(FLAG) == 1
-        await comes.commit()
-        await leaves.execute(text("SELECT rowbell.rest()"))
-        await leaves.commit()
-        assert await leaves.scalar(FLAG) == 1
-        await comes.execute(text("SELECT rowbell.sweep(true)"))
-        await comes.commit()
-        await leaves.execute(text("SELECT rowbell.rest()"))
-        await leaves.commit()
-        assert await leaves.scalar(FLAG) == 0
-        # Should it ever be down by mistake, the next heartbeat of anybody raises it.
-        await comes.execute(table)
-        await comes.execute(text("SELECT setval('rowbell.interested', 0)"))
-        await comes.commit()
-        await leaves.execute(text("SELECT rowbell.rest()"))
-        assert await leaves.scalar(FLAG) == 1
+    async with connected(database) as comes, connected(database) as leaves:
+        lower = "SELECT rowbell.lower_flag()"
+        await comes.execute("SELECT rowbell.open_listener()")
+        transaction = comes.transaction()
+        await transaction.start()
+        assert await register(comes, "orders", 1) is None
+        await leaves.execute(lower)
+        assert await leaves.fetchval(FLAG.text) == 1
+        await transaction.commit()
+        await leaves.execute(lower)
+        assert await leaves.fetchval(FLAG.text) == 1
+        await comes.execute("SELECT rowbell.close_listener()")
+        await leaves.execute(lower)
+        assert await leaves.fetchval(FLAG.text) == 0
+        # Should it ever be 0 by mistake, the next heartbeat of any listener raises it.
+        await comes.execute("SELECT rowbell.open_listener()")
+        await register(comes, "orders", 1)
+        await comes.execute("SELECT setval('rowbell.has_registrations', 0)")
+        await leaves.execute(lower)
+        assert await leaves.fetchval(FLAG.text) == 1
 
 
-async def test_interest_stays_small_while_an_old_transaction_keeps_dead_rows(
+async def test_the_table_of_registrations_stays_small_while_an_old_transaction_keeps_dead_rows(
     orders: AsyncEngine,
 ) -> None:
     """And who was registered before is woken after."""
-    size = text("SELECT pg_total_relation_size('rowbell.interest')")
+    size = text("SELECT pg_total_relation_size('rowbell.registration')")
     churn = text(
-        "INSERT INTO rowbell.interest"
-        " SELECT 1, i, pg_backend_pid() FROM generate_series(1, 20000) AS i"
+        "INSERT INTO rowbell.registration"
+        " SELECT 1, i, 1 FROM generate_series(1, 20000) AS i"
     )
     autocommit = orders.execution_options(isolation_level="AUTOCOMMIT")
     frozen = orders.execution_options(isolation_level="REPEATABLE READ")
@@ -140,8 +140,8 @@ async def test_interest_stays_small_while_an_old_transaction_keeps_dead_rows(
         await watcher.reached(lambda now: now.armed == 1)
         for _ in range(4):
             await other.execute(churn)
-            await other.execute(text("DELETE FROM rowbell.interest WHERE relation = 1"))
-        await other.execute(text("VACUUM rowbell.interest"))
+            await other.execute(text("DELETE FROM rowbell.registration WHERE table_oid = 1"))
+        await other.execute(text("VACUUM rowbell.registration"))
         assert (await other.scalar(size) or 0) > COMPACT_BEYOND
         async with orders.begin() as busy:
             # Writers are not made to wait for one of them that takes long.
@@ -188,7 +188,7 @@ async def test_a_change_of_columns_that_are_not_declared_calls_nothing_though_th
         assert await calls(writer, "UPDATE jobs SET heartbeat = 1, \"Status\" = 'new'") == {}
         assert watcher.statistics().notifications == heard
         called = await calls(writer, "UPDATE jobs SET data = '{\"a\": 1}' WHERE id = 1")
-        assert called == {"ring": 2, "differs": 1}
+        assert called == {"changed": 1, "notify": 1, "channel": 1}
         assert (await wait).heartbeat == 1
 
 

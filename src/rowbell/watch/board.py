@@ -113,7 +113,7 @@ class Board:
                     in_vain[oid] += 2 if turn is Turn.READING_RUNG else 1
             if begun >= watch.deadline:
                 watch.time_out(trouble)
-            elif turn is not Turn.READING:
+            elif turn is Turn.READING_RUNG or (turn is Turn.AGAIN and not _is_proven(watch)):
                 self._now_or_soon(watch)
             else:
                 when = _tick(now, watch.interval) if trouble else self._next_read(watch, now)
@@ -152,11 +152,12 @@ class Board:
 
     def _now_or_soon(self, watch: Watch) -> None:
         """Read it now, or when its tables' throttle allows: what is put off is read together."""
-        when = max((self._throttle.until(oid) for oid, _ in watch.names), default=0.0)
-        if not watch.notified or when <= self._clock():
+        now = self._clock()
+        when = max((self._throttle.until(oid, now) for oid, _ in watch.names), default=now)
+        if not watch.notified or when <= now:
             self.schedule.now(watch)
         elif when < watch.due:
-            self.schedule.at(watch, min(when, max(watch.deadline, self._clock())))
+            self.schedule.at(watch, min(when, max(watch.deadline, now)))
 
     # -- arming
 
@@ -338,6 +339,11 @@ class Board:
     def take_idle(self) -> list[Interest]:
         """Rows that nobody has waited for in a while, to be unregistered."""
         return self._interests.take_idle(self._clock() - self._timing.linger)
+
+
+def _is_proven(watch: Watch) -> bool:
+    """Whether the read that a proof was wanted of has been just that, and nothing was notified."""
+    return watch.arming is Arming.ARMED and not watch.notified
 
 
 def _tick(now: float, interval: float) -> float:

@@ -8,6 +8,7 @@ answered together by reads that begin after the last of them. None is dropped.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 ROWS_PER_SECOND: Final = 5_000
@@ -21,6 +22,9 @@ STATEMENT: Final = 50
 
 LONGEST: Final = 2.0
 """The longest that a notification waits, in seconds."""
+
+TOGETHER: Final = 0.25
+"""What has to wait is read at multiples of that, in seconds, so that it is read together."""
 
 
 class Throttle:
@@ -36,8 +40,7 @@ class Throttle:
         most = now + LONGEST + ALLOWANCE / ROWS_PER_SECOND
         self._forgiven_at[table_oid] = min(begin + cost, most)
 
-    def until(self, table_oid: int) -> float:
-        """When rows of the table may be read again."""
-        if not self._forgiven_at:
-            return 0.0
-        return self._forgiven_at.get(table_oid, 0.0) - ALLOWANCE / ROWS_PER_SECOND
+    def until(self, table_oid: int, now: float) -> float:
+        """When rows of the table may be read again: at once, or later."""
+        allowed = self._forgiven_at.get(table_oid, now) - ALLOWANCE / ROWS_PER_SECOND
+        return now if allowed <= now else math.ceil(allowed / TOGETHER) * TOGETHER

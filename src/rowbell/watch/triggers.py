@@ -119,8 +119,8 @@ class TableTriggers:
         text = "\n".join([self._source, *self._conditions().values(), self.role or ""])
         digest = sha256(text.encode()).hexdigest()[:16]
         if self.role is None:
-            return qualified(SCHEMA, f"notify_{digest}")
-        return qualified(self.schema, f"rowbell_notify_{digest}")
+            return qualified(SCHEMA, f"changed_{digest}")
+        return qualified(self.schema, f"rowbell_changed_{digest}")
 
     @property
     def function(self) -> TriggerFunction:

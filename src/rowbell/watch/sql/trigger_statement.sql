@@ -21,10 +21,10 @@
         SELECT changed.columns,
                array_agg(changed.listener) AS listeners, array_agg(changed.key_hash) AS key_hashes
         FROM (SELECT i.listener, i.key_hash, i.columns
-              FROM (SELECT r.*, 0 AS age, o::record AS image
+              FROM (SELECT r.*, 0 AS age, (o.*)::record AS image
                     FROM old_rows AS o CROSS JOIN LATERAL (@registered_old@) AS r
                     UNION ALL
-                    SELECT r.*, 1 AS age, n::record AS image
+                    SELECT r.*, 1 AS age, (n.*)::record AS image
                     FROM new_rows AS n CROSS JOIN LATERAL (@registered_new@) AS r) AS i
               GROUP BY i.listener, i.key_hash, i.columns
               HAVING count(*) <> 2 OR count(*) FILTER (WHERE i.age = 0) <> 1

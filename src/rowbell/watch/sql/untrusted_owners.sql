@@ -30,3 +30,4 @@ WHERE c.oid = ANY (@tables@)
   AND (o.role_oid = 0
        OR NOT (pg_catalog.pg_has_role(o.role_oid, c.relowner, 'MEMBER')
                OR pg_catalog.pg_has_role(o.role_oid, current_user, 'MEMBER')))
+ORDER BY c.oid, o.what DESC

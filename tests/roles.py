@@ -1,0 +1,92 @@
+"""Roles of a test's own, connections as them, and what the server writes to a session's log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeAlias
+from uuid import uuid4
+
+import asyncpg
+from sqlalchemy import URL
+
+Connection: TypeAlias = "asyncpg.Connection[Any]"
+
+
+@asynccontextmanager
+async def connected(url: URL) -> AsyncIterator[Connection]:
+    """An asyncpg connection to that database, as that role."""
+    dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+@asynccontextmanager
+async def role(database: URL, *grants: str, options: str = "LOGIN") -> AsyncIterator[URL]:
+    """The URL of the database as a new role.
+
+    Args:
+        database: The database, as a superuser.
+        grants: Statements to execute, ``{role}`` standing for its name.
+        options: What CREATE ROLE says of it.
+    """
+    name = f"role_{uuid4().hex[:12]}"
+    async with connected(database) as owner:
+        await owner.execute(f"CREATE ROLE {name} {options}")
+        for grant in grants:
+            await owner.execute(grant.format(role=name))
+    try:
+        yield database.set(username=name)
+    finally:
+        async with connected(database) as owner:
+            await owner.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = $1",
+                name,
+            )
+            await owner.execute(f"DROP OWNED BY {name} CASCADE")
+            await owner.execute(f"DROP ROLE {name}")
+
+
+class Warned:
+    """The WARNINGs that a connection receives in a block."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.messages: list[str] = []
+
+    def _note(self, _: object, message: Any) -> None:
+        self.messages.append(str(message))
+
+    async def __aenter__(self) -> Self:
+        self._connection.add_log_listener(self._note)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._connection.fetch("SELECT 1")
+        await asyncio.sleep(0)  # asyncpg calls log listeners with call_soon
+        self._connection.remove_log_listener(self._note)
+
+
+async def register(
+    connection: Connection,
+    table: str,
+    key: int,
+    *,
+    columns: str | None = None,
+    options: str = '{"version":1,"key":{"id":null},"columns":null}',
+) -> str | None:
+    """Register a row by hand, as any client may; returns what stood in the way."""
+    obstacle: str | None = await connection.fetchval(
+        "SELECT obstacles[1] FROM rowbell.register(ARRAY[$1::regclass::oid], ARRAY[$2::bytea],"
+        " ARRAY[$4::text], ARRAY[$1::regclass::oid], ARRAY[hash_record_extended(ROW($3::int), 0)],"
+        " ARRAY[$4::text])",
+        table,
+        options.encode(),
+        key,
+        columns,
+    )
+    return obstacle
