@@ -1,128 +1,131 @@
 /*
- * The arming protocol of rowbell: one row, one wait after another on it, and WRITERS
- * transactions that change it.
+ * The arming protocol of rowbell, for one row. WRITERS transactions change the row, and one
+ * process waits for a change again and again.
  *
  * The question: can a watch be armed and deaf? That is: the row has changed, and no notification,
  * read or heartbeat is left that would find the change (see "lost" below).
  *
- * check.py builds and runs this file. A -D flag can break one rule of the protocol (a mutation).
- * README.md says what is modelled, what is left out, and why that is allowed.
- * "models:" names the code that a part stands for.
+ * check.py builds and runs this file. README.md says what is left out, and why.
+ * "models:" names the code that a part of the model stands for.
  */
 
 #ifndef WRITERS
 #define WRITERS 2       /* 1 to 3 */
 #endif
 #ifndef FAULTS
-#define FAULTS 1        /* lost connections, deleted registrations and failed reads together */
+#define FAULTS 1        /* lost connections, deletions of registrations and failed reads */
 #endif
 #ifndef GOAL
 #define GOAL lost       /* the state that Monitor looks for */
 #endif
+#ifndef TRACK_WAKE
+#define TRACK_WAKE 0    /* needed for the goal "woken" */
+#endif
+
+/* Mutations: protocols with one rule broken. -DMUTATION=... selects one. */
+#ifndef MUTATION
+#define MUTATION 0
+#endif
+#define NO_BOUNDARY 1               /* the first read after the registration arms */
+#define EARLY_BOUNDARY 2            /* the boundary is taken before the registration */
+#define BOUNDARY_KEPT 3             /* the boundary is kept over a reconnect */
+#define ARMED_KEPT 4                /* a watch stays armed over a reconnect */
+#define LOWER_UNLOCKED 5            /* the flag is lowered without the lock */
+#define RAISE_UNLOCKED 6            /* the flag is raised before the lock is taken */
+#define OLD_SNAPSHOT 7              /* REPEATABLE READ writers read the registrations */
+#define SILENT_FALLBACK 8           /* a probe that fails notifies nobody */
+#define THROTTLE_DROPS 9            /* notifications are dropped while the timer runs */
+#define NO_SECOND_READ 10           /* a notification during a read causes no other read */
+#define MUTED_UNCOUNTED 11          /* unsent notifications are not counted */
+#define DISTRUST_KEEPS_BOUNDARY 12  /* counted notifications cause no new boundary */
+#define FORGET_LATE 13              /* a registration is deleted before the board forgets it */
+#define LATE_BOUNDARY_UNREAD 14     /* LATE_BOUNDARY, and the shortcut causes no read */
+/* These three should change nothing. */
+#define LATE_BOUNDARY 15            /* a read is judged by the boundary at its end */
+#define RAISE_LATE 16               /* the flag is raised at the end of the transaction */
+#define RAISE_AFTER_COMMIT 17       /* the flag is raised between commit and boundary */
+#define is(mutation) (MUTATION == mutation)
 
 mtype:phase = { POLLED, REGISTERING, PROVING, ARMED };
 mtype:channel = { NOBODY, LISTENER, EVERYBODY };
 #define NONE 255
 
-/* --- The server --- */
+/* The server. Registrations are those of the row, lock modes those on table registration. */
+byte next_id = 1;                   /* the next transaction id */
+byte id[3];                         /* the id of each running writer, 0: none */
+bool writes[3];                     /* the writer holds ROW EXCLUSIVE on the watched table */
+mtype:channel queued[3] = NOBODY;   /* the channel that the writer will notify at commit */
+byte started;                       /* how many writers have got an id */
+bool changed;                       /* the committed row differs from the baseline */
+bool flag;                          /* the sequence has_registrations */
+bool registered;                    /* the registration of the listener is committed */
+bool stale;                         /* so is one of a listener that is gone */
+bool row_exclusive;                 /* register.sql holds ROW EXCLUSIVE */
+bool share;                         /* lower_flag.sql holds SHARE */
+byte unsent;                        /* unsent_notifications, minus the value known to the board */
 
-byte next_id = 1;               /* the next transaction id */
-byte id[3];                     /* the ids of the running writers, 0: none */
-bool writes[3];                 /* the writer holds ROW EXCLUSIVE on the watched table */
-mtype:channel queued[3] = NOBODY;  /* the channel that the writer will notify at commit */
-byte started;                   /* how many writers have got an id */
-bool changed;                   /* the committed row differs from the baseline */
-bool flag;                      /* the sequence has_registrations */
-bool registered;                /* the listener's registration is committed */
-bool stale;                     /* there is a registration of a listener that is gone */
-bool row_exclusive;             /* a lock on table registration, held by register.sql */
-bool share;                     /* a lock on table registration, held by lower_flag.sql */
-byte unsent;                    /* the sequence unsent_notifications, minus its known value */
+/* The connection of the listener. */
+bool connected;                     /* its backend exists, and listens */
+byte addressed, broadcasts;         /* notifications on their way: for the row, for the table */
+byte faults = FAULTS;               /* how many may still happen */
 
-/* --- The connection of the listener --- */
-
-bool connected;                 /* its backend exists and listens */
-byte addressed;                 /* notifications on their way, for this row */
-byte broadcasts;                /* notifications on their way, for the whole table */
-byte faults = FAULTS;
-
-/* --- The board --- */
-
-bool listening;                 /* it has not noticed that the connection is lost */
+/* The board. */
+bool listening;                     /* it has not noticed that the connection is lost */
 mtype:phase phase = POLLED;
-byte boundary;                  /* of the watch: the xmin of a read must be higher to prove */
-byte registration;              /* the boundary of the registration, 0: not registered */
-bool watching;                  /* the snapshot of the baseline has been taken */
-bool reading;                   /* a read is under way */
-bool due;                       /* one more read is due */
-bool throttled;                 /* the timer of the throttle is running */
-bool coalesced;                 /* and a notification waits for its end */
-
-/* --- What is looked for --- */
+byte boundary;                      /* of the watch: the xmin of a read must be above it */
+byte registration;                  /* the boundary of the registration, 0: not registered */
+byte kept;                          /* for BOUNDARY_KEPT */
+bool watching;                      /* the snapshot with the baseline has been taken */
+bool reading, due;                  /* a read is under way; one more is due */
+bool throttled, coalesced;          /* the timer is running; a notification waits for its end */
+bool notified, woken;               /* with TRACK_WAKE: a notification caused the read, a wake */
 
 /* A heartbeat will find that the registration was deleted. */
 #define gone (registration != 0 && !registered)
-
 #define lost (phase == ARMED && changed && !due && !reading && !addressed && !broadcasts \
               && !coalesced && connected && unsent == 0 && !gone)
-
 #define settled (phase == ARMED && !changed)
 #define armed (phase == ARMED)
 #define armed_after_reconnect (phase == ARMED && stale && registered)
-#define OLD(w) (id[w] != 0 && id[w] < registration)
-#define armed_beside_old_transaction (phase == ARMED && (OLD(0) || OLD(1)))
-#define woken (woken_by_notification)
-
-#ifdef TRACK_WAKE
-bool notified, woken_by_notification;
-#define TRACK(statement) statement
-#else
-#define TRACK(statement) skip
-#endif
+#define BEFORE(w) (id[w] != 0 && id[w] < registration)
+#define armed_beside_old_transaction (phase == ARMED && (BEFORE(0) || BEFORE(1)))
 
 /* --- Transactions that change the row --- */
 
 /* models: sql:notify.sql
- * Muted transactions and those that find the queue full count instead. The counter is a
- * sequence: it changes at once, for all, and even if the transaction rolls back. */
+ * A muted transaction, and one that finds the queue full, counts instead. The counter is a
+ * sequence: it changes at once, and a rollback does not undo it. */
 inline notify(channel) {
     if
     :: queued[me] = channel
-#ifdef MUTED_UNCOUNTED
-    :: skip
-#else
-    :: unsent++
-#endif
+    :: unsent = (connected && !is(MUTED_UNCOUNTED) -> unsent + 1 : unsent)
     fi
 }
 
-/* models: sql:trigger_statement.sql, sql:notify.sql */
+/* models: sql:trigger_statement.sql */
 proctype Writer(byte me) {
-#ifdef OLD_SNAPSHOT
+#if MUTATION == OLD_SNAPSHOT
     bool sees;
-    sees = registered || stale;     /* the snapshot of a REPEATABLE READ transaction */
+    sees = registered || stale;
 #endif
-    /* The id. It may come long before the change, because of some other table.
-     * All writers are alike, so it is enough to give them their ids in one order. */
+    /* The transaction gets its id, perhaps long before it changes the row.
+     * Writers are alike, so it is enough to let them get their ids in one order. */
     d_step { started == me -> started++; id[me] = next_id; next_id++ }
-    /* The change, under a lock on the table. Then the trigger reads the flag. The lock may be
-     * older, but a later one is worse: the shortcut can miss this writer for longer. */
+    /* It locks the table, changes the row, and the trigger reads the flag. In PostgreSQL the lock
+     * comes first. That is one step here: an earlier lock could only keep the shortcut away. */
     if
     :: atomic { !flag -> writes[me] = true }
     :: atomic { flag -> writes[me] = true }
         if
-        /* READ COMMITTED: the probe of the registrations has a new snapshot. */
+        /* READ COMMITTED: the probe reads the registrations with a new snapshot. */
         :: atomic { registered -> notify(LISTENER) }
         :: atomic { !registered && stale -> notify(NOBODY) }
         :: !registered && !stale
-        /* READ COMMITTED: the probe fails, for example at its lock timeout. */
-#ifdef SILENT_FALLBACK
-        :: true
-#else
-        :: atomic { true -> notify(EVERYBODY) }
-#endif
-        /* REPEATABLE READ: the old snapshot is of no use, so the registrations are not read. */
-#ifdef OLD_SNAPSHOT
+        /* READ COMMITTED: the probe fails, for example because of its lock timeout. */
+        :: atomic { !is(SILENT_FALLBACK) -> notify(EVERYBODY) }
+        :: is(SILENT_FALLBACK)
+        /* REPEATABLE READ: the snapshot is old, so the registrations are not read. */
+#if MUTATION == OLD_SNAPSHOT
         :: atomic { sees -> notify(LISTENER) }
         :: !sees
 #else
@@ -130,9 +133,10 @@ proctype Writer(byte me) {
 #endif
         fi
     fi;
-    /* The end. Between the two, a transaction may be prepared: nobody else sees a difference. */
+    /* It ends. It may be prepared before: nobody else can tell that from a transaction that
+     * runs on. With the end the id is gone, the change is visible, and the locks are released. */
     if
-    :: d_step {                                     /* COMMIT, COMMIT PREPARED */
+    :: d_step {                                         /* COMMIT or COMMIT PREPARED */
         true -> changed = watching;
         if
         :: connected && queued[me] == LISTENER -> addressed++
@@ -141,113 +145,103 @@ proctype Writer(byte me) {
         fi;
         id[me] = 0; writes[me] = false; queued[me] = NOBODY
        }
-    :: d_step {                                     /* ROLLBACK, ROLLBACK PREPARED */
+    :: d_step {                                         /* ROLLBACK or ROLLBACK PREPARED */
         true -> id[me] = 0; writes[me] = false; queued[me] = NOBODY
        }
     fi
 }
 
+/* --- What else happens on the server --- */
+
 /* models: sql:lower_flag.sql
- * Anybody may call it at any time. It gives up rather than wait. The lock is released at once,
- * and not at the end of the transaction. */
+ * Any process may call it at any time. It gives up when it does not get the lock. It releases the
+ * lock at once, not at the end of the transaction. */
 proctype LowerFlag() {
 end:
     do
-#ifdef LOWER_UNLOCKED
-    :: flag && !registered && !stale
-#else
-    :: atomic { flag && !row_exclusive && !registered && !stale -> share = true }
-#endif
+    :: atomic {
+        flag && (!row_exclusive || is(LOWER_UNLOCKED)) && !registered && !stale ->
+        share = !is(LOWER_UNLOCKED)
+       }
        d_step { flag = false; share = false }
     od
 }
 
-/* The backend of the listener ends. What was on its way to it is lost. */
+/* The backend of the listener ends. What was on its way is lost. */
 inline end_backend() {
-    connected = false; row_exclusive = false;
+    connected = false; row_exclusive = false; addressed = 0; broadcasts = 0; unsent = 0;
     stale = stale || registered; registered = false;
-    addressed = 0; broadcasts = 0; unsent = 0;
     for (i : 0 .. 2) {
         if
-        :: queued[i] == LISTENER -> queued[i] = NOBODY
+        :: queued[i] == LISTENER -> queued[i] = NOBODY  /* nobody will hear it */
         :: else
         fi
     }
     i = 0
 }
 
-/* What other sessions and the network do. */
 proctype Others() {
     byte i;
 end:
     do
     /* The connection is lost. */
     :: d_step { connected && faults > 0 -> faults--; end_backend() }
-    /* Somebody deletes the registrations, or truncates the table. */
+    /* A third party deletes the registrations. */
     :: d_step {
         (registered || stale) && faults > 0 && !row_exclusive ->
         faults--; registered = false; stale = false
        }
-    /* Registrations of listeners that are gone are deleted sooner or later. */
-    :: stale -> stale = false
+    /* A heartbeat of any process deletes the registrations of listeners that are gone. */
+    :: d_step { stale -> stale = false }
     od
 }
 
 /* --- The process that waits --- */
 
-/* A read is wanted. If a read is under way, one more read follows it.
- * A watch that is not armed is polled, and so is read anyway. */
+/* A read is wanted. While a read is under way, one more is made after it. A watch that is not
+ * armed is polled: it is read anyway. */
 inline want_read() {
-#ifdef NO_SECOND_READ
-    due = due || (phase == ARMED && !reading)
-#else
-    due = due || phase == ARMED || (phase != POLLED && reading)
-#endif
+    due = due || (reading -> phase != POLLED && !is(NO_SECOND_READ) : phase == ARMED)
 }
 
 /* models: rowbell.watch.board:Board.ring */
 proctype Notifications() {
 end:
     do
-    :: atomic { addressed > 0 -> addressed--; TRACK(notified = armed && !reading); want_read() }
-    /* Notifications for a whole table are throttled: the first causes a read at once, all that
-     * come before the end of the timer cause one more read then. */
+    :: atomic {
+        addressed > 0 -> addressed--;
+        notified = TRACK_WAKE && phase == ARMED && !reading; want_read()
+       }
+    /* The first notification for the whole table causes a read at once. Those that come while the
+     * timer is running cause one more read at its end. */
     :: atomic {
         broadcasts > 0 -> broadcasts--;
         if
-#ifdef THROTTLE_DROPS
-        :: throttled
-#else
-        :: throttled -> coalesced = true
-#endif
+        :: throttled -> coalesced = !is(THROTTLE_DROPS)
         :: else -> throttled = true; want_read()
         fi
        }
     :: atomic { throttled && coalesced -> coalesced = false; want_read() }
-    :: atomic { throttled && !coalesced -> throttled = false }
+    :: d_step { throttled && !coalesced -> throttled = false }
     od
 }
 
-#ifdef NO_BOUNDARY
-#define PROVED (captured != NONE)
-#elif defined(LATE_BOUNDARY)
-#define PROVED (boundary < xmin)
-#else
-#define PROVED (captured == boundary && captured < xmin)
-#endif
+#define LATE (is(LATE_BOUNDARY) || is(LATE_BOUNDARY_UNREAD))
+#define PROVED (is(NO_BOUNDARY) -> captured != NONE \
+                : (LATE -> boundary < xmin : captured == boundary && above))
 
 /* models: rowbell.watch.reader:Reader.run */
 proctype Reader() {
     byte captured, xmin, i;
-    bool saw;
+    bool above, saw;
 end:
     do
-    /* A read begins: a watch that is not armed is polled. */
+    /* A read begins. */
     :: atomic {
         phase != ARMED || due -> due = false; reading = true;
         captured = (phase == PROVING -> boundary : NONE)
        }
-       /* The server takes the snapshot: the row, and xmin, the lowest running id. */
+       /* The server takes the snapshot. Its xmin is the lowest running id, or the next one. */
        d_step {
         xmin = next_id;
         for (i : 0 .. 2) {
@@ -256,165 +250,135 @@ end:
             :: else
             fi
         }
-        i = 0;
+        i = 0; above = captured < xmin; xmin = (LATE -> xmin : 0);
         if
         :: watching -> saw = changed
-        :: else -> watching = true; changed = false     /* the baseline */
+        :: else -> watching = true; changed = false     /* this is the baseline */
         fi
        }
-       /* models: rowbell.watch.watch:Watch.observe, rowbell.watch.watch:Watch.prove,
-        * rowbell.watch.board:Board.consider
-        * The board takes the result in. */
+       /* The result arrives. */
        atomic {
         if
-        /* The read failed. If it was due, it still is. */
-        :: phase == ARMED && faults > 0 -> faults--; due = true
-        /* The wait ends, and the next one begins. The row stays registered. */
+        :: phase == ARMED && faults > 0 -> faults--; due = true     /* the read has failed */
+        /* models: rowbell.watch.watch:Watch.observe
+         * The wait ends, and the next one begins. The row stays registered for a while. */
         :: saw ->
-            TRACK(woken_by_notification = armed && notified);
+            woken = TRACK_WAKE && phase == ARMED && notified;
             watching = false; changed = false; due = false; phase = POLLED; boundary = 0
+        /* models: rowbell.watch.board:Board.consider, rowbell.watch.watch:Watch.prove */
         :: !saw ->
             if
-            :: !listening
             :: listening && phase == PROVING && PROVED -> phase = ARMED; boundary = 0
-            :: listening && phase == PROVING && !PROVED
             :: listening && phase == POLLED && registration != 0 ->
                 phase = PROVING; boundary = registration
             :: listening && phase == POLLED && registration == 0 -> phase = REGISTERING
-            :: listening && (phase == REGISTERING || phase == ARMED)
+            :: else
             fi
         fi;
-        TRACK(notified = false);
-        reading = false; captured = 0; xmin = 0; saw = false
+        reading = false; captured = 0; xmin = 0; above = false; saw = false; notified = false
        }
     od
 }
 
-#ifdef ARMED_KEPT
 #define wants_registration (registration == 0 && (phase == REGISTERING || phase == ARMED))
-#else
-#define wants_registration (registration == 0 && phase == REGISTERING)
-#endif
-
-#ifdef BOUNDARY_KEPT
-byte kept;
-#endif
+#define RAISES_LATE (is(RAISE_UNLOCKED) || is(RAISE_LATE) || is(RAISE_AFTER_COMMIT))
 
 /* models: sql:register.sql
- * It ends with the commit, which releases the lock. */
+ * The commit releases the lock. */
 inline register() {
-#ifdef RAISE_UNLOCKED
-    flag = true;
-    atomic { !share -> row_exclusive = true };
-#elif defined(RAISE_LATE) || defined(RAISE_AFTER_COMMIT)
-    atomic { !share -> row_exclusive = true };
-#else
-    atomic { !share -> row_exclusive = true; flag = true };
+#if MUTATION == RAISE_UNLOCKED
+    d_step { wants_registration -> flag = true };
 #endif
-#ifdef RAISE_LATE
+    d_step { wants_registration && !share -> row_exclusive = true; flag = flag || !RAISES_LATE };
+#if MUTATION == RAISE_LATE
     flag = true;
 #endif
     d_step { registered = true; row_exclusive = false };
-#ifdef RAISE_AFTER_COMMIT
+#if MUTATION == RAISE_AFTER_COMMIT
     flag = true;
 #endif
 }
 
-/* A transaction gets an id and ends. The ids of transactions that got one before are lower. */
-inline take_boundary() {
-    d_step { given = next_id; next_id++ }
-}
+/* A transaction of its own gets the next id. All ids that were given out before are lower. */
+inline take_boundary() { given = next_id; next_id++ }
 
-#define OLD_WRITER(w) (writes[w] && id[w] < boundary)
-#define NO_OLD_WRITERS (!OLD_WRITER(0) && !OLD_WRITER(1) && !OLD_WRITER(2))
+#define WRITES_BEFORE(w) (writes[w] && id[w] < boundary)
+#define NO_WRITERS (!WRITES_BEFORE(0) && !WRITES_BEFORE(1) && !WRITES_BEFORE(2))
 
 /* models: rowbell.watch.listener:Listener.run */
 proctype Listener() {
     byte given, counted, i;
 end:
     do
-    /* Connect, LISTEN, and read the counter. */
-    :: atomic { connected = true; listening = true; unsent = 0 };
+    /* It connects, listens, and reads unsent_notifications. */
+    :: d_step { connected = true; listening = true; unsent = 0 };
        {
 end_connected:
         do
-        :: wants_registration ->
-#ifdef EARLY_BOUNDARY
-            take_boundary();
+#if MUTATION == EARLY_BOUNDARY
+        :: d_step { wants_registration -> take_boundary() };
             register();
 #else
-            register();
-            take_boundary();
+        :: register();
+            d_step { take_boundary() };
 #endif
             /* models: rowbell.watch.board:Board.registered */
             atomic {
-#ifdef BOUNDARY_KEPT
-                given = (kept != 0 -> kept : given); kept = given;
-#endif
-                registration = given; given = 0;
+                registration = (is(BOUNDARY_KEPT) && kept != 0 -> kept : given); given = 0;
+                kept = (is(BOUNDARY_KEPT) -> registration : 0);
                 if
                 :: phase == REGISTERING -> phase = PROVING; boundary = registration; want_read()
                 :: else
                 fi
             }
-        /* The heartbeat finds that the registration was deleted, and closes the connection. */
-        :: d_step { gone -> end_backend() }
-        /* The heartbeat finds that notifications were not sent. */
-        :: atomic { unsent > 0 -> counted = unsent };
-            take_boundary();
+        /* models: sql:tables_without_writers.sql
+         * The shortcut: no transaction from before the boundary holds a lock on the table. */
+        :: d_step { phase == PROVING && boundary != 0 && NO_WRITERS -> given = boundary };
+            /* models: rowbell.watch.board:Board.clear */
+            atomic {
+                if
+                :: phase == PROVING && boundary <= given ->
+                    boundary = 0;
+                    if
+                    :: is(LATE_BOUNDARY_UNREAD)
+                    :: else -> want_read()
+                    fi
+                :: else
+                fi;
+                given = 0
+            }
+        /* A heartbeat finds that notifications were not sent. */
+        :: d_step { unsent > 0 && registration == 0 -> unsent = 0 }
+        :: d_step { unsent > 0 && registration != 0 -> counted = unsent };
+            d_step { take_boundary() };
             /* models: rowbell.watch.board:Board.distrust */
             atomic {
                 unsent = unsent - counted; counted = 0;
-#ifdef DISTRUST_KEEPS_BOUNDARY
-                given = registration;
-#endif
-                if
-                :: registration != 0 -> registration = given
-                :: else
-                fi;
+                registration = (is(DISTRUST_KEEPS_BOUNDARY) -> registration : given); given = 0;
                 if
                 :: phase == PROVING || phase == ARMED ->
-                    phase = PROVING; boundary = given; want_read()
+                    phase = PROVING; boundary = registration; want_read()
                 :: else
-                fi;
-                given = 0
+                fi
             }
-        /* models: sql:tables_without_writers.sql
-         * The shortcut: no transaction from before the boundary holds a lock on the table. */
-        :: atomic {
-            phase == PROVING && boundary != 0 && NO_OLD_WRITERS -> given = boundary
-           };
-            /* models: rowbell.watch.board:Board.clear
-             * A read that begins from now on proves. */
-            atomic {
-                if
-                :: phase == PROVING && boundary <= given -> boundary = 0; want_read()
-                :: else
-                fi;
-                given = 0
-            }
+        /* A heartbeat finds that the registration was deleted. The connection is closed. */
+        :: d_step { gone -> end_backend() }
         /* models: rowbell.watch.board:Board.take_idle
          * Nobody waits for the row. The board forgets the registration, then it is deleted. */
-#ifdef FORGET_LATE
-        :: phase == POLLED && registration != 0 -> registered = false; registration = 0
-#else
-        :: atomic { phase == POLLED && registration != 0 -> registration = 0 };
-            registered = false
-#endif
+        :: d_step {
+            phase == POLLED && registration != 0 ->
+            registration = (is(FORGET_LATE) -> registration : 0);
+            registered = registered && !is(FORGET_LATE)
+           };
+            d_step { registration = 0; registered = false }
         od
        } unless { !connected };
        /* models: rowbell.watch.board:Board.unarm
         * The process notices that the connection is lost. */
-       atomic {
-        given = 0; counted = 0;
-        listening = false; registration = 0; boundary = 0;
+       d_step {
+        given = 0; counted = 0; listening = false; registration = 0; boundary = 0;
         throttled = false; coalesced = false;
-#ifdef ARMED_KEPT
-        want_read();
-        phase = (phase == ARMED -> ARMED : POLLED)
-#else
-        phase = POLLED; due = false
-#endif
+        phase = (is(ARMED_KEPT) && phase == ARMED -> ARMED : POLLED); due = (phase == ARMED)
        }
     od
 }
@@ -429,7 +393,7 @@ init {
     atomic {
         if
         :: flag = false
-        :: flag = true      /* somebody else was registered before */
+        :: flag = true                  /* other registrations have been there before */
         fi;
         run Reader(); run Notifications(); run Listener(); run LowerFlag(); run Others();
         run Monitor();

@@ -172,6 +172,8 @@ async def test_no_trigger_or_function_of_ours_depends_on_what_others_may_create(
 
     traps = """
         CREATE SCHEMA traps;
+        CREATE TABLE traps.sprung (how text);
+        GRANT ALL ON SCHEMA traps TO PUBLIC;
         CREATE TABLE public.by_row (id int PRIMARY KEY);
         CREATE FUNCTION traps.yes(public.by_row, public.by_row) RETURNS bool
           LANGUAGE sql AS 'SELECT true';
@@ -183,6 +185,13 @@ async def test_no_trigger_or_function_of_ours_depends_on_what_others_may_create(
           FUNCTION = traps.yes, LEFTARG = public.by_row, RIGHTARG = public.by_row);
         CREATE OPERATOR traps.= (FUNCTION = traps.yes, LEFTARG = text, RIGHTARG = text);
         CREATE OPERATOR traps.= (FUNCTION = traps.yes, LEFTARG = oid, RIGHTARG = oid);
+        CREATE FUNCTION traps.spring(name, varchar) RETURNS bool LANGUAGE plpgsql AS $$
+          BEGIN INSERT INTO traps.sprung VALUES ('='); RETURN true; END $$;
+        CREATE OPERATOR traps.= (FUNCTION = traps.spring, LEFTARG = name, RIGHTARG = varchar);
+        CREATE FUNCTION traps.to_regclass(varchar) RETURNS regclass LANGUAGE plpgsql AS $$
+          BEGIN INSERT INTO traps.sprung VALUES ('to_regclass'); RETURN NULL; END $$;
+        CREATE FUNCTION traps.set_config(text, varchar, bool) RETURNS text LANGUAGE plpgsql AS $$
+          BEGIN INSERT INTO traps.sprung VALUES ('set_config'); RETURN ''; END $$;
     """
     async with connected(database) as owner:
         await owner.execute(traps)
@@ -191,7 +200,10 @@ async def test_no_trigger_or_function_of_ours_depends_on_what_others_may_create(
         await connection.execute(text("SET search_path = traps, pg_catalog, public"))
         await connection.run_sync(Declared.metadata.tables["declared"].create)
         await connection.run_sync(install_triggers, Order, ByRow)
+        await connection.run_sync(trigger_status, Order, ByRow)
+        path = await connection.scalar(text("SHOW search_path"))
         await connection.execute(text("SET search_path TO DEFAULT"))
+    assert path == "traps, pg_catalog, public"
     async with connected(database) as owner:
         foreign = await owner.fetch(
             """
@@ -224,7 +236,8 @@ async def test_no_trigger_or_function_of_ours_depends_on_what_others_may_create(
         triggers = await owner.fetchval(
             "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'rowbell\\_%'"
         )
-    assert (foreign, triggers) == ([], 9)
+        sprung = await owner.fetch("SELECT DISTINCT how FROM traps.sprung")
+    assert (foreign, sprung, triggers) == ([], [], 9)
 
 
 # -- whoever writes

@@ -30,7 +30,7 @@ from sqlalchemy.exc import NoSuchTableError
 from rowbell.errors import TriggerError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.mapping import qualified
-from rowbell.watch.ddl import PIN_SEARCH_PATH, UNPIN_SEARCH_PATH, limits
+from rowbell.watch.ddl import limited, pinned
 from rowbell.watch.install import (
     announcement,
     drop_statements,
@@ -144,20 +144,18 @@ class CreateRowTriggersOp(RowTriggersOp):
             raise TriggerError(
                 self.qualified_name, "with --sql give the primary key, as in key=['id']"
             )
-        by_row = self.replicated or self.columns is not None
         triggers = TableTriggers(
             self.schema,
             self.table_name,
             tuple(KeyColumn(name) for name in sorted(self.key)),
-            self.for_each or (ForEach.ROW if by_row else ForEach.STATEMENT),
+            self.for_each,
             self.replicated,
             None if self.columns is None else tuple(sorted(self.columns)),
         )
         # Without a database nothing tells the table's schema: only ours is created in pg_catalog's
         # terms. What follows names every operator and function with its schema.
         return [
-            *(PIN_SEARCH_PATH, *schema_statements(), *triggers.create_function()),
-            UNPIN_SEARCH_PATH,
+            *pinned([*schema_statements(), *triggers.create_function()]),
             f"LOCK TABLE {triggers.name} IN SHARE ROW EXCLUSIVE MODE",
             *triggers.create_triggers(),
             announcement(triggers.name),
@@ -207,7 +205,6 @@ def _drop(operations: Operations, operation: DropRowTriggersOp) -> None:
 
 
 def _print(operations: Operations, operation: RowTriggersOp, statements: list[str]) -> None:
-    before, after = limits(LockTimeout.of(operation.lock_timeout))
-    for statement in [*before, *statements, *after]:
+    for statement in limited(statements, LockTimeout.of(operation.lock_timeout)):
         # Not execute(): dialects that double a % for their driver would do so here too.
         operations.migration_context.impl.static_output(f"{statement};\n")

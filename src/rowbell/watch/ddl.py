@@ -1,48 +1,79 @@
 """Executes our DDL: under a lock timeout, one installation at a time, in pg_catalog's own terms.
 
-Names in DDL are looked up in the ``search_path`` of the session that executes it, operators of a
-trigger's ``WHEN`` too. So it is set to ``pg_catalog, pg_temp`` meanwhile, and everything of the
-user's is named with its schema.
+Names are looked up in the ``search_path`` of the session, functions and operators too. Whoever may
+create in a schema of it could have the installer run code: by an operator that fits the types of a
+comparison better than PostgreSQL's own, say. So all queries and all DDL run under ``pg_catalog,
+pg_temp``, and everything of the user's is named with its schema.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import DDL, Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from rowbell.errors import LockTimeoutError, TriggerError
 from rowbell.postgresql import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, has_sqlstate
-from rowbell.watch.schema import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from rowbell.lock_timeout import LockTimeout
 
-_KEPT = ("lock_timeout", "search_path")
-_ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtextextended('rowbell', 0))"
+_PINNED: Final = "pg_catalog, pg_temp"
+_READ: Final = text("SELECT pg_catalog.current_setting('search_path')")
+_SET: Final = text(
+    "SELECT pg_catalog.set_config('search_path', CAST(:path AS pg_catalog.text), :is_local)"
+)
+_ONE_AT_A_TIME: Final = (
+    "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('rowbell', 0))"
+)
 
 
-def limits(timeout: LockTimeout) -> tuple[list[str], list[str]]:
-    """What limits the waits for locks in the rest of a transaction, and what ends that limit.
-
-    The first also lets one installation run at a time.
-    """
-    kept = [
-        f"SELECT set_config('rowbell.{name}', current_setting('{name}'), true)" for name in _KEPT
-    ]
-    restored = [
-        f"SELECT set_config('{name}', current_setting('rowbell.{name}'), true)" for name in _KEPT
-    ]
-    limit = f"SELECT set_config('lock_timeout', '{timeout}', true)"
-    return [*kept, limit, _ONE_AT_A_TIME], restored
+def kept(name: str) -> str:
+    """The statement that keeps a setting for ``restored``, for ``--sql``."""
+    return (
+        f"SELECT pg_catalog.set_config('rowbell.{name}', pg_catalog.current_setting('{name}'), true)"
+    )
 
 
-PIN_SEARCH_PATH = "SELECT set_config('search_path', 'pg_catalog, pg_temp', true)"
-UNPIN_SEARCH_PATH = "SELECT set_config('search_path', current_setting('rowbell.search_path'), true)"
+def restored(name: str) -> str:
+    """The statement that ends what was set after ``kept``."""
+    return (
+        f"SELECT pg_catalog.set_config('{name}', pg_catalog.current_setting('rowbell.{name}'), true)"
+    )
+
+
+def limited(statements: Iterable[str], timeout: LockTimeout) -> list[str]:
+    """Statements of one transaction, for ``--sql``, one installation at a time and under a limit."""
+    limit = f"SELECT pg_catalog.set_config('lock_timeout', '{timeout}', true)"
+    before = [kept("lock_timeout"), limit, _ONE_AT_A_TIME]
+    return [*before, *statements, restored("lock_timeout")]
+
+
+def pinned(statements: Iterable[str]) -> list[str]:
+    """Statements of one transaction, for ``--sql``, in pg_catalog's terms."""
+    pin = f"SELECT pg_catalog.set_config('search_path', '{_PINNED}', true)"
+    return [kept("search_path"), pin, *statements, restored("search_path")]
+
+
+@contextmanager
+def in_terms_of_pg_catalog(connection: Connection) -> Generator[None]:
+    """What is executed in the block finds nothing but PostgreSQL's own, unless by schema."""
+    before = connection.scalar(_READ)
+    connection.execute(_SET, {"path": _PINNED, "is_local": True})
+    is_local = connection.scalar(_READ) == _PINNED  # not in AUTOCOMMIT
+    if not is_local:
+        connection.execute(_SET, {"path": _PINNED, "is_local": False})
+    try:
+        yield
+    except BaseException:
+        with suppress(DBAPIError):  # a transaction that has failed is rolled back, and this with it
+            connection.execute(_SET, {"path": before, "is_local": is_local})
+        raise
+    connection.execute(_SET, {"path": before, "is_local": is_local})
 
 
 @contextmanager
@@ -53,15 +84,13 @@ def installing(connection: Connection, table: str, timeout: LockTimeout) -> Gene
         TriggerError: The connection is in AUTOCOMMIT, or its role may not do this.
         LockTimeoutError: A lock was not granted in time.
     """
-    before, after = limits(timeout)
-    execute(connection, before[:1])
+    execute(connection, [kept("lock_timeout")])
     if not connection.scalar(text("SELECT current_setting('rowbell.lock_timeout', true)")):
         why = "the connection is in AUTOCOMMIT, so half of it could be done: begin() first"
         raise TriggerError(table, why)
-    execute(connection, before[1:-1])
+    execute(connection, [f"SELECT set_config('lock_timeout', '{timeout}', true)"])
     _wait_for_the_others(connection, timeout)
     try:
-        execute(connection, [PIN_SEARCH_PATH])
         yield
     except DBAPIError as error:
         if has_sqlstate(error, LOCK_NOT_AVAILABLE):
@@ -70,7 +99,7 @@ def installing(connection: Connection, table: str, timeout: LockTimeout) -> Gene
             why = f"the current role may not install here: {error.orig}; use the table's owner"
             raise TriggerError(table, why) from error
         raise
-    execute(connection, after)
+    execute(connection, [restored("lock_timeout")])
 
 
 def _wait_for_the_others(connection: Connection, timeout: LockTimeout) -> None:

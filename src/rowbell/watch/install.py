@@ -15,7 +15,12 @@ from sqlalchemy import Connection, text
 from rowbell.errors import TriggerError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.mapping import ModelOrTable, quote_literal, tables_of
-from rowbell.watch.ddl import as_owner_of_the_schema, execute, installing
+from rowbell.watch.ddl import (
+    as_owner_of_the_schema,
+    execute,
+    in_terms_of_pg_catalog,
+    installing,
+)
 from rowbell.watch.schema import (
     SCHEMA,
     TRIGGERS,
@@ -24,12 +29,10 @@ from rowbell.watch.schema import (
     schema_statements,
     schema_status,
 )
-from rowbell.watch.tables import table_triggers
+from rowbell.watch.tables import resolve, table_triggers
 from rowbell.watch.trust import TRIGGER_FUNCTION, untrusted_owners
 
 if TYPE_CHECKING:
-    from sqlalchemy import Table
-
     from rowbell.watch.triggers import TableTriggers
 
 
@@ -98,29 +101,36 @@ def install_triggers(
     """
     timeout = LockTimeout.of(lock_timeout, "lock_timeout")
     executed: list[str] = []
-    for table in tables_of(models):
-        schema = schema_status(connection)
-        triggers = _placed(connection, table, schema)
-        _refuse(connection, triggers, schema)
-        found = _inspect(connection, triggers)
-        broken = schema.state in {SchemaState.MISSING, SchemaState.INCOMPLETE}
-        wanted = found.state in {
-            TriggerState.MISSING,
-            TriggerState.OUTDATED,
-            TriggerState.UNTRUSTED,
-        }
-        if broken or wanted:
-            with installing(connection, triggers.name, timeout):
-                if broken:
-                    executed += _install_schema(connection, schema, triggers)
-                if wanted:
-                    executed += _install_table(connection, schema, triggers, found)
+    wanted = [table_triggers(connection, table) for table in tables_of(models)]
+    with in_terms_of_pg_catalog(connection):
+        for triggers in wanted:
+            executed += _install(connection, triggers, timeout)
     return executed
 
 
-def _placed(connection: Connection, table: Table, schema: SchemaStatus) -> TableTriggers:
+def _install(
+    connection: Connection, triggers: TableTriggers, timeout: LockTimeout
+) -> list[str]:
+    schema = schema_status(connection)
+    triggers = _placed(connection, resolve(connection, triggers), schema)
+    _refuse(connection, triggers, schema)
+    found = _inspect(connection, triggers)
+    broken = schema.state in {SchemaState.MISSING, SchemaState.INCOMPLETE}
+    wrong = {TriggerState.MISSING, TriggerState.OUTDATED, TriggerState.UNTRUSTED}
+    executed: list[str] = []
+    if broken or found.state in wrong:
+        with installing(connection, triggers.name, timeout):
+            if broken:
+                executed += _install_schema(connection, schema, triggers)
+            if found.state in wrong:
+                executed += _install_table(connection, schema, triggers, found)
+    return executed
+
+
+def _placed(
+    connection: Connection, triggers: TableTriggers, schema: SchemaStatus
+) -> TableTriggers:
     """The triggers of a table, with their function where the current role may create one."""
-    triggers = table_triggers(connection, table)
     if schema.state is SchemaState.MISSING or schema.mine:
         return triggers
     return replace(triggers, role=connection.scalar(text("SELECT current_user")))
@@ -198,21 +208,27 @@ def remove_triggers(
     """
     timeout = LockTimeout.of(lock_timeout, "lock_timeout")
     executed: list[str] = []
-    for triggers in [table_triggers(connection, table) for table in tables_of(models)]:
-        found = _inspect(connection, triggers)
-        if not found.functions:
-            continue
-        statements = drop_statements(triggers.name)
-        with installing(connection, triggers.name, timeout):
-            execute(connection, statements)
-            unused = [
-                f"DROP FUNCTION {row.name}()"
-                for row in connection.execute(_FUNCTIONS, {"functions": sorted(found.functions)})
-                if row.mine and not row.used
-            ]
-            execute(connection, unused)
-        executed += [*statements, *unused]
+    wanted = [table_triggers(connection, table) for table in tables_of(models)]
+    with in_terms_of_pg_catalog(connection):
+        for triggers in wanted:
+            executed += _remove(connection, resolve(connection, triggers), timeout)
     return executed
+
+
+def _remove(connection: Connection, triggers: TableTriggers, timeout: LockTimeout) -> list[str]:
+    functions = sorted(_inspect(connection, triggers).functions)
+    if not functions:
+        return []
+    statements = drop_statements(triggers.name)
+    with installing(connection, triggers.name, timeout):
+        execute(connection, statements)
+        unused = [
+            f"DROP FUNCTION {row.name}()"
+            for row in connection.execute(_FUNCTIONS, {"functions": functions})
+            if row.mine and not row.used
+        ]
+        execute(connection, unused)
+    return [*statements, *unused]
 
 
 def trigger_status(connection: Connection, *models: ModelOrTable) -> list[TriggerStatus]:
@@ -236,14 +252,17 @@ def trigger_status(connection: Connection, *models: ModelOrTable) -> list[Trigge
                 for status in await connection.run_sync(rowbell.trigger_status, Order):
                     print(status.table, status.state)
     """
-    schema = schema_status(connection)
-    wanted = [_placed(connection, table, schema) for table in tables_of(models)]
-    return [
-        TriggerStatus(
-            triggers.schema, triggers.table, _state(connection, triggers, schema)
-        )
-        for triggers in wanted
-    ]
+    named = [table_triggers(connection, table) for table in tables_of(models)]
+    with in_terms_of_pg_catalog(connection):
+        schema = schema_status(connection)
+        return [
+            TriggerStatus(
+                triggers.schema,
+                triggers.table,
+                _state(connection, _placed(connection, resolve(connection, triggers), schema), schema),
+            )
+            for triggers in named
+        ]
 
 
 def _state(
@@ -310,7 +329,7 @@ def _inspect(connection: Connection, triggers: TableTriggers) -> _Found:
         and row.lanname == "plpgsql"
         and bytes(row.tgargs) == argument
         and row.tgtype == triggers.types[row.tgname]
-        and row.conditional == (triggers.is_conditional and row.tgname == TRIGGERS[0])
+        and row.conditional == (triggers.by_row and row.tgname == TRIGGERS[0])
         and row.tgenabled in {enabled, "D"}
         for row in rows
     )

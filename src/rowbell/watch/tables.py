@@ -93,38 +93,43 @@ def options_argument(table: Table) -> bytes:
 
 
 def table_triggers(connection: Connection, table: Table) -> TableTriggers:
-    """The triggers that a table should have in that database."""
+    """The triggers that a table should have in that database.
+
+    Only this looks a name up in the connection's ``search_path``; ``resolve`` goes by the oid.
+
+    Raises:
+        TriggerError: There is no such table.
+    """
     options = options_of(table)
     schema = connection.schema_for_object(table)
     triggers = TableTriggers(
         schema,
         table.name,
         key_columns(table.primary_key.columns),
-        options.for_each or ForEach.STATEMENT,
+        options.for_each,
         options.replicated,
         declared_columns(table),
     )
-    return resolve(connection, triggers, options.for_each)
+    find = text("SELECT CAST(pg_catalog.to_regclass(CAST(:name AS pg_catalog.text)) AS pg_catalog.oid)")
+    oid = connection.scalar(find, {"name": triggers.name})
+    if oid is None:
+        raise TriggerError(triggers.name, "there is no such table in this database")
+    return replace(triggers, oid=oid)
 
 
-def resolve(
-    connection: Connection, triggers: TableTriggers, for_each: ForEach | None
-) -> TableTriggers:
-    """The same triggers, of the table that the name leads to, with the form that it wants.
+def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
+    """The same triggers, with the table's schema, in the form that the table wants.
 
     Raises:
-        TriggerError: The table is not there, or cannot have such triggers.
+        TriggerError: The table cannot have such triggers.
     """
-    row = connection.execute(
+    schema, kind, is_partition = connection.execute(
         text(
-            "SELECT c.oid, n.nspname, c.relkind::text, c.relispartition FROM pg_class AS c"
-            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:name)"
+            "SELECT n.nspname, c.relkind::text, c.relispartition FROM pg_class AS c"
+            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = :oid"
         ),
-        {"name": triggers.name},
-    ).one_or_none()
-    if row is None:
-        raise TriggerError(triggers.name, "there is no such table in this database")
-    oid, schema, kind, is_partition = row
+        {"oid": triggers.oid},
+    ).one()
     if is_partition:
         why = "it is a partition; install the triggers on the partitioned table"
         raise TriggerError(triggers.name, why)
@@ -132,13 +137,10 @@ def resolve(
         raise TriggerError(triggers.name, "only ordinary and partitioned tables can be watched")
     if not triggers.key:
         raise TriggerError(triggers.name, "it has no primary key, so no row of it has a name")
-    by_row = kind == "p" or triggers.replicated or triggers.declared is not None
-    if by_row and for_each is ForEach.STATEMENT:
+    by_row = kind == "p" or triggers.needs_rows
+    if by_row and triggers.for_each is ForEach.STATEMENT:
         why = 'partitioned and replicated tables, and declared columns, need for_each="row"'
         raise TriggerError(triggers.name, why)
     return replace(
-        triggers,
-        oid=oid,
-        schema=schema,
-        for_each=ForEach.ROW if by_row else for_each or ForEach.STATEMENT,
+        triggers, schema=schema, for_each=ForEach.ROW if by_row else triggers.for_each
     )

@@ -89,7 +89,7 @@ class TableTriggers:
         schema: The table's schema; ``None`` leaves it to the connection's ``search_path``.
         table: The table's name.
         key: The columns of its primary key, sorted by name.
-        for_each: The form.
+        for_each: The form; ``None`` is the one that the other options want.
         replicated: Whether they fire for changes that arrive by logical replication as well
             (``ENABLE ALWAYS``).
         declared: The columns worth watching, where the model says so: an UPDATE that leaves
@@ -102,7 +102,7 @@ class TableTriggers:
     schema: str | None
     table: str
     key: tuple[KeyColumn, ...]
-    for_each: ForEach
+    for_each: ForEach | None = None
     replicated: bool = False
     declared: tuple[str, ...] | None = None
     role: str | None = None
@@ -112,6 +112,16 @@ class TableTriggers:
     def name(self) -> str:
         """The table's name as SQL, quoted, with its schema if one was given."""
         return qualified(self.schema, self.table)
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether what was asked for works row by row only."""
+        return self.replicated or self.declared is not None
+
+    @property
+    def by_row(self) -> bool:
+        """Whether it is the row form."""
+        return self.for_each is ForEach.ROW or (self.for_each is None and self.needs_rows)
 
     @property
     def function_name(self) -> str:
@@ -135,13 +145,8 @@ class TableTriggers:
     @property
     def types(self) -> dict[str, int]:
         """The ``pg_trigger.tgtype`` of each trigger."""
-        each = _ROW if self.for_each is ForEach.ROW else 0
+        each = _ROW if self.by_row else 0
         return dict(zip(TRIGGERS, (_UPDATE | each, _DELETE | each, _TRUNCATE), strict=True))
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether the trigger for UPDATE has a ``WHEN``."""
-        return self.for_each is ForEach.ROW
 
     def create_function(self) -> list[str]:
         """The statements that create the function; everybody who owns a table may use it."""
@@ -173,8 +178,8 @@ class TableTriggers:
         Operators of a WHEN are looked up when the trigger is created, so they are named with their
         schema. These two compare rows as they are stored and run no code of a type.
         """
-        each = f"FOR EACH {self.for_each.upper()}"
-        if self.for_each is ForEach.STATEMENT:
+        each = f"FOR EACH {'ROW' if self.by_row else 'STATEMENT'}"
+        if not self.by_row:
             old_rows = f"REFERENCING OLD TABLE AS old_rows {each}"
             both = f"REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows {each}"
             return {"UPDATE": both, "DELETE": old_rows, "TRUNCATE": "FOR EACH STATEMENT"}
@@ -195,7 +200,7 @@ class TableTriggers:
     @property
     def _source(self) -> str:
         """The function's body."""
-        if self.for_each is ForEach.ROW:
+        if self.by_row:
             root = "coalesce(pg_partition_root(TG_RELID), TG_RELID)"
             old, new, body = key_hash("OLD", self.key), key_hash("NEW", self.key), "trigger_row"
             all_keys = f"ARRAY[{old}]"
