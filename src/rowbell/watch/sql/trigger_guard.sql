@@ -11,6 +11,7 @@ DECLARE
   root CONSTANT oid := @root@;
   match record;
   differs boolean;
+  problem text;
 BEGIN
   IF current_setting('rowbell.fallback', true) IS DISTINCT FROM 'on' THEN
     BEGIN
@@ -29,27 +30,29 @@ BEGIN
 @body@
       RETURN NULL;
     EXCEPTION WHEN OTHERS THEN
+      problem := SQLERRM;
       PERFORM set_config('rowbell.fallback', 'on', true);
-      RAISE WARNING USING
-        MESSAGE = 'rowbell: the trigger on ' || root::regclass || ' failed, so all listeners read'
-                  || ' the table again: ' || SQLERRM,
-        HINT = 'Run install_triggers() again, for example by a migration.';
     END;
   END IF;
   BEGIN
-    IF pg_notification_queue_usage() > 0.5
-       OR lower(current_setting('rowbell.notify', true)) IN ('off', 'false', 'no', '0') THEN
-      PERFORM nextval('rowbell.unsent_notifications');
-    ELSE
+    IF pg_notification_queue_usage() <= 0.5
+       AND lower(current_setting('rowbell.notify', true))
+           NOT IN ('off', 'false', 'no', '0') IS NOT FALSE THEN
       PERFORM pg_notify('rowbell', '1:' || root || ':*');
+    ELSIF current_setting('rowbell.uncounted', true) IS DISTINCT FROM 'on' THEN
+      PERFORM set_config('lock_timeout', '1ms', true);  -- one wait is enough
+      PERFORM nextval('rowbell.unsent_notifications');
     END IF;
   EXCEPTION WHEN OTHERS THEN
-    IF current_setting('rowbell.warned', true) IS DISTINCT FROM 'on' THEN
-      PERFORM set_config('rowbell.warned', 'on', true);
-      RAISE WARNING USING
-        MESSAGE = 'rowbell: nor could the listeners be told, they find the change later: ' || SQLERRM;
-    END IF;
+    problem := problem || '; nor could they be told: ' || SQLERRM;
+    PERFORM set_config('rowbell.uncounted', 'on', true);
   END;
+  IF problem IS NOT NULL THEN
+    RAISE WARNING USING
+      MESSAGE = 'rowbell: the trigger on ' || root::regclass || ' failed, so all listeners read'
+                || ' the table again: ' || problem,
+      HINT = 'Run install_triggers() again, for example by a migration.';
+  END IF;
   RETURN NULL;
 END
 $rowbell$
