@@ -103,7 +103,7 @@ class Heartbeat:
     Attributes:
         backend_pid: The server process.
         in_recovery: Whether it is a standby by now.
-        channels: The channels that this session listens on.
+        listens: Whether this session listens on the channels that it is notified on.
         unsent: How many notifications could not be sent, ever.
         registered: How many rows are registered for this session.
         checksum: Their ``checksum()``.
@@ -112,7 +112,7 @@ class Heartbeat:
 
     backend_pid: int
     in_recovery: bool
-    channels: frozenset[str]
+    listens: bool
     unsent: int
     registered: int
     checksum: int
@@ -213,7 +213,7 @@ class Calls:
         return Heartbeat(
             answer["backend_pid"],
             answer["in_recovery"],
-            frozenset(answer["channels"]),
+            bool(answer["listens"]),
             answer["unsent"],
             answer["registered"],
             answer["checksum"],

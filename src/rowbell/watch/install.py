@@ -157,9 +157,11 @@ def _refuse(connection: Connection, triggers: TableTriggers, schema: SchemaStatu
 def _install_schema(
     connection: Connection, schema: SchemaStatus, triggers: TableTriggers
 ) -> list[str]:
-    statements = schema_statements()
+    create, *statements = schema_statements()
+    if schema.owner is None:
+        execute(connection, [create])
     with as_owner_of_the_schema(connection, schema.owner):
-        execute(connection, statements[schema.owner is not None :])
+        execute(connection, statements)
     after = schema_status(connection)
     if after.state is not SchemaState.INSTALLED:
         why = f"the schema {SCHEMA} cannot be mended: {'; '.join(after.differences)}"

@@ -74,7 +74,6 @@ class Listening:
         self._state = state
         self._timing = timing
         self._backend_pid = 0
-        self._channels = frozenset[str]()
         self._unsent: int | None = None
         self._registered: set[tuple[int, int]] = set()
         self._versions: dict[int, object] = {}
@@ -102,7 +101,6 @@ class Listening:
         except InsufficientPrivilegeError as error:
             raise CannotListenError(Reason.NOT_PERMITTED, f"rowbell.open_listener(): {error}") from error
         await self._calls.listen(channel, self._hear)
-        self._channels = frozenset({channel, BROADCAST})
         await self.heartbeat()
 
     async def _prove_delivery(self) -> None:
@@ -172,9 +170,12 @@ class Listening:
         answer = await self._calls.heartbeat(self._board.tables())
         if answer.in_recovery:
             raise CannotListenError(Reason.IN_RECOVERY, "the server has become a standby")
-        if answer.backend_pid != self._backend_pid or not self._channels <= answer.channels:
+        if answer.backend_pid != self._backend_pid:
             why = "the connection has moved to another server process, which does not listen"
             raise CannotListenError(Reason.NOT_DELIVERED, why)
+        if not answer.listens:
+            why = "notifications go to another channel than this session's: it was listening in vain"
+            raise CannotListenError(Reason.CONNECTION_LOST, why)
         expected = (len(self._registered), checksum(self._registered))
         if (answer.registered, answer.checksum) != expected:
             why = f"{answer.registered} of {len(self._registered)} registrations are left"

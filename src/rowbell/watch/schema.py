@@ -57,9 +57,9 @@ REGISTRATIONS_PER_ROLE: Final = 100_000
 
 _RELATIONS: Final = (
     "registration",
-    "registration_index",
     "listener",
     "registration_limit",
+    "indexes",
     "sequences",
     "channel_secret",
 )
@@ -69,6 +69,7 @@ FUNCTIONS: Final = (
     "notify",
     "close_listener",
     "open_listener",
+    "own_channel",
     "delete_stale",
     "lower_flag",
     "compact",
@@ -91,7 +92,10 @@ _SHAPES: Final = {
         " role_oid oid, registrations bigint",
     ),
     "registration_limit": ("r", "role_name name, registrations bigint"),
+    "registration_pkey": ("i", "table_oid oid, key_hash bigint, listener bigint"),
     "registration_listener": ("i", "listener bigint"),
+    "listener_pkey": ("i", "number bigint"),
+    "registration_limit_pkey": ("i", "role_name cstring"),
     "channel_secret": ("m", "value text"),
     "has_registrations": ("S", None),
     "unsent_notifications": ("S", None),
@@ -165,6 +169,8 @@ def schema_status(connection: Connection) -> SchemaStatus:
         text(
             "SELECT n.nspowner::regrole::text AS owner, pg_has_role(n.nspowner, 'MEMBER') AS mine,"
             " has_schema_privilege(n.oid, 'CREATE') AS may_create,"
+            " EXISTS (SELECT FROM aclexplode(n.nspacl) AS a WHERE a.grantee = 0"
+            "  AND a.privilege_type = 'USAGE') AS usable,"
             " (SELECT f.prosrc FROM pg_proc AS f WHERE f.pronamespace = n.oid"
             "  AND f.proname = 'schema_version') AS version"
             " FROM pg_namespace AS n WHERE n.nspname = :schema"
@@ -181,7 +187,8 @@ def schema_status(connection: Connection) -> SchemaStatus:
         compatible = compatible_with is not None and compatible_with <= SCHEMA_VERSION
         state = SchemaState.NEWER if compatible else SchemaState.INCOMPATIBLE
     else:
-        differences = tuple(_differences(connection))
+        unusable = [] if found.usable else ["not everybody may use the schema"]
+        differences = (*unusable, *_wrong_relations(connection), *_wrong_functions(connection))
         state = SchemaState.INCOMPLETE if differences else SchemaState.INSTALLED
     return SchemaStatus(
         state, version, differences, found.owner, found.mine, found.may_create
@@ -192,11 +199,6 @@ def _numbers(source: str) -> tuple[int, int]:
     """Version and oldest compatible version, from the text of ``schema_version()``."""
     version, compatible_with = source.replace("SELECT", "").split(",")
     return int(version), int(compatible_with)
-
-
-def _differences(connection: Connection) -> list[str]:
-    """What of the schema is missing, or differs from what this library installs."""
-    return [*_wrong_relations(connection), *_wrong_functions(connection)]
 
 
 def _wrong_relations(connection: Connection) -> list[str]:
@@ -240,7 +242,7 @@ def _wrong_functions(connection: Connection) -> list[str]:
             " f.proacl IS NULL OR EXISTS (SELECT FROM aclexplode(f.proacl) AS a"
             "  WHERE a.grantee = 0) AS public_may,"
             " EXISTS (SELECT FROM aclexplode(f.proacl) AS a"
-            "  WHERE a.grantee NOT IN (0, f.proowner)) AS others_may, f.proacl IS NULL AS unset"
+            "  WHERE a.grantee NOT IN (0, f.proowner)) AS others_may"
             f" FROM pg_proc AS f WHERE f.pronamespace = '{SCHEMA}'::regnamespace"
             " AND f.prorettype <> 'trigger'::regtype"
         )
@@ -265,9 +267,8 @@ def _wrong_functions(connection: Connection) -> list[str]:
             or sorted(same[0].config) != config
         ):
             wrong.append(f"function {name}() is another one")
-        elif name == "register":
-            if same[0].unset:
-                wrong.append("function register() has other rights")
-        elif same[0].public_may != (name not in _OF_THE_OWNER) or same[0].others_may:
+        elif name != "register" and (
+            same[0].public_may != (name not in _OF_THE_OWNER) or same[0].others_may
+        ):
             wrong.append(f"function {name}() has other rights")
     return wrong

@@ -3,7 +3,7 @@
 -- change? It runs as the caller; what needs more is done by the functions that it calls.
 CREATE OR REPLACE FUNCTION rowbell.heartbeat(
   tables oid[], options bytea[], table_columns text[],
-  OUT backend_pid integer, OUT in_recovery boolean, OUT channels text[], OUT unsent bigint,
+  OUT backend_pid integer, OUT in_recovery boolean, OUT listens boolean, OUT unsent bigint,
   OUT registered bigint, OUT checksum bigint, OUT obstacles text[], OUT versions bigint[])
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
 AS $rowbell$
@@ -18,9 +18,10 @@ BEGIN
   END IF;
   -- A queue that has been full recovers when somebody asks how full it is.
   PERFORM pg_notification_queue_usage();
-  SELECT pg_backend_pid(), pg_is_in_recovery(), ARRAY(SELECT pg_listening_channels()),
+  SELECT pg_backend_pid(), pg_is_in_recovery(),
+         ARRAY['rowbell', rowbell.own_channel()] <@ ARRAY(SELECT pg_listening_channels()),
          CASE WHEN s.is_called THEN s.last_value ELSE 0 END
-  INTO backend_pid, in_recovery, channels, unsent
+  INTO backend_pid, in_recovery, listens, unsent
   FROM rowbell.unsent_notifications AS s;
   SELECT max(l.number) INTO own FROM rowbell.listener AS l WHERE l.backend_pid = pg_backend_pid();
   SELECT count(*), coalesce(bit_xor(r.key_hash # (r.table_oid::bigint << 32)), 0)

@@ -37,10 +37,11 @@ BEGIN
   GRANT SELECT, USAGE ON SEQUENCE rowbell.unsent_notifications TO PUBLIC;
   GRANT EXECUTE ON FUNCTION
     rowbell.schema_version(), rowbell.notify(oid, bigint[], bigint[]),
-    rowbell.open_listener(), rowbell.close_listener(), rowbell.delete_stale(),
-    rowbell.lower_flag(), rowbell.table_version(oid), rowbell.permitted_columns(name, oid),
-    rowbell.obstacle(name, oid, bytea, text[]), rowbell.unregister(oid[], bigint[]),
-    rowbell.heartbeat(oid[], bytea[], text[]), rowbell.tables_without_writers(oid[], bigint)
+    rowbell.open_listener(), rowbell.own_channel(), rowbell.close_listener(),
+    rowbell.delete_stale(), rowbell.lower_flag(), rowbell.table_version(oid),
+    rowbell.permitted_columns(name, oid), rowbell.obstacle(name, oid, bytea, text[]),
+    rowbell.unregister(oid[], bigint[]), rowbell.heartbeat(oid[], bytea[], text[]),
+    rowbell.tables_without_writers(oid[], bigint)
   TO PUBLIC;
   IF NOT EXISTS (
     SELECT FROM pg_proc AS f, aclexplode(f.proacl) AS given

@@ -1,0 +1,266 @@
+"""Checks the arming protocol with the model checker Spin: ``python proof/check.py``.
+
+It builds arming.pml in a temporary directory, once for each variant, and compares what the search
+finds with what it should find:
+
+- safety: no watch is ever armed and deaf;
+- liveness: in the end the watch is armed, and has seen every change;
+- goals: states that must be reachable, so that the other checks are not true for no reason;
+- mutations: protocols with one rule broken, for which a counterexample must be found.
+
+It needs Spin 6.5 and gcc. The exit status is 1 if anything was found that should not be, or the
+other way round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Final, NamedTuple
+
+MODEL: Final = Path(__file__).with_name("arming.pml")
+
+MEMORY: Final = 3_500
+"""The limit of one search, in MiB."""
+
+NOTHING: Final = "nothing"
+COUNTEREXAMPLE: Final = "counterexample"
+REACHED: Final = "reached"
+INCOMPLETE: Final = "incomplete search"
+
+_MODELS: Final = re.compile(r"\bmodels:((?:[\s*]*[\w.]+:[\w.]+,?)+)")
+_ERRORS: Final = re.compile(r"errors: (\d+)")
+_STATES: Final = re.compile(r"^\s*(\d+) states, stored", re.MULTILINE)
+_CAUSE: Final = re.compile(r"^pan:\d+: (.*?)(?: \(at depth .*\))?$", re.MULTILINE)
+_PARTIAL: Final = ("Search not completed", "max search depth too small", "memory limit")
+
+GOALS: Final = (
+    "armed",
+    "woken",
+    "armed_after_reconnect",
+    "armed_beside_old_transaction",
+)
+"""The states that must be reachable, as the model names them."""
+
+BROKEN: Final = (
+    "NO_BOUNDARY",
+    "EARLY_BOUNDARY",
+    "BOUNDARY_KEPT",
+    "ARMED_KEPT",
+    "LOWER_UNLOCKED",
+    "RAISE_UNLOCKED",
+    "OLD_SNAPSHOT",
+    "SILENT_FALLBACK",
+    "THROTTLE_DROPS",
+    "NO_SECOND_READ",
+    "MUTED_UNCOUNTED",
+    "DISTRUST_KEEPS_BOUNDARY",
+    "FORGET_LATE",
+    "LATE_BOUNDARY_UNREAD",
+)
+"""The mutations that lose a change: a watch becomes armed and deaf."""
+
+STUCK: Final = ("COUNTER_UNREAD", "DELETION_UNSEEN")
+"""The mutations with which a change may never be seen."""
+
+HARMLESS: Final = ("LATE_BOUNDARY", "RAISE_LATE", "RAISE_AFTER_COMMIT")
+"""The mutations that lose nothing."""
+
+
+class ToolError(Exception):
+    """A tool is missing, or failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One search.
+
+    Attributes:
+        name: What the table calls it.
+        expected: What it must find.
+        writers: The number of transactions that change the row.
+        faults: How many faults happen.
+        goal: The state that the search looks for.
+        mutation: The rule that is broken, ``0`` for none.
+        liveness: Whether it looks for an endless execution instead, under weak fairness.
+    """
+
+    name: str
+    expected: str
+    writers: int = 2
+    faults: int = 1
+    goal: str = "lost"
+    mutation: str = "0"
+    liveness: bool = False
+
+    @property
+    def flags(self) -> list[str]:
+        """The options for ``spin``."""
+        flags = [f"-DWRITERS={self.writers}", f"-DFAULTS={self.faults}", f"-DGOAL={self.goal}"]
+        return [*flags, f"-DMUTATION={self.mutation}", *(["-DLIVENESS"] if self.liveness else [])]
+
+
+class Result(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        found: ``NOTHING``, ``COUNTEREXAMPLE``, ``REACHED`` or what went wrong.
+        states: The number of states that it stored.
+        seconds: How long building and searching took.
+    """
+
+    found: str
+    states: int
+    seconds: float
+
+
+def modelled() -> list[str]:
+    """The code that the model says it stands for: ``module:qualified.name`` or ``sql:file``."""
+    names = set[str]()
+    for match in _MODELS.finditer(MODEL.read_text(encoding="utf-8")):
+        names.update(re.findall(r"[\w.]+:[\w.]+", match[1]))
+    return sorted(names)
+
+
+def variants(writers: int) -> list[Variant]:
+    """All searches.
+
+    Args:
+        writers: The number of transactions in the search for lost changes. With 3 the search for
+            endless executions is larger as well.
+    """
+    found = [Variant("safety", NOTHING, faults=2)]
+    if writers != 2:  # noqa: PLR2004  # two writers are the usual case
+        found.append(Variant("safety", NOTHING, writers=writers))
+    found += [
+        Variant("liveness", NOTHING, writers=1, faults=2, liveness=True),
+        Variant("liveness", NOTHING, faults=1 if writers > 2 else 0, liveness=True),  # noqa: PLR2004
+    ]
+    found += [Variant(f"goal {goal}", REACHED, goal=goal) for goal in GOALS]
+    found += [Variant(name, COUNTEREXAMPLE, mutation=name) for name in BROKEN]
+    found += [
+        Variant(name, COUNTEREXAMPLE, writers=1, mutation=name, liveness=True) for name in STUCK
+    ]
+    return found + [Variant(name, NOTHING, mutation=name) for name in HARMLESS]
+
+
+def build(variant: Variant, directory: Path, *, shortest: bool = False) -> list[str]:
+    """Make the verifier of a variant; returns the command that runs it.
+
+    Args:
+        variant: What to build.
+        directory: Where to build it.
+        shortest: Whether the verifier looks for a counterexample of the least length.
+    """
+    shutil.copy(MODEL, directory)
+    _run(["spin", *variant.flags, "-a", MODEL.name], directory)
+    options = [f"-DMEMLIM={MEMORY}"]
+    command = [str(directory / "pan"), "-m1000000"]
+    if variant.liveness:
+        options.append("-DNFAIR=3")
+        command += ["-a", "-f"]
+    else:
+        options += ["-DSAFETY", "-DBFS"] if shortest else ["-DSAFETY"]
+    if variant.writers > 2:  # noqa: PLR2004  # many states: store them compressed
+        options.append("-DCOLLAPSE")
+        command.append("-w26")
+    level = "-O2" if variant.expected == NOTHING else "-O1"
+    _run(["gcc", level, "-w", *options, "-o", "pan", "pan.c"], directory)
+    return command
+
+
+def check(variant: Variant) -> Result:
+    """Build a variant, and search it."""
+    begun = perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        report = _run(build(variant, Path(name)), Path(name))
+    errors, states = _ERRORS.search(report), _STATES.search(report)
+    if errors is None or states is None:
+        raise ToolError(f"the verifier says:\n{report}")
+    found = NOTHING
+    if errors[1] != "0":
+        cause = _CAUSE.search(report)
+        found = cause[1] if cause else "an error"
+        if found.startswith("acceptance cycle" if variant.liveness else "assertion violated"):
+            found = COUNTEREXAMPLE if variant.goal == "lost" else REACHED
+    elif any(partial in report for partial in _PARTIAL):
+        found = INCOMPLETE
+    return Result(found, int(states[1]), perf_counter() - begun)
+
+
+def show_trail(variant: Variant) -> None:
+    """Print the shortest counterexample of a variant: what happens, then the last state."""
+    with tempfile.TemporaryDirectory() as name:
+        _run(build(variant, Path(name), shortest=True), Path(name))
+        if not (Path(name) / f"{MODEL.name}.trail").exists():
+            raise ToolError(f"{variant.name} has no counterexample")
+        sys.stdout.write(_run(["spin", *variant.flags, "-t", "-T", MODEL.name], Path(name)))
+
+
+def show_table(chosen: list[Variant]) -> bool:
+    """Run variants and print what they find, line by line; whether all is as expected."""
+    line = "{:<34}{:>7}{:>7}  {:<15}{:<15}{:>11}{:>9}  {}\n"
+    head = ("variant", "writers", "faults", "expected", "found", "states", "seconds", "")
+    sys.stdout.write(line.format(*head))
+    good = True
+    for v in chosen:
+        found, states, seconds = check(v)
+        good &= found == v.expected
+        mark = "" if found == v.expected else "DEVIATES"
+        cells = (v.name, v.writers, v.faults, v.expected, found, f"{states:,}", f"{seconds:.1f}")
+        sys.stdout.write(line.format(*cells, mark).rstrip() + "\n")
+        sys.stdout.flush()
+    return good
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description="Check the arming protocol with Spin.")
+    parser.add_argument("--writers", type=int, choices=(2, 3), default=2)
+    parser.add_argument("--trail", metavar="VARIANT", help="print the counterexample of a variant")
+    arguments = parser.parse_args()
+    chosen = variants(arguments.writers)
+    if arguments.trail is not None:
+        chosen = [v for v in chosen if arguments.trail in {v.name, v.goal, v.mutation}]
+        if not chosen:
+            parser.error(f"there is no variant {arguments.trail!r}")
+    try:
+        for tool in ("spin", "gcc"):
+            if shutil.which(tool) is None:
+                raise ToolError(f"{tool} is missing; on Debian: apt-get install spin gcc")
+        if arguments.trail is not None:
+            show_trail(chosen[0])
+            return 0
+        return 0 if show_table(chosen) else 1
+    except ToolError as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        return 2
+
+
+def _run(command: list[str], directory: Path) -> str:
+    environment = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(  # noqa: S603  # fixed programs, no shell
+        command,
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    # The verifier's own exit status says nothing: a counterexample is one of its results.
+    if done.returncode != 0 and command[0] in {"spin", "gcc"} and "-t" not in command:
+        raise ToolError(f"{' '.join(command)} failed:\n{done.stdout}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())
