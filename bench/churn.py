@@ -68,9 +68,9 @@ async def churn(url: URL, *, quick: bool) -> Section:
             while time.perf_counter() - start < seconds:
                 await asyncio.sleep(every)
                 sizes = await observer.fetchrow(
-                    "SELECT pg_relation_size('rowbell.interest'),"
-                    " pg_indexes_size('rowbell.interest'),"
-                    " (SELECT count(*) FROM rowbell.interest)"
+                    "SELECT pg_relation_size('rowbell.registration'),"
+                    " pg_indexes_size('rowbell.registration'),"
+                    " (SELECT count(*) FROM rowbell.registration)"
                 )
                 assert sizes is not None
                 table, index, live = sizes
@@ -117,7 +117,7 @@ def report(samples: list[Sample], seconds: int) -> Section:
         [
             "minute",
             "waits begun a second",
-            "interest, MiB",
+            "registrations, MiB",
             "its index, MiB",
             "rows in it",
             "latency, ms",
@@ -139,7 +139,7 @@ def report(samples: list[Sample], seconds: int) -> Section:
 
     def draw(axes: Any) -> None:
         minutes = [sample.minute for sample in samples]
-        axes.plot(minutes, [s.table for s in samples], label="interest, MiB")
+        axes.plot(minutes, [s.table for s in samples], label="registrations, MiB")
         axes.plot(minutes, [s.index for s in samples], label="its index, MiB")
         axes.set_xlabel("minutes")
         axes.set_ylabel("MiB")

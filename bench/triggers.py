@@ -14,7 +14,7 @@ from table import connect, execute, model
 TABLE = "written"
 KEY = (KeyColumn("id"),)
 ROWBELL = TableTriggers(None, TABLE, KEY, ForEach.STATEMENT)
-DECLARED = TableTriggers(None, TABLE, KEY, ForEach.ROW, declared=(KeyColumn("status"),))
+DECLARED = TableTriggers(None, TABLE, KEY, ForEach.ROW, declared=("status",))
 TABLES = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT"
 NONE = "no trigger"
 
@@ -55,8 +55,8 @@ async def prepared(url: URL) -> dict[str, list[str]]:
     found = {
         NONE: [],
         "does nothing": plain("does_nothing", nothing, TABLES),
-        "rowbell": [ROWBELL.create_function(), ROWBELL.create_triggers()[0]],
-        "rowbell, declared": [DECLARED.create_function(), DECLARED.create_triggers()[0]],
+        "rowbell": [*ROWBELL.create_function(), ROWBELL.create_triggers()[0]],
+        "rowbell, declared": [*DECLARED.create_function(), DECLARED.create_triggers()[0]],
         "pg_notify": plain(
             "tells",
             f"BEGIN PERFORM pg_notify('{TABLE}', NEW.id::text); RETURN NULL; END",
@@ -90,11 +90,11 @@ async def watched(url: URL, first: int, count: int, columns: str | None = None) 
     await execute(
         url,
         [
-            "TRUNCATE rowbell.interest",
-            "INSERT INTO rowbell.interest"
+            "TRUNCATE rowbell.registration",
+            "INSERT INTO rowbell.registration"
             f" SELECT '{TABLE}'::regclass, hash_record_extended(ROW(i), 0), 1, {array}"
             f" FROM generate_series({first}, {first + count - 1}) AS i",
-            f"SELECT setval('rowbell.interested', {int(count > 0)})",
-            "VACUUM ANALYZE rowbell.interest",
+            f"SELECT setval('rowbell.has_registrations', {int(count > 0)})",
+            "VACUUM ANALYZE rowbell.registration",
         ],
     )

@@ -247,7 +247,7 @@ def main() -> int:
 
 def _run(command: list[str], directory: Path) -> str:
     environment = {**os.environ, "LC_ALL": "C"}
-    done = subprocess.run(  # noqa: S603  # fixed programs, no shell
+    done = subprocess.run(  # fixed programs, no shell
         command,
         cwd=directory,
         env=environment,

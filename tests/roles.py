@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 from uuid import uuid4
 
 import asyncpg
 from sqlalchemy import URL
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
+Isolation: TypeAlias = Literal["read_committed", "repeatable_read"]
 
 
 @asynccontextmanager
-async def connected(url: URL) -> AsyncIterator[Connection]:
+async def connected(url: URL) -> AsyncGenerator[Connection]:
     """An asyncpg connection to that database, as that role."""
     dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
     connection = await asyncpg.connect(dsn)
@@ -26,7 +27,7 @@ async def connected(url: URL) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
-async def role(database: URL, *grants: str, options: str = "LOGIN") -> AsyncIterator[URL]:
+async def role(database: URL, *grants: str, options: str = "LOGIN") -> AsyncGenerator[URL]:
     """The URL of the database as a new role.
 
     Args:

@@ -1,8 +1,9 @@
-"""Whoever holds a lock on what is ours, for however long: writers go on, and listeners come back."""
+"""Whoever holds a lock on what is ours: writers go on, and listeners come back."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from sqlalchemy import URL, insert, text
@@ -11,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import rowbell
 from models import Order
-from roles import Warned, connected, register, role
+from roles import Isolation, Warned, connected, register, role
 from rowbell import RowWatcher, Timing, WatcherState, install_triggers, remove_triggers
 
 QUICK = Timing(heartbeat=0.1, narrow=0.1, backoff=0.05)
@@ -78,15 +79,17 @@ async def test_no_lock_on_what_is_ours_holds_a_writer_up(
         transaction = holder.transaction()
         await transaction.start()
         await holder.execute(lock)
+        isolations: list[Isolation] = ["read_committed", "repeatable_read"]
         for table in ("orders", "by_row", "declared"):
-            for isolation in ("read_committed", "repeatable_read"):
+            for isolation in isolations:
                 async with Warned(writer) as warned, asyncio.timeout(10):
-                    async with writer.transaction(isolation=isolation):  # type: ignore[arg-type]
+                    async with writer.transaction(isolation=isolation):
                         await writer.execute(f"UPDATE {table} SET n = n + 1")
                         await writer.execute(f"UPDATE {table} SET n = n + 1")
                 assert len(warned.messages) <= 1
         await transaction.rollback()
-        assert {(await wait).n for wait in waits} <= {2, 4}
+        found: list[Any] = [await wait for wait in waits]
+        assert {row.n for row in found} <= {2, 4}
 
 
 async def test_calls_of_a_stranger_in_an_open_transaction_hold_nobody_up(
@@ -206,7 +209,9 @@ async def test_installing_and_removing_under_traffic_deadlocks_nobody(
         n: Mapped[int]
 
     async with connected(database) as owner:
-        await owner.execute("CREATE TABLE parted (id int PRIMARY KEY, n int) PARTITION BY HASH (id)")
+        await owner.execute(
+            "CREATE TABLE parted (id int PRIMARY KEY, n int) PARTITION BY HASH (id)"
+        )
         for i in range(4):
             await owner.execute(
                 f"CREATE TABLE parted_{i} PARTITION OF parted"
@@ -234,7 +239,7 @@ async def test_installing_and_removing_under_traffic_deadlocks_nobody(
         for _ in range(12):
             for function in (install_triggers, remove_triggers):
                 async with engine.begin() as connection:
-                    await connection.run_sync(lambda c, f=function: f(c, Parted))
+                    await connection.run_sync(function, Parted)
         stopped.set()
     assert all(worker.result() > 0 for worker in workers)
 

@@ -1,11 +1,12 @@
-"""What strangers, writers and installers may do: nobody gains a right by rowbell, nobody loses one."""
+"""What strangers, writers and installers may do: nobody gains a right by rowbell."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import rowbell
 from models import Item, Order
-from roles import Warned, connected, register, role
+from roles import Isolation, Warned, connected, register, role
 from rowbell import (
     LockTimeoutError,
     Reason,
@@ -45,7 +46,7 @@ async def orders(engine: AsyncEngine) -> AsyncEngine:
 @asynccontextmanager
 async def armed(
     engine: AsyncEngine, model: type[Any] = Order, key: Any = 1, **more: Any
-) -> AsyncIterator[tuple[RowWatcher, asyncio.Task[Any]]]:
+) -> AsyncGenerator[tuple[RowWatcher, asyncio.Task[Any]]]:
     """A wait that only a notification, or a heartbeat, can end."""
     async with RowWatcher(engine, mode="listen", recheck=None, timing=QUICK) as watcher:
         wait = asyncio.create_task(
@@ -72,7 +73,9 @@ async def state_of(engine: AsyncEngine, model: Any) -> TriggerState:
 async def test_the_rights_on_every_object_are_those_that_security_md_says(
     database: URL,
 ) -> None:
-    rows = re.findall(r"^\| `(\w+)(?:\(\))?` \| (.+?) \| (.+?) \|", SECURITY.read_text(), re.M)
+    rows = re.findall(
+        r"^\| `(\w+)(?:\(\))?` \| (.+?) \| (.+?) \|", SECURITY.read_text(), re.MULTILINE
+    )
     written = {name: (kind, rights) for name, kind, rights in rows}
     async with connected(database) as owner:
         functions = await owner.fetch(
@@ -252,9 +255,9 @@ REVOKED = {
 
 
 @pytest.mark.parametrize("revoked", REVOKED.values(), ids=REVOKED)
-@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+@pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read"])
 async def test_a_writer_without_any_right_on_what_is_ours_wakes_all_the_same(
-    orders: AsyncEngine, database: URL, revoked: str, isolation: str
+    orders: AsyncEngine, database: URL, revoked: str, isolation: Isolation
 ) -> None:
     async with (
         role(database, "GRANT SELECT, UPDATE ON orders TO {role}") as writer,
@@ -264,7 +267,7 @@ async def test_a_writer_without_any_right_on_what_is_ours_wakes_all_the_same(
         Warned(connection) as warned,
     ):
         await owner.execute(revoked)
-        async with connection.transaction(isolation=isolation.replace(" ", "_")):
+        async with connection.transaction(isolation=isolation):
             for _ in range(3):
                 await connection.execute("UPDATE orders SET n = n + 1 WHERE id = 1")
         assert (await wait).n == 3
@@ -387,7 +390,8 @@ async def test_nobody_else_learns_a_listeners_channel(orders: AsyncEngine, datab
     async with connected(database) as owner:
         await owner.execute("DROP SCHEMA rowbell CASCADE")
         async with role(
-            database, "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {role}",
+            database,
+            "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {role}",
             "ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO {role}",
         ) as stranger:
             await run(orders, install_triggers, Order)
@@ -454,9 +458,7 @@ async def test_a_role_that_row_level_security_restricts_is_polled_with_the_reaso
         await owner.execute("CREATE POLICY own ON orders USING (id < 5)")
         engine = create_async_engine(tenant)
         async with RowWatcher(engine, timing=QUICK) as watcher:
-            wait = asyncio.create_task(
-                watcher.wait_for_change(Order, 1, interval=0.05, timeout=20)
-            )
+            wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
             await watcher.reached(lambda now: now.reason is Reason.ROW_LEVEL_SECURITY)
             await owner.execute("UPDATE orders SET n = 1")
             assert (await wait).n == 1
@@ -485,9 +487,7 @@ async def test_registering_is_a_right_that_can_be_taken_and_granted(
         await run(orders, install_triggers, Order)
         allowed, refused = create_async_engine(one), create_async_engine(two)
         async with armed(allowed), RowWatcher(refused, timing=QUICK) as watcher:
-            wait = asyncio.create_task(
-                watcher.wait_for_change(Order, 1, interval=0.05, timeout=20)
-            )
+            wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
             await watcher.reached(lambda now: now.reason is Reason.NOT_PERMITTED)
             assert "rowbell.register" in watcher.statistics().detail
             await owner.execute("UPDATE orders SET n = 1")
@@ -513,9 +513,7 @@ async def test_a_role_registers_no_more_rows_than_it_may(
                 for key in (1, 2, 3)
             ]
             await watcher.reached(lambda now: now.armed == 3)
-            more = asyncio.create_task(
-                watcher.wait_for_change(Order, 4, interval=60, timeout=20)
-            )
+            more = asyncio.create_task(watcher.wait_for_change(Order, 4, interval=60, timeout=20))
             await watcher.reached(lambda now: now.reason is Reason.TOO_MANY_REGISTRATIONS)
             assert watcher.statistics().armed == 3
             await owner.execute("UPDATE rowbell.registration_limit SET registrations = 4")
@@ -547,10 +545,13 @@ async def test_a_stranger_cannot_raise_its_own_limit_or_touch_what_others_regist
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await mallory.execute(statement)
-        await mallory.execute("SELECT rowbell.unregister(array_agg(table_oid), array_agg(key_hash))"
-                              " FROM rowbell.registration")
-        await mallory.execute("SELECT rowbell.close_listener(), rowbell.delete_stale(),"
-                              " rowbell.lower_flag()")
+        await mallory.execute(
+            "SELECT rowbell.unregister(array_agg(table_oid), array_agg(key_hash))"
+            " FROM rowbell.registration"
+        )
+        await mallory.execute(
+            "SELECT rowbell.close_listener(), rowbell.delete_stale(), rowbell.lower_flag()"
+        )
         async with connected(database) as owner:
             await owner.execute("UPDATE orders SET n = 1")
         assert (await wait).n == 1
@@ -583,14 +584,16 @@ async def test_forged_notifications_cost_a_limited_number_of_reads_and_hide_noth
         for forged in (
             "NOTIFY rowbell, '2:1:x'",
             f"SELECT pg_notify('rowbell', '1:' || {oid} || ':*')",
-            f"SELECT rowbell.notify({oid}, array_agg(listener), array_agg(key_hash))"
-            " FROM rowbell.registration",
+            (
+                f"SELECT rowbell.notify({oid}, array_agg(listener), array_agg(key_hash))"
+                " FROM rowbell.registration"
+            ),
         ):
             for _ in range(20):
                 await mallory.execute(forged)
                 sent += 1
                 seen = before.notifications + sent
-                await watcher.reached(lambda now, seen=seen: now.notifications >= seen)
+                await watcher.reached(partial(_has_heard, seen))
         lasted = asyncio.get_running_loop().time() - begun
         # Each of them alone would have read all rows; the first does, and then so many a second.
         reads = watcher.statistics().rereads - before.rereads
@@ -600,6 +603,10 @@ async def test_forged_notifications_cost_a_limited_number_of_reads_and_hide_noth
         for wait in waits:
             wait.cancel()
         await asyncio.wait(waits)
+
+
+def _has_heard(count: int, now: rowbell.WatcherStatistics) -> bool:
+    return now.notifications >= count
 
 
 async def test_a_counter_that_anybody_may_raise_costs_one_proof_a_heartbeat(

@@ -10,7 +10,6 @@ from sqlalchemy import (
     URL,
     BigInteger,
     Column,
-    Connection,
     Integer,
     MetaData,
     Table,
@@ -24,6 +23,7 @@ from sqlalchemy.pool import NullPool
 
 import rowbell
 from models import Animal, Dog, Odd, Order, Plain
+from roles import register
 from rowbell import (
     LockTimeoutError,
     Reason,
@@ -35,7 +35,6 @@ from rowbell import (
     remove_triggers,
     trigger_status,
 )
-from roles import register
 from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
 
 QUICK = Timing(heartbeat=0.1, narrow=0.1)
@@ -146,7 +145,7 @@ async def test_a_lock_that_is_not_to_be_had_is_an_error_and_nothing_is_changed(
     async with engine.connect() as writer:
         await writer.execute(text("LOCK TABLE plain IN ROW EXCLUSIVE MODE"))
         with pytest.raises(
-            LockTimeoutError, match='SHARE ROW EXCLUSIVE lock on "public"."plain" within 50ms'
+            LockTimeoutError, match=r'SHARE ROW EXCLUSIVE lock on "public"\."plain" within 50ms'
         ):
             await run(engine, install_triggers, Plain, lock_timeout="50ms")
     assert await states(engine, Plain) == [TriggerState.MISSING]

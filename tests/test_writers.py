@@ -15,6 +15,7 @@ from sqlalchemy.types import UserDefinedType
 
 import rowbell
 from models import Order
+from roles import connected, register
 from rowbell import (
     InvalidColumnError,
     ListenError,
@@ -29,7 +30,6 @@ from rowbell import (
 )
 from rowbell.watch.schema import COMPACT_BEYOND
 from rowbell.watch.tables import options_of
-from roles import connected, register
 
 QUICK = Timing(heartbeat=0.05, narrow=0.1)
 ROWS = 100
@@ -125,8 +125,7 @@ async def test_the_table_of_registrations_stays_small_while_an_old_transaction_k
     """And who was registered before is woken after."""
     size = text("SELECT pg_total_relation_size('rowbell.registration')")
     churn = text(
-        "INSERT INTO rowbell.registration"
-        " SELECT 1, i, 1 FROM generate_series(1, 20000) AS i"
+        "INSERT INTO rowbell.registration SELECT 1, i, 1 FROM generate_series(1, 20000) AS i"
     )
     autocommit = orders.execution_options(isolation_level="AUTOCOMMIT")
     frozen = orders.execution_options(isolation_level="REPEATABLE READ")

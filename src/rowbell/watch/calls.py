@@ -39,7 +39,7 @@ ARRAY(SELECT CASE WHEN t.schema IS NULL OR (
 def _query(function: str) -> str:
     """A call with what only the client itself can ask: the meaning of names, and owners."""
     untrusted = sql("untrusted_owners").replace("@tables@", "$1::oid[]")
-    return (
+    return (  # made of constants
         f"SELECT answer.*, {_OIDS}, ARRAY(SELECT DISTINCT u.table_oid FROM ({untrusted}) AS u)"
         f" AS untrusted FROM {function} AS answer"
     )
@@ -145,7 +145,9 @@ class Calls:
         [(pid, recovering, database, installed)] = await self._fetch(_IDENTIFY)
         schema = None
         if installed:
-            [(version, compatible_with)] = await self._fetch("SELECT * FROM rowbell.schema_version()")
+            [(version, compatible_with)] = await self._fetch(
+                "SELECT * FROM rowbell.schema_version()"
+            )
             schema = (version, compatible_with)
         return Server(pid, recovering, database, schema)
 
@@ -191,8 +193,9 @@ class Calls:
                 [_array(columns) for _, columns in rows],
             )
         except InsufficientPrivilegeError:
-            return Registered(dict.fromkeys(tables, TableState("not_permitted", None)), False)
-        return Registered(_states(tables, answer), answer["over_limit"])
+            refused = dict.fromkeys(tables, TableState("not_permitted", None))
+            return Registered(refused, over_limit=False)
+        return Registered(_states(tables, answer), over_limit=answer["over_limit"])
 
     async def unregister(self, rows: Sequence[tuple[int, int]]) -> None:
         """Delete registrations of this session."""

@@ -34,20 +34,18 @@ _ONE_AT_A_TIME: Final = (
 
 def kept(name: str) -> str:
     """The statement that keeps a setting for ``restored``, for ``--sql``."""
-    return (
-        f"SELECT pg_catalog.set_config('rowbell.{name}', pg_catalog.current_setting('{name}'), true)"
-    )
+    value = f"pg_catalog.current_setting('{name}')"
+    return f"SELECT pg_catalog.set_config('rowbell.{name}', {value}, true)"
 
 
 def restored(name: str) -> str:
     """The statement that ends what was set after ``kept``."""
-    return (
-        f"SELECT pg_catalog.set_config('{name}', pg_catalog.current_setting('rowbell.{name}'), true)"
-    )
+    value = f"pg_catalog.current_setting('rowbell.{name}')"
+    return f"SELECT pg_catalog.set_config('{name}', {value}, true)"
 
 
 def limited(statements: Iterable[str], timeout: LockTimeout) -> list[str]:
-    """Statements of one transaction, for ``--sql``, one installation at a time and under a limit."""
+    """Statements for ``--sql``, one installation at a time and with limited waits for locks."""
     limit = f"SELECT pg_catalog.set_config('lock_timeout', '{timeout}', true)"
     before = [kept("lock_timeout"), limit, _ONE_AT_A_TIME]
     return [*before, *statements, restored("lock_timeout")]
@@ -138,5 +136,3 @@ def as_owner_of_the_schema(connection: Connection, owner: str | None) -> Generat
     execute(connection, [f"SET LOCAL ROLE {owner}"])
     yield
     execute(connection, [f"SELECT set_config('role', '{before}', true)"])
-
-

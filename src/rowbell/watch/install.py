@@ -108,9 +108,7 @@ def install_triggers(
     return executed
 
 
-def _install(
-    connection: Connection, triggers: TableTriggers, timeout: LockTimeout
-) -> list[str]:
+def _install(connection: Connection, triggers: TableTriggers, timeout: LockTimeout) -> list[str]:
     schema = schema_status(connection)
     triggers = _placed(connection, resolve(connection, triggers), schema)
     _refuse(connection, triggers, schema)
@@ -127,9 +125,7 @@ def _install(
     return executed
 
 
-def _placed(
-    connection: Connection, triggers: TableTriggers, schema: SchemaStatus
-) -> TableTriggers:
+def _placed(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> TableTriggers:
     """The triggers of a table, with their function where the current role may create one."""
     if schema.state is SchemaState.MISSING or schema.mine:
         return triggers
@@ -261,15 +257,15 @@ def trigger_status(connection: Connection, *models: ModelOrTable) -> list[Trigge
             TriggerStatus(
                 triggers.schema,
                 triggers.table,
-                _state(connection, _placed(connection, resolve(connection, triggers), schema), schema),
+                _state(
+                    connection, _placed(connection, resolve(connection, triggers), schema), schema
+                ),
             )
             for triggers in named
         ]
 
 
-def _state(
-    connection: Connection, triggers: TableTriggers, schema: SchemaStatus
-) -> TriggerState:
+def _state(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> TriggerState:
     found = _inspect(connection, triggers).state
     if untrusted_owners(connection, [triggers.oid or 0]):
         return TriggerState.UNTRUSTED if found is not TriggerState.MISSING else found

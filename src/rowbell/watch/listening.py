@@ -99,7 +99,9 @@ class Listening:
         try:
             channel = await self._calls.open_listener()
         except InsufficientPrivilegeError as error:
-            raise CannotListenError(Reason.NOT_PERMITTED, f"rowbell.open_listener(): {error}") from error
+            raise CannotListenError(
+                Reason.NOT_PERMITTED, f"rowbell.open_listener(): {error}"
+            ) from error
         await self._calls.listen(channel, self._hear)
         await self.heartbeat()
 
@@ -174,7 +176,9 @@ class Listening:
             why = "the connection has moved to another server process, which does not listen"
             raise CannotListenError(Reason.NOT_DELIVERED, why)
         if not answer.listens:
-            why = "notifications go to another channel than this session's: it was listening in vain"
+            why = (
+                "notifications go to another channel than this session's: it was listening in vain"
+            )
             raise CannotListenError(Reason.CONNECTION_LOST, why)
         expected = (len(self._registered), checksum(self._registered))
         if (answer.registered, answer.checksum) != expected:

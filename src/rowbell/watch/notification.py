@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 BROADCAST: Final = "rowbell"
-"""The channel that every listener listens on. That of a single one is told by ``open_listener()``."""
+"""The channel that every listener listens on; ``open_listener()`` tells it its own as well."""
 
 _PAYLOAD: Final = re.compile(r"1:(\d{1,10}):([*?]|-?\d{1,19}(?:,-?\d{1,19})*)", re.ASCII)
 _OTHER_VERSION: Final = re.compile(r"(?!1:)\d{1,4}:\d{1,10}:.*", re.ASCII | re.DOTALL)

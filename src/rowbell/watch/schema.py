@@ -88,8 +88,10 @@ _SHAPES: Final = {
     "registration": ("r", "table_oid oid, key_hash bigint, listener bigint, columns text[]"),
     "listener": (
         "r",
-        "number bigint, backend_pid integer, backend_start timestamp with time zone,"
-        " role_oid oid, registrations bigint",
+        (
+            "number bigint, backend_pid integer, backend_start timestamp with time zone,"
+            " role_oid oid, registrations bigint"
+        ),
     ),
     "registration_limit": ("r", "role_name name, registrations bigint"),
     "registration_pkey": ("i", "table_oid oid, key_hash bigint, listener bigint"),
@@ -190,9 +192,7 @@ def schema_status(connection: Connection) -> SchemaStatus:
         unusable = [] if found.usable else ["not everybody may use the schema"]
         differences = (*unusable, *_wrong_relations(connection), *_wrong_functions(connection))
         state = SchemaState.INCOMPLETE if differences else SchemaState.INSTALLED
-    return SchemaStatus(
-        state, version, differences, found.owner, found.mine, found.may_create
-    )
+    return SchemaStatus(state, version, differences, found.owner, found.mine, found.may_create)
 
 
 def _numbers(source: str) -> tuple[int, int]:

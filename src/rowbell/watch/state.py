@@ -78,16 +78,16 @@ class Reason(StrEnum):
     SCHEMA_OUTDATED = "schema_outdated"
     """The schema ``rowbell`` was installed by an older rowbell than this one."""
     SCHEMA_NEWER = "schema_newer"
-    """The schema ``rowbell`` was installed by a newer rowbell, which older ones cannot work with."""
+    """The schema ``rowbell`` was installed by a newer rowbell, which this one cannot work with."""
     NOT_PERMITTED = "not_permitted"
-    """The role of the LISTEN connection may not SELECT the key and the columns that are waited for,
-    or may not register rows."""
+    """The role of the LISTEN connection may not SELECT the key and the columns that are waited
+    for, or may not register rows."""
     ROW_LEVEL_SECURITY = "row_level_security"
-    """Listening, but row-level security restricts what the role of the LISTEN connection sees of the
-    table; notifications would tell it of rows that it may not see."""
+    """Listening, but row-level security restricts what the role of the LISTEN connection sees of
+    the table; notifications would tell it of rows that it may not see."""
     UNTRUSTED = "untrusted"
-    """Listening, but the schema ``rowbell`` or the trigger function belongs to a role that could not
-    change the table itself, or may be changed by one."""
+    """Listening, but the schema ``rowbell`` or the trigger function belongs to, or may be changed
+    by, a role that could not change the table itself."""
     TOO_MANY_REGISTRATIONS = "too_many_registrations"
     """Listening, but the role has as many rows registered as it may."""
     NO_KEY = "no_key"

@@ -110,7 +110,9 @@ def table_triggers(connection: Connection, table: Table) -> TableTriggers:
         options.replicated,
         declared_columns(table),
     )
-    find = text("SELECT CAST(pg_catalog.to_regclass(CAST(:name AS pg_catalog.text)) AS pg_catalog.oid)")
+    find = text(
+        "SELECT CAST(pg_catalog.to_regclass(CAST(:name AS pg_catalog.text)) AS pg_catalog.oid)"
+    )
     oid = connection.scalar(find, {"name": triggers.name})
     if oid is None:
         raise TriggerError(triggers.name, "there is no such table in this database")
@@ -141,6 +143,4 @@ def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
     if by_row and triggers.for_each is ForEach.STATEMENT:
         why = 'partitioned and replicated tables, and declared columns, need for_each="row"'
         raise TriggerError(triggers.name, why)
-    return replace(
-        triggers, schema=schema, for_each=ForEach.ROW if by_row else triggers.for_each
-    )
+    return replace(triggers, schema=schema, for_each=ForEach.ROW if by_row else triggers.for_each)

@@ -5,13 +5,13 @@ transition tables. The *row* form does it row by row; it serves where transition
 partitioned tables, whose partitions are written directly too, for declared columns, and where
 changes arrive by logical replication, which fires no statement triggers.
 
-A writer pays in steps, each only if the one before says so. The trigger's ``WHEN``, in the row form:
-did the row, or a declared column, change? The flag: is any row registered? The probe: is one of these
-rows registered? Only then it is found out what changed, and notified.
+A writer pays in steps, each only if the one before says so. The trigger's ``WHEN``, in the row
+form: did the row, or a declared column, change? The flag: is any row registered? The probe: is one
+of these rows registered? Only then it is found out what changed, and notified.
 
-The function runs as the writer, whoever that is. It and its triggers depend only on the names of the
-key columns, the declared columns and the form, so the function is named after a hash of all that, and
-is never altered: two versions of rowbell can stand side by side during a deploy. Its text is in
+The function runs as the writer. It and its triggers depend only on the names of the key columns,
+the declared columns and the form, so the function is named after a hash of all that, and is never
+altered: two versions of rowbell can stand side by side during a deploy. Its text is in
 ``sql/trigger_*.sql``.
 """
 
@@ -237,5 +237,5 @@ _REGISTERED: Final = (
 
 
 def _filled(template: str, **parts: str) -> str:
-    """A file of the folder ``sql`` with its @parts@ filled in, at once: a name may look like one."""
+    """A file of the folder ``sql`` with its @parts@ filled in, in one pass: names may have @."""
     return re.sub(r"@(\w+)@", lambda part: parts[part[1]], template)
