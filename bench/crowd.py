@@ -270,10 +270,10 @@ async def notifications(url: URL, *, quick: bool) -> Section:
     sender, costs = await connect(url), dict[int, list[float]]()
     # Each payload names the row that is waited for, and differs, or the server would send one.
     send = (
-        f"SELECT count(pg_notify('rowbell_' || $1, '1:' || '{TABLE}'::regclass::oid || ':' ||"
+        f"SELECT count(pg_notify($1, '1:' || '{TABLE}'::regclass::oid || ':' ||"
         " hash_record_extended(ROW(1), 0) || ',' || i)) FROM generate_series(1, $2::int) AS i"
     )
-    pid = text("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'rowbell%'")
+    channel = "SELECT rowbell.channel(max(number)) FROM rowbell.listener"
 
     async def heard(watcher: rowbell.RowWatcher, listener: str, count: int) -> float:
         """The microseconds of CPU that each of that many takes."""
@@ -294,7 +294,7 @@ async def notifications(url: URL, *, quick: bool) -> Section:
                     for key in range(1, size + 1)
                 ]
                 await watcher.reached(partial(all_armed, size))
-                listener = str(await sender.fetchval(str(pid)))
+                listener = str(await sender.fetchval(channel))
                 await heard(watcher, listener, 200)
                 costs.setdefault(size, []).append(await heard(watcher, listener, many))
                 if size == 1 and len(flood[0]) == 0:

@@ -89,7 +89,7 @@ bool notified;                      /* a notification caused the read; only for 
  * sequence: it changes at once, and a rollback does not undo it. */
 inline notify(channel) {
     if
-    :: queued[me] = channel; printf("writer %d queues a notification for %e\n", me, channel)
+    :: queued[me] = channel; printf("writer %d queues a notification\n", me)
     :: unsent = (connected && !is(MUTED_UNCOUNTED) -> unsent + 1 : unsent);
        printf("writer %d is muted\n", me)
     fi

@@ -31,6 +31,9 @@ MODEL: Final = Path(__file__).with_name("arming.pml")
 MEMORY: Final = 3_500
 """The limit of one search, in MiB."""
 
+FEW: Final = 2
+"""The number of writers with which all searches are short."""
+
 NOTHING: Final = "nothing"
 COUNTEREXAMPLE: Final = "counterexample"
 REACHED: Final = "reached"
@@ -137,19 +140,17 @@ def variants(writers: int) -> list[Variant]:
         writers: The number of transactions in the search for lost changes. With 3 the search for
             endless executions is larger as well.
     """
-    found = [Variant("safety", NOTHING, faults=2)]
-    if writers != 2:  # noqa: PLR2004  # two writers are the usual case
-        found.append(Variant("safety", NOTHING, writers=writers))
-    found += [
+    many = writers > FEW
+    return [
+        Variant("safety", NOTHING, faults=2),
+        *([Variant("safety", NOTHING, writers=writers)] if many else []),
         Variant("liveness", NOTHING, writers=1, faults=2, liveness=True),
-        Variant("liveness", NOTHING, faults=1 if writers > 2 else 0, liveness=True),  # noqa: PLR2004
+        Variant("liveness", NOTHING, faults=1 if many else 0, liveness=True),
+        *(Variant(f"goal {goal}", REACHED, goal=goal) for goal in GOALS),
+        *(Variant(name, COUNTEREXAMPLE, mutation=name) for name in BROKEN),
+        *(Variant(name, COUNTEREXAMPLE, writers=1, mutation=name, liveness=True) for name in STUCK),
+        *(Variant(name, NOTHING, mutation=name) for name in HARMLESS),
     ]
-    found += [Variant(f"goal {goal}", REACHED, goal=goal) for goal in GOALS]
-    found += [Variant(name, COUNTEREXAMPLE, mutation=name) for name in BROKEN]
-    found += [
-        Variant(name, COUNTEREXAMPLE, writers=1, mutation=name, liveness=True) for name in STUCK
-    ]
-    return found + [Variant(name, NOTHING, mutation=name) for name in HARMLESS]
 
 
 def build(variant: Variant, directory: Path, *, shortest: bool = False) -> list[str]:
@@ -169,7 +170,7 @@ def build(variant: Variant, directory: Path, *, shortest: bool = False) -> list[
         command += ["-a", "-f"]
     else:
         options += ["-DSAFETY", "-DBFS"] if shortest else ["-DSAFETY"]
-    if variant.writers > 2:  # noqa: PLR2004  # many states: store them compressed
+    if variant.writers > FEW:  # many states: store them compressed
         options.append("-DCOLLAPSE")
         command.append("-w26")
     level = "-O2" if variant.expected == NOTHING else "-O1"
@@ -202,7 +203,9 @@ def show_trail(variant: Variant) -> None:
         _run(build(variant, Path(name), shortest=True), Path(name))
         if not (Path(name) / f"{MODEL.name}.trail").exists():
             raise ToolError(f"{variant.name} has no counterexample")
-        sys.stdout.write(_run(["spin", *variant.flags, "-t", "-T", MODEL.name], Path(name)))
+        trail = _run(["spin", *variant.flags, "-t", "-T", MODEL.name], Path(name))
+    lines = [line for line in trail.splitlines() if not line.startswith("Never claim moves")]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def show_table(chosen: list[Variant]) -> bool:
@@ -233,9 +236,7 @@ def main() -> int:
         if not chosen:
             parser.error(f"there is no variant {arguments.trail!r}")
     try:
-        for tool in ("spin", "gcc"):
-            if shutil.which(tool) is None:
-                raise ToolError(f"{tool} is missing; on Debian: apt-get install spin gcc")
+        _require_tools()
         if arguments.trail is not None:
             show_trail(chosen[0])
             return 0
@@ -243,6 +244,12 @@ def main() -> int:
     except ToolError as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return 2
+
+
+def _require_tools() -> None:
+    for tool in ("spin", "gcc"):
+        if shutil.which(tool) is None:
+            raise ToolError(f"{tool} is missing; on Debian: apt-get install spin gcc")
 
 
 def _run(command: list[str], directory: Path) -> str:

@@ -9,7 +9,10 @@ from typing import Any, Literal, Self, TypeAlias
 from uuid import uuid4
 
 import asyncpg
-from sqlalchemy import URL
+from sqlalchemy import URL, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from rowbell import install_triggers
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Isolation: TypeAlias = Literal["read_committed", "repeatable_read"]
@@ -91,3 +94,58 @@ async def register(
         columns,
     )
     return obstacle
+
+
+@asynccontextmanager
+async def managed(database: URL, *models: Any) -> AsyncGenerator[tuple[URL, str]]:
+    """The database as a hosted service gives it to an application.
+
+    Nobody involved is a superuser or may read the statistics of others. One role owns the tables
+    and has installed the triggers; the application logs in as another and is a third by SET ROLE.
+    What new functions would allow everybody by default was revoked.
+
+    Yields:
+        The URL to log in with, and the role to be set.
+    """
+    async with (
+        role(database, options="NOLOGIN") as owner,
+        role(database, options="NOLOGIN") as app,
+        role(database, f"GRANT {app.username} TO {{role}}", options="LOGIN NOINHERIT") as login,
+        connected(database) as superuser,
+    ):
+        schemas = [
+            row[0]
+            for row in await superuser.fetch(
+                "SELECT DISTINCT quote_ident(schemaname) FROM pg_tables"
+                " WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'rowbell')"
+            )
+        ]
+        tables = await superuser.fetch(
+            "SELECT c.oid::regclass::text FROM pg_class AS c JOIN pg_namespace AS n"
+            " ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname NOT IN"
+            " ('pg_catalog', 'information_schema', 'rowbell')"
+        )
+        await superuser.execute(
+            f'GRANT CREATE ON DATABASE "{database.database}" TO {owner.username};'
+            " DROP SCHEMA rowbell CASCADE;"
+            f" ALTER DEFAULT PRIVILEGES FOR ROLE {owner.username}"
+            " REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC"
+        )
+        for (table,) in tables:
+            await superuser.execute(f"ALTER TABLE {table} OWNER TO {owner.username}")
+        for schema in schemas:
+            await superuser.execute(
+                f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {owner.username};"
+                f" GRANT USAGE ON SCHEMA {schema} TO {app.username};"
+                f" GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {app.username};"
+                f" GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {app.username}"
+            )
+        engine = create_async_engine(database)
+        async with engine.begin() as connection:
+            await connection.execute(text(f"SET LOCAL ROLE {owner.username}"))
+            await connection.run_sync(install_triggers, *models)
+        await engine.dispose()
+        yield login, str(app.username)
+        await superuser.execute("DROP SCHEMA rowbell CASCADE")
+        for (table,) in tables:
+            await superuser.execute(f"ALTER TABLE {table} OWNER TO CURRENT_USER")

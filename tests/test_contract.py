@@ -11,13 +11,20 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import delete, func, insert, inspect, text, update
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy import URL, delete, func, insert, inspect, text, update
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import InstrumentedAttribute, selectinload, undefer
 from sqlalchemy.orm.exc import DetachedInstanceError
 
 import rowbell
-from models import Animal, Colour, Dog, Item, Odd, Order, Sealed, Seat
+from models import Animal, Base, Colour, Dog, Item, Odd, Order, Plain, Sealed, Seat
+from observed import execute
+from roles import managed
 from rowbell import (
     InvalidColumnError,
     NotFoundError,
@@ -32,12 +39,31 @@ BRIEF = 0.15  # one that is
 QUICK = Timing(heartbeat=0.2, narrow=0.2)
 
 
-@pytest.fixture(params=["listen", "poll"])
-async def watcher(
-    request: pytest.FixtureRequest, engine: AsyncEngine
-) -> AsyncGenerator[RowWatcher]:
-    """Armed waits in one run, polled ones in the other; no safety re-reads to help the armed."""
-    async with RowWatcher(engine, mode=request.param, recheck=None, timing=QUICK) as watcher:
+@pytest.fixture(params=["listen", "poll", "managed"])
+def ground_kind(request: pytest.FixtureRequest) -> str:
+    """Armed waits, polled ones, and armed ones of an application in a hosted database."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def engine(
+    ground_kind: str, rowbell_engine: AsyncEngine, database: URL
+) -> AsyncGenerator[AsyncEngine]:
+    if ground_kind != "managed":
+        yield rowbell_engine
+        return
+    models = [mapper.class_ for mapper in Base.registry.mappers if mapper.class_ is not Plain]
+    async with managed(database, *models) as (login, role):
+        engine = create_async_engine(login, connect_args={"server_settings": {"role": role}})
+        yield engine
+        await engine.dispose()
+
+
+@pytest.fixture
+async def watcher(ground_kind: str, engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
+    """No safety re-reads help the armed."""
+    mode = "poll" if ground_kind == "poll" else "listen"
+    async with RowWatcher(engine, mode=mode, recheck=None, timing=QUICK) as watcher:
         yield watcher
 
 
@@ -196,8 +222,11 @@ async def test_a_moved_key_was_deleted(ground: Ground, session: AsyncSession) ->
             await wait
 
 
-async def test_swapped_keys_are_changes(ground: Ground, session: AsyncSession) -> None:
-    await ground.execute(
+async def test_swapped_keys_are_changes(
+    ground: Ground, session: AsyncSession, database: URL
+) -> None:
+    await execute(
+        database,
         "ALTER TABLE items DROP CONSTRAINT items_order_id_fkey",
         "ALTER TABLE orders DROP CONSTRAINT orders_pkey",
         "ALTER TABLE orders ADD PRIMARY KEY (id) DEFERRABLE",

@@ -106,9 +106,8 @@ async def test_a_newer_schema_is_left_alone_and_worked_with(
             await owner.execute(
                 "CREATE FUNCTION rowbell.later() RETURNS int LANGUAGE sql AS 'SELECT'"
             )
-            async with RowWatcher(
-                create_async_engine(database), mode="listen", recheck=None, timing=QUICK
-            ) as after:
+            another = create_async_engine(database)
+            async with RowWatcher(another, mode="listen", recheck=None, timing=QUICK) as after:
                 also = asyncio.create_task(after.wait_for_change(Order, 1, interval=60, timeout=20))
                 await after.reached(lambda now: now.armed == 1)
                 assert await run(orders, install_triggers, Order) == []
@@ -118,6 +117,7 @@ async def test_a_newer_schema_is_left_alone_and_worked_with(
                 assert await state_of(orders, Item) is TriggerState.INSTALLED
                 await owner.execute("UPDATE orders SET n = 1")
                 assert ((await wait).n, (await also).n) == (1, 1)
+            await another.dispose()
         version = await owner.fetchval("SELECT version FROM rowbell.schema_version()")
     assert version == 7
 
@@ -300,6 +300,10 @@ async def test_a_restored_dump_works_or_is_mended_by_installing_again(
     orders: AsyncEngine, database: URL, tmp_path: Path, options: list[str]
 ) -> None:
     """Without owners and rights the comment of a function would say that all is well."""
+    async with connected(database) as owner:
+        ours = (await finished([tool("pg_restore"), "--version"])).stdout.split()[-1]
+        if owner.get_server_version().major != int(ours.split(".")[0]):
+            pytest.skip("pg_restore restores into a server of its own version")
     copy = database.set(database=f"{database.database}_copy")
     dump = tmp_path / "dump"
     async with RowWatcher(orders, mode="listen", timing=QUICK) as watcher:
