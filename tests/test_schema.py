@@ -103,9 +103,7 @@ async def test_a_newer_schema_is_left_alone_and_worked_with(
             wait = asyncio.create_task(before.wait_for_change(Order, 1, interval=60, timeout=20))
             await before.reached(lambda now: now.armed == 1)
             await owner.execute(_version(7, 1))
-            await owner.execute(
-                "CREATE FUNCTION rowbell.later() RETURNS int LANGUAGE sql AS 'SELECT'"
-            )
+            await owner.execute("CREATE FUNCTION rowbell.later() RETURNS void LANGUAGE sql AS ''")
             another = create_async_engine(database)
             async with RowWatcher(another, mode="listen", recheck=None, timing=QUICK) as after:
                 also = asyncio.create_task(after.wait_for_change(Order, 1, interval=60, timeout=20))

@@ -66,6 +66,43 @@ async def test_a_full_notification_queue_fails_no_write_and_loses_no_change(
             assert watcher.statistics().notifications == heard
 
 
+async def test_commits_that_fill_the_queue_together_never_fail(orders: AsyncEngine) -> None:
+    """Each has seen room for itself when its trigger ran; all of them together fit as well."""
+    async with orders.begin() as connection:
+        await connection.execute(insert(Order), [{"id": i} for i in range(2, 2001)])
+        await connection.execute(text("SELECT setval('rowbell.has_registrations', 1)"))
+        await connection.execute(
+            text(
+                "INSERT INTO rowbell.registration SELECT 'orders'::regclass,"
+                " hash_record_extended(ROW(o.id), 0), listener"
+                " FROM orders AS o, generate_series(1000, 1019) AS listener"
+            )
+        )
+
+    async def write(number: int) -> None:
+        async with orders.connect() as connection:
+            for i in range(25):
+                last = 49 if i % 10 else 249
+                await connection.execute(
+                    text("UPDATE orders SET n = n + 1 WHERE id BETWEEN :first AND :last"),
+                    {"first": number * 250, "last": number * 250 + last},
+                )
+                await connection.commit()
+
+    async with orders.connect() as stuck:
+        await stuck.execute(text("LISTEN elsewhere"))
+        await stuck.commit()
+        await stuck.execute(text("SELECT 1"))
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(8):
+                tasks.create_task(write(number))
+        async with orders.connect() as connection:
+            usage = await connection.scalar(text("SELECT pg_notification_queue_usage()"))
+            unsent = text("SELECT is_called FROM rowbell.unsent_notifications")
+            assert (usage or 0) > 0.3
+            assert await connection.scalar(unsent)
+
+
 @contextmanager
 def standby_of(primary: EmbeddedServer) -> Generator[URL]:
     """A hot standby, made by pg_basebackup."""
