@@ -17,29 +17,31 @@
  */
 #define NO_BOUNDARY 1               /* the first read after the registration arms */
 #define EARLY_BOUNDARY 2            /* the boundary is taken before the registration */
-#define BOUNDARY_KEPT 3             /* the boundary is kept over a reconnect */
-#define ARMED_KEPT 4                /* a watch stays armed over a reconnect */
-#define LOWER_UNLOCKED 5            /* the flag is lowered without the lock */
-#define RAISE_UNLOCKED 6            /* the flag is raised before the lock is taken */
-#define OLD_SNAPSHOT 7              /* REPEATABLE READ writers read the registrations */
-#define SILENT_FALLBACK 8           /* a probe that fails notifies nobody */
-#define THROTTLE_DROPS 9            /* notifications are dropped while the timer is running */
-#define NO_SECOND_READ 10           /* a notification during a read causes no other read */
-#define MUTED_UNCOUNTED 11          /* notifications that are not sent are not counted */
-#define DISTRUST_KEEPS_BOUNDARY 12  /* counted notifications cause no new boundary */
-#define FORGET_LATE 13              /* a registration is deleted before the board forgets it */
-#define LATE_BOUNDARY_UNREAD 14     /* LATE_BOUNDARY, and the shortcut causes no read */
-#define COUNTER_UNREAD 15           /* heartbeats do not read unsent_notifications */
-#define DELETION_UNSEEN 16          /* heartbeats do not look for the registration */
+#define LATE_BOUNDARY 3             /* a read is judged by the boundary at its end */
+#define BOUNDARY_KEPT 4             /* the boundary is kept over a reconnect */
+#define ARMED_KEPT 5                /* a watch stays armed over a reconnect */
+#define AGAIN_ARMED 6               /* a watch stays armed when its row is registered again */
+#define SHORTCUT_UNMARKED 7         /* after the shortcut all boundaries look the same */
+#define LOWER_UNLOCKED 8            /* the flag is lowered without the lock */
+#define RAISE_UNLOCKED 9            /* the flag is raised before the lock is taken */
+#define OLD_SNAPSHOT 10             /* REPEATABLE READ writers read the registrations */
+#define SILENT_FALLBACK 11          /* a probe that fails notifies nobody */
+#define THROTTLE_DROPS 12           /* a notification that comes too soon is dropped */
+#define NO_SECOND_READ 13           /* a notification during a read causes no other read */
+#define MUTED_UNCOUNTED 14          /* notifications that are not sent are not counted */
+#define DISTRUST_KEEPS_BOUNDARY 15  /* counted notifications cause no new boundary */
+#define FORGET_LATE 16              /* a registration is deleted before the board forgets it */
+#define COUNTER_UNREAD 17           /* heartbeats do not read unsent_notifications */
+#define DELETION_UNSEEN 18          /* heartbeats do not look for the registration */
 /* These do no harm: */
-#define LATE_BOUNDARY 17            /* a read is judged by the boundary at its end */
-#define RAISE_LATE 18               /* the flag is raised at the end of the transaction */
-#define RAISE_AFTER_COMMIT 19       /* the flag is raised between commit and boundary */
+#define RAISE_LATE 19               /* the flag is raised at the end of the transaction */
+#define RAISE_AFTER_COMMIT 20       /* the flag is raised between commit and boundary */
 #define is(mutation) (MUTATION == mutation)
 
 mtype:phase = { POLLED, REGISTERING, PROVING, ARMED };
 mtype:channel = { NOBODY, LISTENER, EVERYBODY };
 #define NONE 255
+#define CLEAR 128                   /* added to a boundary that the shortcut has found clear */
 
 /* The server. Registrations are those of the row. */
 byte next_id = 1;                   /* the next transaction id */
@@ -56,7 +58,7 @@ byte unsent;                        /* unsent_notifications, minus the value kno
 
 /* The connection of the listener. */
 bool connected;                     /* its backend exists, and listens */
-byte addressed, broadcasts;         /* notifications on their way: for the row, for the table */
+byte pending;                       /* committed notifications on their way */
 byte faults = FAULTS;               /* how many may still happen */
 
 /* The board. */
@@ -68,16 +70,16 @@ byte kept;                          /* for BOUNDARY_KEPT */
 bool watching;                      /* the snapshot with the baseline has been taken */
 bool reading, due;                  /* a read is under way; one more is due */
 bool saw;                           /* the snapshot of the read shows a change */
-bool throttled, coalesced;          /* the timer is running; a notification waits for its end */
-bool notified;                      /* a notification caused the read; only for "woken" */
+bool notified;                      /* a notification has come since the last read began */
+bool again;                         /* the row is being registered again */
 
 /* A heartbeat will find that the registration was deleted. */
 #define gone (registration != 0 && !registered)
-#define lost (phase == ARMED && changed && !due && !reading && !addressed && !broadcasts \
-              && !coalesced && connected && unsent == 0 && !gone)
+#define lost (phase == ARMED && changed && !due && !reading && pending == 0 && connected \
+              && unsent == 0 && !gone && !again)
 #define settled (phase == ARMED && !changed)
 #define armed (phase == ARMED)
-#define woken (phase == ARMED && notified && saw)
+#define woken (phase == ARMED && saw)
 #define armed_after_reconnect (phase == ARMED && stale && registered)
 #define BEFORE(w) (id[w] != 0 && id[w] < registration)
 #define armed_beside_old_transaction (phase == ARMED && (BEFORE(0) || BEFORE(1)))
@@ -135,8 +137,7 @@ proctype Writer(byte me) {
     :: d_step {                                         /* COMMIT or COMMIT PREPARED */
         true -> changed = watching;
         if
-        :: connected && queued[me] == LISTENER -> addressed++
-        :: connected && queued[me] == EVERYBODY -> broadcasts++
+        :: connected && queued[me] != NOBODY -> pending++
         :: else
         fi;
         id[me] = 0; writes[me] = false; queued[me] = NOBODY; printf("writer %d commits\n", me)
@@ -166,7 +167,7 @@ end:
 
 /* The backend of the listener ends. What was on its way is lost. */
 inline end_backend() {
-    connected = false; row_exclusive = false; addressed = 0; broadcasts = 0; unsent = 0;
+    connected = false; row_exclusive = false; pending = 0; unsent = 0;
     stale = stale || registered; registered = false;
     for (i : 0 .. 2) {              /* nobody will receive what was queued for this listener */
         if :: queued[i] == LISTENER -> queued[i] = NOBODY :: else fi
@@ -192,8 +193,8 @@ end:
 
 /* --- The process that waits --- */
 
-/* A read is wanted. While a read is under way, one more is made after it. A watch that is not
- * armed is polled: it is read anyway. */
+/* A read is wanted. If one is under way, another follows it. A watch that is not armed is polled:
+ * it is read anyway. */
 inline want_read() {
     due = due || (reading -> phase != POLLED && !is(NO_SECOND_READ) : phase == ARMED)
 }
@@ -203,31 +204,24 @@ inline prove_again() {
     printf("the watch waits for an xmin above %d\n", boundary)
 }
 
-/* models: rowbell.watch.board:Board.ring */
+/* models: rowbell.watch.board:Board.ring
+ * The throttle may put a read off. In this model every read may begin late. */
 proctype Notifications() {
 end:
     do
     :: d_step {
-        addressed > 0 -> addressed--; notified = phase == ARMED && !reading; want_read();
-        printf("a notification for the row arrives\n")
+        pending > 0 -> pending--; notified = phase != POLLED; want_read();
+        printf("a notification arrives\n")
        }
-    /* The first notification for the whole table causes a read at once. Those that come while the
-     * timer is running cause one more read at its end. */
-    :: d_step {
-        broadcasts > 0 -> broadcasts--; printf("a notification for the table arrives\n");
-        if
-        :: throttled -> coalesced = !is(THROTTLE_DROPS)
-        :: else -> throttled = true; want_read()
-        fi
-       }
-    :: d_step { throttled && coalesced -> coalesced = false; want_read() }
-    :: d_step { throttled && !coalesced -> throttled = false }
+#if MUTATION == THROTTLE_DROPS
+    :: d_step { pending > 0 -> pending--; printf("a notification is dropped\n") }
+#endif
     od
 }
 
-#define LATE (is(LATE_BOUNDARY) || is(LATE_BOUNDARY_UNREAD))
 #define PROVED (is(NO_BOUNDARY) -> captured != NONE \
-                : (LATE -> boundary < xmin : captured == boundary && above))
+                : (is(LATE_BOUNDARY) -> boundary >= CLEAR || boundary < xmin \
+                   : captured == boundary && above))
 
 /* models: rowbell.watch.reader:Reader.run */
 proctype Reader() {
@@ -237,7 +231,7 @@ end:
     do
     /* A read begins. */
     :: d_step {
-        phase != ARMED || due -> due = false; reading = true;
+        phase != ARMED || due -> due = false; notified = false; reading = true;
         captured = (phase == PROVING -> boundary : NONE)
        }
        /* The server takes the snapshot. Its xmin is the lowest running id, or the next one. */
@@ -246,8 +240,9 @@ end:
         for (i : 0 .. 2) {
             if :: id[i] != 0 && id[i] < xmin -> xmin = id[i] :: else fi
         }
-        i = 0; above = captured < xmin;
-        printf("a read takes its snapshot, xmin %d\n", xmin); xmin = (LATE -> xmin : 0);
+        i = 0; above = captured < xmin || (captured >= CLEAR && captured != NONE);
+        printf("a read takes its snapshot, xmin %d\n", xmin);
+        xmin = (is(LATE_BOUNDARY) -> xmin : 0);
         if
         :: watching -> saw = changed
         :: else -> watching = true; changed = false     /* this is the baseline */
@@ -266,13 +261,14 @@ end:
         :: !saw ->
             if
             :: listening && phase == PROVING && PROVED ->
-                phase = ARMED; boundary = 0; printf("the watch is armed\n")
+                /* A read that was wanted for the proof only is not needed any more. */
+                phase = ARMED; boundary = 0; due = notified; printf("the watch is armed\n")
             :: listening && phase == POLLED && registration != 0 -> prove_again()
             :: listening && phase == POLLED && registration == 0 -> phase = REGISTERING
             :: else
             fi
         fi;
-        reading = false; captured = 0; xmin = 0; above = false; saw = false; notified = false
+        reading = false; captured = 0; xmin = 0; above = false; saw = false
        }
     od
 }
@@ -332,15 +328,14 @@ end_connected:
         /* models: sql:tables_without_writers.sql
          * The shortcut: no transaction from before the boundary holds a lock on the table. */
         :: d_step {
-            phase == PROVING && boundary != 0 && NO_WRITERS -> given = boundary;
+            phase == PROVING && boundary < CLEAR && NO_WRITERS -> given = boundary;
             printf("no writer is older than the boundary\n")
            };
             /* models: rowbell.watch.board:Board.clear */
             d_step {
                 if
                 :: phase == PROVING && boundary <= given ->
-                    boundary = 0;
-                    if :: is(LATE_BOUNDARY_UNREAD) :: else -> want_read() fi
+                    boundary = CLEAR + (is(SHORTCUT_UNMARKED) -> 0 : boundary); want_read()
                 :: else
                 fi;
                 given = 0
@@ -354,6 +349,18 @@ end_connected:
                 unsent = unsent - counted; counted = 0;
                 registration = (is(DISTRUST_KEEPS_BOUNDARY) -> registration : given); given = 0;
                 if :: phase == PROVING || phase == ARMED -> prove_again() :: else fi
+            }
+        /* Another wait needs more columns of the row, so it is registered again. That changes
+         * something only if the registration was deleted. */
+        :: d_step { gone && !share && !is(DELETION_UNSEEN) -> again = true; row_exclusive = true; flag = true };
+            d_step { registered = true; row_exclusive = false; printf("registered again\n") };
+            d_step { take_boundary() };
+            d_step {
+                again = false; registration = given; given = 0;
+                if
+                :: phase == POLLED || (phase == ARMED && is(AGAIN_ARMED))
+                :: else -> prove_again()
+                fi
             }
         /* A heartbeat finds that the registration was deleted. The connection is closed. */
         :: d_step { gone && !is(DELETION_UNSEEN) -> end_backend() }
@@ -370,8 +377,8 @@ end_connected:
        /* models: rowbell.watch.board:Board.unarm
         * The process notices that the connection is lost. */
        d_step {
-        given = 0; counted = 0; listening = false; registration = 0; boundary = 0;
-        throttled = false; coalesced = false; printf("the loss is noticed\n");
+        given = 0; counted = 0; listening = false; registration = 0; boundary = 0; again = false;
+        notified = false; printf("the loss is noticed\n");
         phase = (is(ARMED_KEPT) && phase == ARMED -> ARMED : POLLED); due = (phase == ARMED)
        }
     od

@@ -56,8 +56,11 @@ GOALS: Final = (
 BROKEN: Final = (
     "NO_BOUNDARY",
     "EARLY_BOUNDARY",
+    "LATE_BOUNDARY",
     "BOUNDARY_KEPT",
     "ARMED_KEPT",
+    "AGAIN_ARMED",
+    "SHORTCUT_UNMARKED",
     "LOWER_UNLOCKED",
     "RAISE_UNLOCKED",
     "OLD_SNAPSHOT",
@@ -67,14 +70,13 @@ BROKEN: Final = (
     "MUTED_UNCOUNTED",
     "DISTRUST_KEEPS_BOUNDARY",
     "FORGET_LATE",
-    "LATE_BOUNDARY_UNREAD",
 )
 """The mutations that lose a change: a watch becomes armed and deaf."""
 
 STUCK: Final = ("COUNTER_UNREAD", "DELETION_UNSEEN")
 """The mutations with which a change may never be seen."""
 
-HARMLESS: Final = ("LATE_BOUNDARY", "RAISE_LATE", "RAISE_AFTER_COMMIT")
+HARMLESS: Final = ("RAISE_LATE", "RAISE_AFTER_COMMIT")
 """The mutations that lose nothing."""
 
 

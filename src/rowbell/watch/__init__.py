@@ -7,8 +7,8 @@ In the order in which a change travels it:
    rows up among those that somebody waits for, and only then notifies.
 2. ``notification``: what it sends.
 3. ``connection``, ``listener``, ``listening``, ``calls``: the one connection that hears it.
-4. ``board`` with ``interest``, ``schedule`` and ``throttle``: who waits for that row, and that it is
-   to be read now.
+4. ``board`` with ``interest``, ``schedule`` and ``throttle``: who waits for that row, and that it
+   is to be read now.
 5. ``reader`` and ``batch`` with ``rows``, ``columns`` and ``distinct``: many such rows in one
    SELECT, compared.
 6. ``watch``: one wait, what it saw, whether it is armed, and the proof of that.
