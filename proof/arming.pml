@@ -21,7 +21,7 @@
 #define BOUNDARY_KEPT 4             /* the boundary is kept over a reconnect */
 #define ARMED_KEPT 5                /* a watch stays armed over a reconnect */
 #define AGAIN_ARMED 6               /* a watch stays armed when its row is registered again */
-#define SHORTCUT_UNMARKED 7         /* after the shortcut all boundaries look the same */
+#define SHORTCUT_UNMARKED 7         /* the shortcut makes all boundaries the same one */
 #define LOWER_UNLOCKED 8            /* the flag is lowered without the lock */
 #define RAISE_UNLOCKED 9            /* the flag is raised before the lock is taken */
 #define OLD_SNAPSHOT 10             /* REPEATABLE READ writers read the registrations */
@@ -32,7 +32,7 @@
 #define DISTRUST_KEEPS_BOUNDARY 15  /* counted notifications cause no new boundary */
 #define FORGET_LATE 16              /* a registration is deleted before the board forgets it */
 #define COUNTER_UNREAD 17           /* heartbeats do not read unsent_notifications */
-#define DELETION_UNSEEN 18          /* heartbeats do not look for the registration */
+#define DELETION_UNSEEN 18          /* heartbeats do not look for deleted registrations */
 /* These do no harm: */
 #define RAISE_LATE 19               /* the flag is raised at the end of the transaction */
 #define RAISE_AFTER_COMMIT 20       /* the flag is raised between commit and boundary */
@@ -352,7 +352,10 @@ end_connected:
             }
         /* Another wait needs more columns of the row, so it is registered again. That changes
          * something only if the registration was deleted. */
-        :: d_step { gone && !share && !is(DELETION_UNSEEN) -> again = true; row_exclusive = true; flag = true };
+        :: d_step {
+            gone && !share && !is(DELETION_UNSEEN) ->
+            again = true; row_exclusive = true; flag = true
+           };
             d_step { registered = true; row_exclusive = false; printf("registered again\n") };
             d_step { take_boundary() };
             d_step {

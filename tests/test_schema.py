@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, insert, text
+from sqlalchemy import URL, MetaData, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import registry
 
 import rowbell
 from models import Item, Order
-from roles import connected, role
+from roles import Isolation, Warned, connected, role
 from rowbell import (
     Reason,
     RowWatcher,
@@ -341,3 +342,54 @@ async def test_a_restored_dump_works_or_is_mended_by_installing_again(
         await engine.dispose()
     finally:
         await drop_database(str(copy.database), server_url=database)
+
+
+DEFAULTS = [
+    "default_transaction_isolation = 'serializable'",
+    "plpgsql.extra_errors = 'all'",
+    "plpgsql.extra_warnings = 'all'",
+    "plpgsql.variable_conflict = 'error'",
+    "lock_timeout = '100ms'",
+    "extra_float_digits = 0",
+    "standard_conforming_strings = off",
+    "backslash_quote = off",
+    "array_nulls = off",
+    "quote_all_identifiers = on",
+    "transform_null_equals = on",
+    "check_function_bodies = off",
+    "search_path = ''",
+]
+
+
+async def test_a_database_with_other_defaults_is_one_like_others(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """Installing, registering, writing and being woken, without a WARNING."""
+    async with connected(database) as owner:
+        await owner.execute("DROP SCHEMA rowbell CASCADE")
+        for setting in DEFAULTS:
+            await owner.execute(f'ALTER DATABASE "{database.database}" SET {setting}')
+    table = Order.metadata.tables["orders"].to_metadata(MetaData(schema="public"))
+    public = type("PublicOrder", (), {})
+    registry().map_imperatively(public, table)
+    engine = create_async_engine(database)
+    await run(engine, install_triggers, table)
+    async with (
+        RowWatcher(engine, mode="listen", recheck=None, timing=QUICK) as watcher,
+        connected(database) as writer,
+        Warned(writer) as warned,
+    ):
+        for n in (1, 2):
+            for columns in (None, ["n"]):
+                wait = asyncio.create_task(
+                    watcher.wait_for_change(public, 1, columns=columns, interval=60, timeout=20)
+                )
+                await watcher.reached(lambda now: now.armed == 1)
+                value = 2 * n + (columns is None)
+                level: Isolation = "read_committed" if n == 1 else "repeatable_read"
+                async with writer.transaction(isolation=level):
+                    await writer.execute(f"UPDATE public.orders SET n = {value} WHERE id = 1")
+                changed: Any = await wait
+                assert changed.n == value
+    assert warned.messages == []
+    await engine.dispose()

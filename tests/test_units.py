@@ -19,6 +19,7 @@ from rowbell.watch.distinct import is_distinct
 from rowbell.watch.interest import Interest
 from rowbell.watch.notification import Notification, decode
 from rowbell.watch.schedule import Schedule
+from rowbell.watch.throttle import ALLOWANCE, LONGEST, ROWS_PER_SECOND, TOGETHER, Throttle
 from rowbell.watch.timing import Backoff
 
 
@@ -185,3 +186,36 @@ def test_what_rings_already_goes_on_ringing_when_other_columns_are_registered() 
     assert interest.wanted == frozenset({"a", "b"})
     interest.registered = None
     assert interest.wanted is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 10_000), st.floats(0, 0.5)), max_size=200))
+def test_reads_in_vain_stay_within_their_rate_and_nothing_waits_long(
+    reads: list[tuple[int, float]],
+) -> None:
+    """However large and frequent: notifications are put off, by a bounded time."""
+    throttle, now, first = Throttle(), 1_000.0, 1_000.0
+    total = 0
+    for rows, pause in reads:
+        now += pause
+        allowed = throttle.until(7, now)
+        assert now <= allowed <= now + LONGEST + TOGETHER
+        now = allowed
+        throttle.spend(7, rows, now)
+        total += rows
+    largest = max((rows for rows, _ in reads), default=0)
+    assert total <= ROWS_PER_SECOND * (now - first) + ALLOWANCE + largest
+
+
+def test_a_table_pays_for_itself_alone() -> None:
+    throttle = Throttle()
+    throttle.spend(7, 10_000, 5.0)
+    assert throttle.until(7, 5.0) > 6
+    assert throttle.until(8, 5.0) == 5
+    assert throttle.until(7, 60.0) == 60
+
+
+def test_a_single_row_in_vain_delays_nothing() -> None:
+    throttle = Throttle()
+    for i in range(10):
+        throttle.spend(7, 1, float(i))
+        assert throttle.until(7, float(i)) == i

@@ -28,6 +28,7 @@ from rowbell.watch.schema import (
     SchemaStatus,
     schema_statements,
     schema_status,
+    settings,
 )
 from rowbell.watch.tables import resolve, table_triggers
 from rowbell.watch.trust import TRIGGER_FUNCTION, untrusted_owners
@@ -322,7 +323,7 @@ def _inspect(connection: Connection, triggers: TableTriggers) -> _Found:
     enabled = "A" if triggers.replicated else "O"
     right = all(
         row.prosrc == function.source
-        and tuple(row.settings) == function.settings
+        and settings(row.settings) == settings(function.settings)
         and not row.prosecdef
         and row.lanname == "plpgsql"
         and bytes(row.tgargs) == argument

@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import Connection
 
 SCHEMA: Final = "rowbell"
@@ -85,18 +87,15 @@ FUNCTIONS: Final = (
 
 _OF_THE_OWNER: Final = frozenset({"channel", "compact"})
 _SHAPES: Final = {
-    "registration": ("r", "table_oid oid, key_hash bigint, listener bigint, columns text[]"),
+    "registration": ("r", "table_oid oid, key_hash int8, listener int8, columns _text"),
+    "registration_pkey": ("i", "table_oid oid, key_hash int8, listener int8"),
+    "registration_listener": ("i", "listener int8"),
     "listener": (
         "r",
-        (
-            "number bigint, backend_pid integer, backend_start timestamp with time zone,"
-            " role_oid oid, registrations bigint"
-        ),
+        "number int8, backend_pid int4, backend_start timestamptz, role_oid oid, registrations int8",
     ),
-    "registration_limit": ("r", "role_name name, registrations bigint"),
-    "registration_pkey": ("i", "table_oid oid, key_hash bigint, listener bigint"),
-    "registration_listener": ("i", "listener bigint"),
-    "listener_pkey": ("i", "number bigint"),
+    "listener_pkey": ("i", "number int8"),
+    "registration_limit": ("r", "role_name name, registrations int8"),
     "registration_limit_pkey": ("i", "role_name cstring"),
     "channel_secret": ("m", "value text"),
     "has_registrations": ("S", None),
@@ -205,9 +204,9 @@ def _wrong_relations(connection: Connection) -> list[str]:
     rows = connection.execute(
         text(
             "SELECT c.relname, c.relkind::text, c.relispopulated AS populated,"
-            " (SELECT string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', '"
-            "  ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid"
-            "  AND a.attnum > 0 AND NOT a.attisdropped) AS columns,"
+            " (SELECT string_agg(a.attname || ' ' || t.typname, ', ' ORDER BY a.attnum)"
+            "  FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid"
+            "  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,"
             " c.relrowsecurity OR EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = c.oid)"
             " OR EXISTS (SELECT FROM pg_rewrite AS w WHERE w.ev_class = c.oid AND c.relkind = 'r')"
             " AS altered,"
@@ -264,7 +263,7 @@ def _wrong_functions(connection: Connection) -> list[str]:
         elif (
             same[0].prosrc != source
             or same[0].prosecdef != ("SECURITY DEFINER" in header)
-            or sorted(same[0].config) != config
+            or settings(same[0].config) != tuple(config)
         ):
             wrong.append(f"function {name}() is another one")
         elif name != "register" and (
@@ -272,3 +271,8 @@ def _wrong_functions(connection: Connection) -> list[str]:
         ):
             wrong.append(f"function {name}() has other rights")
     return wrong
+
+
+def settings(config: Iterable[str]) -> tuple[str, ...]:
+    """A function's ``proconfig``, whatever ``quote_all_identifiers`` was when it was created."""
+    return tuple(sorted(setting.replace('"', "") for setting in config))

@@ -10,22 +10,22 @@ DECLARE
     SELECT jsonb_object_keys(convert_from(options, 'UTF8')::jsonb -> 'key'));
   tree CONSTANT oid[] := ARRAY(
     SELECT table_oid UNION SELECT relid FROM pg_partition_tree(table_oid));
-  found pg_class;
+  relation pg_class;
   triggers bigint;
   outdated bigint;
 BEGIN
-  SELECT c.* INTO found FROM pg_class AS c WHERE c.oid = table_oid;
-  IF found.oid IS NULL THEN
+  SELECT c.* INTO relation FROM pg_class AS c WHERE c.oid = table_oid;
+  IF relation.oid IS NULL THEN
     RETURN 'trigger_missing';
   ELSIF NOT has_function_privilege(
       role, 'rowbell.register(oid[],bytea[],text[],oid[],bigint[],text[])', 'EXECUTE')
     OR permitted = '{}' OR NOT needed <@ coalesce(permitted, needed)
   THEN
     RETURN 'not_permitted';
-  ELSIF found.relrowsecurity
+  ELSIF relation.relrowsecurity
     AND NOT EXISTS (SELECT FROM pg_roles AS r
                     WHERE r.rolname = role AND (r.rolsuper OR r.rolbypassrls))
-    AND (found.relforcerowsecurity OR NOT pg_has_role(role, found.relowner, 'USAGE'))
+    AND (relation.relforcerowsecurity OR NOT pg_has_role(role, relation.relowner, 'USAGE'))
   THEN
     RETURN 'row_level_security';
   END IF;

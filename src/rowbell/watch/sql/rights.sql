@@ -4,9 +4,9 @@
 -- register() keeps what an administrator has granted, once anybody but the owner may call it.
 DO $rowbell$
 DECLARE
-  found record;
+  right_of_others record;
 BEGIN
-  FOR found IN
+  FOR right_of_others IN
     SELECT DISTINCT format('REVOKE ALL ON %s FROM %s CASCADE', o.name,
              CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END) AS statement
     FROM (
@@ -29,7 +29,7 @@ BEGIN
     ) AS o, aclexplode(o.acl) AS a
     WHERE a.grantee <> o.owner
   LOOP
-    EXECUTE found.statement;
+    EXECUTE right_of_others.statement;
   END LOOP;
   GRANT USAGE ON SCHEMA rowbell TO PUBLIC;
   GRANT SELECT ON rowbell.registration, rowbell.listener, rowbell.registration_limit TO PUBLIC;
