@@ -223,9 +223,9 @@ class Board:
             if interest.name[0] in self.troubles or not self.hearing:
                 continue
             interest.registered, interest.boundary = columns, boundary
+            # Armed ones too: the row may have been deleted by somebody, and be there again now.
             for watch in interest.watches:
-                if watch.arming is not Arming.ARMED:
-                    self._arm(watch)
+                self._arm(watch)
 
     def _arm(self, watch: Watch) -> None:
         """Want the read that proves it, if all that the watch needs is registered."""
@@ -248,7 +248,7 @@ class Board:
     def arming(self) -> tuple[list[int], int]:
         """The tables of watches that still wait for their proof, and the highest boundary."""
         self._unproven = {
-            w for w in self._unproven if w.arming is Arming.ARMING and w.boundary and not w.over
+            w for w in self._unproven if w.arming is Arming.ARMING and w.boundary > 0 and not w.over
         }
         relations = {relation for watch in self._unproven for relation, _ in watch.names}
         return sorted(relations), max((w.boundary for w in self._unproven), default=0)
@@ -259,7 +259,9 @@ class Board:
         for watch in self._unproven:
             waits = watch.arming is Arming.ARMING and 0 < watch.boundary <= boundary
             if waits and all(relation in proven for relation, _ in watch.names):
-                watch.boundary = 0
+                # Below any xmin, and yet another one than before: a read that has begun with the
+                # boundary of an earlier look proves nothing.
+                watch.boundary = -watch.boundary
                 self._signal(watch)
 
     # -- gaps

@@ -105,7 +105,8 @@ class Watch:
         found: Whether a read has found the row.
         unasked: Whether the predicate is to be asked about what was read last.
         arming: How the watch is served.
-        boundary: What a read's horizon must exceed to arm it.
+        boundary: What a read's horizon must exceed to arm it; negative once the lock table has
+            shown that any read that begins now will do.
         names: The row in the tables of its class, as triggers name it: oid and hash.
         quick: The next interval while it is about to be armed.
         due: When it is to be read next, on the loop's clock.

@@ -12,9 +12,10 @@ DECLARE
     pg_sequence_last_value('rowbell.has_registrations') IS NOT DISTINCT FROM 0;
 BEGIN
   IF EXISTS (SELECT FROM rowbell.registration) THEN
-    -- A restored dump, or setval() by its owner: it is never 0 for long while rows are registered.
+    -- A restored dump, or setval() by its owner: what was written meanwhile has notified nobody.
     IF lowered THEN
       PERFORM setval('rowbell.has_registrations', 1);
+      PERFORM nextval('rowbell.unsent_notifications');
     END IF;
   ELSIF NOT lowered AND current_setting('transaction_isolation') = 'read committed' THEN
     LOCK TABLE rowbell.registration IN SHARE MODE;

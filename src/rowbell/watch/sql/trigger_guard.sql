@@ -44,7 +44,7 @@ BEGIN
       PERFORM nextval('rowbell.unsent_notifications');
     END IF;
   EXCEPTION WHEN OTHERS THEN
-    problem := problem || '; nor could they be told: ' || SQLERRM;
+    problem := concat_ws('; nor could they be told: ', problem, SQLERRM);
     PERFORM set_config('rowbell.uncounted', 'on', true);
   END;
   IF problem IS NOT NULL THEN
