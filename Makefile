@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: help demo test bench lint types imports check clean
+.PHONY: help demo test bench proof lint types imports check clean
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,6 +17,9 @@ test: $(VENV)/.test ## All tests, against an embedded PostgreSQL or the one of D
 bench: ## rowbell beside its peers, in an environment of its own: writes docs/benchmarks.md in half an hour
 	$(MAKE) VENV=.venv-bench .venv-bench/.bench
 	.venv-bench/bin/python bench/run.py $(BENCH)
+
+proof: ## The arming protocol, checked by machine with 3 writers; WRITERS=2 is shorter. Needs spin and gcc
+	$(PYTHON) proof/check.py --writers $(or $(WRITERS),3)
 
 lint: $(VENV)/.lint ## ruff
 	$(RUN) ruff check

@@ -97,7 +97,7 @@ inline notify(channel) {
     fi
 }
 
-/* models: sql:trigger_statement.sql */
+/* models: sql:trigger_guard.sql, sql:trigger_statement.sql, sql:trigger_row.sql */
 proctype Writer(byte me) {
 #if MUTATION == OLD_SNAPSHOT
     bool sees;
@@ -186,7 +186,8 @@ end:
         (registered || stale) && faults > 0 && !row_exclusive ->
         faults--; registered = false; stale = false; printf("the registrations are deleted\n")
        }
-    /* A heartbeat of any process deletes the registrations of listeners that are gone. */
+    /* models: sql:delete_stale.sql
+     * A heartbeat of any process deletes the registrations of listeners that are gone. */
     :: d_step { stale -> stale = false }
     od
 }
@@ -261,7 +262,8 @@ end:
         :: !saw ->
             if
             :: listening && phase == PROVING && PROVED ->
-                /* A read that was wanted for the proof only is not needed any more. */
+                /* models: rowbell.watch.board:Board.answered
+                 * A read that was wanted for the proof only is not needed any more. */
                 phase = ARMED; boundary = 0; due = notified; printf("the watch is armed\n")
             :: listening && phase == POLLED && registration != 0 -> prove_again()
             :: listening && phase == POLLED && registration == 0 -> phase = REGISTERING
@@ -340,7 +342,8 @@ end_connected:
                 fi;
                 given = 0
             }
-        /* A heartbeat finds that notifications were not sent. */
+        /* models: sql:heartbeat.sql
+         * A heartbeat finds that notifications were not sent. */
         :: d_step { COUNTER_MOVED && registration == 0 -> unsent = 0 }
         :: d_step { COUNTER_MOVED && registration != 0 -> counted = unsent };
             d_step { take_boundary() };

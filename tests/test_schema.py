@@ -381,7 +381,7 @@ async def test_a_database_with_other_defaults_is_one_like_others(
     ):
         for n in (1, 2):
             for columns in (None, ["n"]):
-                wait = asyncio.create_task(
+                wait: asyncio.Task[Any] = asyncio.create_task(
                     watcher.wait_for_change(public, 1, columns=columns, interval=60, timeout=20)
                 )
                 await watcher.reached(lambda now: now.armed == 1)
@@ -389,7 +389,6 @@ async def test_a_database_with_other_defaults_is_one_like_others(
                 level: Isolation = "read_committed" if n == 1 else "repeatable_read"
                 async with writer.transaction(isolation=level):
                     await writer.execute(f"UPDATE public.orders SET n = {value} WHERE id = 1")
-                changed: Any = await wait
-                assert changed.n == value
+                assert (await wait).n == value
     assert warned.messages == []
     await engine.dispose()

@@ -92,7 +92,10 @@ _SHAPES: Final = {
     "registration_listener": ("i", "listener int8"),
     "listener": (
         "r",
-        "number int8, backend_pid int4, backend_start timestamptz, role_oid oid, registrations int8",
+        (
+            "number int8, backend_pid int4, backend_start timestamptz, role_oid oid,"
+            " registrations int8"
+        ),
     ),
     "listener_pkey": ("i", "number int8"),
     "registration_limit": ("r", "role_name name, registrations int8"),

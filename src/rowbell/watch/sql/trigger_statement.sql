@@ -15,8 +15,35 @@
         FROM old_rows AS o CROSS JOIN LATERAL (@registered_old@) AS r;
         RETURN NULL;
       END IF;
-      -- Old and new are compared as they are stored: no operator, cast or setting has a say. They
-      -- are grouped, not joined: the cached plan serves one row and a hundred thousand.
+      -- Old and new are compared as they are stored: no operator, cast or setting has a say.
+      IF match.looked = 1 THEN
+        FOR match IN
+          SELECT r.columns, array_agg(r.listener) AS listeners, array_agg(r.key_hash) AS key_hashes,
+                 bool_or(r.columns IS NULL OR @old_key@ <> @new_key@) AS differs
+          FROM old_rows AS o CROSS JOIN new_rows AS n CROSS JOIN LATERAL (@registered_old@) AS r
+          WHERE (o.*)::record *<> (n.*)::record GROUP BY r.columns
+        LOOP
+          differs := match.differs;
+          IF NOT differs THEN
+            BEGIN
+              EXECUTE format(
+                'SELECT record_image_ne(ROW(%1$s), ROW(%2$s)) FROM old_rows AS o, new_rows AS n',
+                (SELECT string_agg(format('o.%I', c.name), ', ')
+                 FROM unnest(match.columns) AS c(name)),
+                (SELECT string_agg(format('n.%I', c.name), ', ')
+                 FROM unnest(match.columns) AS c(name)))
+              INTO differs;
+            EXCEPTION WHEN undefined_column THEN  -- renamed or dropped since it was registered
+              differs := true;
+            END;
+          END IF;
+          IF differs THEN
+            PERFORM rowbell.notify(root, match.listeners, match.key_hashes);
+          END IF;
+        END LOOP;
+        RETURN NULL;
+      END IF;
+      -- Many are grouped, not joined: the cached plan serves a few and a hundred thousand.
       FOR match IN
         SELECT changed.columns,
                array_agg(changed.listener) AS listeners, array_agg(changed.key_hash) AS key_hashes
