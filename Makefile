@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: help demo test bench proof lint types imports check clean
+.PHONY: help demo test test-postgres bench proof lint types imports check clean
 
 help: ## Show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.demo ## A worker awaits rows that another process changes; woken, and polled beside it
 	$(VENV)/bin/python examples/orders/demo.py
 
 test: $(VENV)/.test ## All tests, against an embedded PostgreSQL or the one of DATABASE_URL
 	$(RUN) pytest
+
+test-postgres: $(VENV)/.test ## The tests on PostgreSQL VERSION=14 to 18; TESTS="tests/test_rights.py …" for some of them
+	$(VENV)/bin/python tests/on_postgres.py $(VERSION) $(RUN) pytest $(TESTS)
 
 bench: ## rowbell beside its peers, in an environment of its own: writes docs/benchmarks.md in half an hour
 	$(MAKE) VENV=.venv-bench .venv-bench/.bench
