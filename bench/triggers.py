@@ -50,7 +50,7 @@ async def prepared(url: URL) -> dict[str, list[str]]:
     """All triggers; their functions are created here, the statements that create them returned."""
     from pg_sse import trigger_sql  # noqa: PLC0415
 
-    await execute(url, schema_statements())
+    await execute(url, ["CREATE SCHEMA IF NOT EXISTS rowbell", *schema_statements()])
     nothing = "BEGIN RETURN NULL; END"
     found = {
         NONE: [],

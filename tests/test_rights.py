@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,11 +13,14 @@ from typing import Any
 
 import asyncpg
 import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy import URL, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import rowbell
+import rowbell.alembic
 from models import Item, Order
 from roles import Isolation, Warned, connected, register, role
 from rowbell import (
@@ -773,3 +777,33 @@ async def test_a_migration_role_that_has_changed_goes_on_where_the_other_left_of
         await first.dispose()
         await second.dispose()
         await owner.execute("DROP SCHEMA rowbell CASCADE")
+
+
+async def test_a_printed_migration_refuses_a_schema_of_somebody_else(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """``alembic upgrade --sql`` cannot look; what it has printed does."""
+    rowbell.alembic.register()
+    printed = io.StringIO()
+    context = MigrationContext.configure(
+        dialect_name="postgresql", opts={"as_sql": True, "output_buffer": printed}
+    )
+    operations: Any = Operations(context)
+    operations.create_row_triggers("orders", key=["id"])
+    name = f'"{database.database}"'
+    async with (
+        role(database, f"GRANT CREATE ON DATABASE {name} TO {{role}}") as stranger,
+        connected(stranger) as bob,
+        connected(database) as owner,
+    ):
+        await owner.execute("DROP SCHEMA rowbell CASCADE")
+        await bob.execute(SQUAT)
+        with pytest.raises(asyncpg.PostgresError):
+            await owner.execute(f"BEGIN; {printed.getvalue()} COMMIT;")
+        await owner.execute("ROLLBACK")
+        await bob.execute("DROP TABLE rowbell.registration")
+        with pytest.raises(asyncpg.RaiseError, match=f"is {stranger.username}'s"):
+            await owner.execute(f"BEGIN; {printed.getvalue()} COMMIT;")
+        await owner.execute("ROLLBACK; DROP SCHEMA rowbell CASCADE")
+        await owner.execute(f"BEGIN; {printed.getvalue()} COMMIT;")
+        assert await state_of(orders, Order) is TriggerState.INSTALLED

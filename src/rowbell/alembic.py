@@ -29,7 +29,7 @@ from sqlalchemy.exc import NoSuchTableError
 
 from rowbell.errors import TriggerError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
-from rowbell.mapping import qualified
+from rowbell.mapping import qualified, quote_literal
 from rowbell.watch.ddl import limited, pinned
 from rowbell.watch.install import (
     announcement,
@@ -37,9 +37,10 @@ from rowbell.watch.install import (
     install_triggers,
     remove_triggers,
 )
-from rowbell.watch.schema import schema_statements
+from rowbell.watch.schema import SCHEMA, schema_statements
 from rowbell.watch.tables import INFO_KEY, TriggerOptions
 from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
+from rowbell.watch.trust import refuse_untrusted_owners
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,11 +155,13 @@ class CreateRowTriggersOp(RowTriggersOp):
         )
         # Without a database nothing tells the table's schema: only ours is created in pg_catalog's
         # terms. What follows names every operator and function with its schema.
+        create = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
         return [
-            *pinned([*schema_statements(), *triggers.create_function()]),
+            *pinned([create, *schema_statements(), *triggers.create_function()]),
             f"LOCK TABLE {triggers.name} IN SHARE ROW EXCLUSIVE MODE",
             *triggers.create_triggers(),
             announcement(triggers.name),
+            refuse_untrusted_owners(quote_literal(triggers.name)),
         ]
 
 

@@ -89,10 +89,12 @@ def install_triggers(
 
     Raises:
         UnmappedModelError: A model is neither a mapped class nor a table.
-        InvalidArgumentError: ``lock_timeout`` is none.
+        InvalidArgumentError: ``lock_timeout`` is invalid.
         TriggerError: There is no such table, it has no primary key, it is a view, a foreign
-            table or a single partition, or the connection is in AUTOCOMMIT.
-        LockTimeoutError: The lock was not to be had in time.
+            table or a single partition; the connection is in AUTOCOMMIT; the current role may
+            not install there; or the schema ``rowbell`` is of a later version that this library
+            does not work with, or belongs to a role that could not change the table.
+        LockTimeoutError: A lock was not acquired within ``lock_timeout``.
 
     Example:
         .. code-block:: python
@@ -109,21 +111,32 @@ def install_triggers(
     return executed
 
 
-def _install(connection: Connection, triggers: TableTriggers, timeout: LockTimeout) -> list[str]:
-    schema = schema_status(connection)
-    triggers = _placed(connection, resolve(connection, triggers), schema)
-    _refuse(connection, triggers, schema)
-    found = _inspect(connection, triggers)
-    broken = schema.state in {SchemaState.MISSING, SchemaState.INCOMPLETE}
-    wrong = {TriggerState.MISSING, TriggerState.OUTDATED, TriggerState.UNTRUSTED}
+_WRONG = {TriggerState.MISSING, TriggerState.OUTDATED, TriggerState.UNTRUSTED}
+
+
+def _install(connection: Connection, named: TableTriggers, timeout: LockTimeout) -> list[str]:
     executed: list[str] = []
-    if broken or found.state in wrong:
+    schema, triggers, found = _look(connection, named)
+    if not schema.is_usable or found.state in _WRONG:
         with installing(connection, triggers.name, timeout):
-            if broken:
+            # Once more, now that nobody else installs.
+            schema, triggers, found = _look(connection, named)
+            if not schema.is_usable:
                 executed += _install_schema(connection, schema, triggers)
-            if found.state in wrong:
+            if found.state in _WRONG:
                 executed += _install_table(connection, schema, triggers, found)
+            _refuse(connection, triggers, schema_status(connection))
     return executed
+
+
+def _look(
+    connection: Connection, named: TableTriggers
+) -> tuple[SchemaStatus, TableTriggers, _Found]:
+    """What stands there, and the triggers as they should; refuses what is not to be used."""
+    schema = schema_status(connection)
+    triggers = _placed(connection, resolve(connection, named), schema)
+    _refuse(connection, triggers, schema)
+    return schema, triggers, _inspect(connection, triggers)
 
 
 def _placed(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> TableTriggers:
@@ -154,9 +167,10 @@ def _refuse(connection: Connection, triggers: TableTriggers, schema: SchemaStatu
 def _install_schema(
     connection: Connection, schema: SchemaStatus, triggers: TableTriggers
 ) -> list[str]:
-    create, *statements = schema_statements()
+    statements = schema_statements()
     if schema.owner is None:
-        execute(connection, [create])
+        # Not IF NOT EXISTS: somebody else may have made it a moment ago.
+        execute(connection, [f"CREATE SCHEMA {SCHEMA}"])
     with as_owner_of_the_schema(connection, schema.owner):
         execute(connection, statements)
     after = schema_status(connection)
@@ -201,9 +215,9 @@ def remove_triggers(
 
     Raises:
         UnmappedModelError: A model is neither a mapped class nor a table.
-        InvalidArgumentError: ``lock_timeout`` is none.
+        InvalidArgumentError: ``lock_timeout`` is invalid.
         TriggerError: There is no such table, or the connection is in AUTOCOMMIT.
-        LockTimeoutError: The lock was not to be had in time.
+        LockTimeoutError: A lock was not acquired within ``lock_timeout``.
     """
     timeout = LockTimeout.of(lock_timeout, "lock_timeout")
     executed: list[str] = []
@@ -270,8 +284,7 @@ def _state(connection: Connection, triggers: TableTriggers, schema: SchemaStatus
     found = _inspect(connection, triggers).state
     if untrusted_owners(connection, [triggers.oid or 0]):
         return TriggerState.UNTRUSTED if found is not TriggerState.MISSING else found
-    whole = schema.state in {SchemaState.INSTALLED, SchemaState.NEWER}
-    return found if whole or found is TriggerState.MISSING else TriggerState.OUTDATED
+    return found if schema.is_usable or found is TriggerState.MISSING else TriggerState.OUTDATED
 
 
 def drop_statements(table: str) -> list[str]:

@@ -126,9 +126,8 @@ def sql(name: str) -> str:
 
 
 def schema_statements() -> list[str]:
-    """The statements that create what is missing and replace the rest, in order."""
-    names = (*_RELATIONS, *FUNCTIONS, "rights")
-    return [f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}", *map(sql, names)]
+    """The statements that create what is missing in the schema and replace the rest, in order."""
+    return [*map(sql, (*_RELATIONS, *FUNCTIONS, "rights"))]
 
 
 class SchemaState(StrEnum):
@@ -156,7 +155,6 @@ class SchemaStatus:
         differences: What is missing or differs, a phrase each.
         owner: The schema's owner, quoted as SQL; ``None`` where there is no schema.
         mine: Whether the current role is, or may become, the owner.
-        may_create: Whether the current role may create the schema, or in it.
     """
 
     state: SchemaState
@@ -164,7 +162,11 @@ class SchemaStatus:
     differences: tuple[str, ...] = ()
     owner: str | None = None
     mine: bool = False
-    may_create: bool = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether this library works with it as it stands."""
+        return self.state in {SchemaState.INSTALLED, SchemaState.NEWER}
 
 
 def schema_status(connection: Connection) -> SchemaStatus:
@@ -172,7 +174,6 @@ def schema_status(connection: Connection) -> SchemaStatus:
     found = connection.execute(
         text(
             "SELECT n.nspowner::regrole::text AS owner, pg_has_role(n.nspowner, 'MEMBER') AS mine,"
-            " has_schema_privilege(n.oid, 'CREATE') AS may_create,"
             " EXISTS (SELECT FROM aclexplode(n.nspacl) AS a WHERE a.grantee = 0"
             "  AND a.privilege_type = 'USAGE') AS usable,"
             " (SELECT f.prosrc FROM pg_proc AS f WHERE f.pronamespace = n.oid"
@@ -194,7 +195,7 @@ def schema_status(connection: Connection) -> SchemaStatus:
         unusable = [] if found.usable else ["not everybody may use the schema"]
         differences = (*unusable, *_wrong_relations(connection), *_wrong_functions(connection))
         state = SchemaState.INCOMPLETE if differences else SchemaState.INSTALLED
-    return SchemaStatus(state, version, differences, found.owner, found.mine, found.may_create)
+    return SchemaStatus(state, version, differences, found.owner, found.mine)
 
 
 def _numbers(source: str) -> tuple[int, int]:

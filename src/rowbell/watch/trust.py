@@ -31,3 +31,19 @@ def untrusted_owners(connection: Connection, tables: Sequence[int]) -> list[tupl
     query = text(sql("untrusted_owners").replace("@tables@", ":tables"))
     query = query.bindparams(bindparam("tables", list(tables), ARRAY(OID)))
     return [(row.table_oid, row.what, row.role) for row in connection.execute(query)]
+
+
+def refuse_untrusted_owners(table: str) -> str:
+    """The statement that fails if there are any for a table, given as an SQL literal; ``--sql``."""
+    query = sql("untrusted_owners").replace("@tables@", f"ARRAY[to_regclass({table})::oid]")
+    return f"""
+DO $rowbell$
+DECLARE
+  untrusted record;
+BEGIN
+  FOR untrusted IN {query} LOOP
+    RAISE EXCEPTION 'rowbell: % is %''s, whose code every writer would run',
+      untrusted.what, untrusted.role;
+  END LOOP;
+END
+$rowbell$""".strip()
