@@ -13,9 +13,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 import rowbell
 from models import Order
 from roles import Isolation, Warned, connected, register, role
-from rowbell import RowWatcher, Timing, WatcherState, install_triggers, remove_triggers
+from rowbell import RowWatcher, WatcherState, install_triggers, remove_triggers
+from waits import QUICK, armed
 
-QUICK = Timing(heartbeat=0.1, narrow=0.1, backoff=0.05)
 ROWS = 2_000
 
 
@@ -175,10 +175,8 @@ async def test_mending_the_schema_holds_no_writer_up(orders: AsyncEngine, databa
     async with (
         connected(database) as owner,
         connected(database) as writer,
-        RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher,
+        armed(orders) as (_, wait),
     ):
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
         await owner.execute("ALTER FUNCTION rowbell.notify COST 7")
         await owner.execute("ALTER FUNCTION rowbell.notify RESET search_path")
         await owner.execute("REVOKE ALL ON rowbell.registration FROM PUBLIC")

@@ -14,8 +14,8 @@ from models import Order
 from roles import connected, role
 from rowbell import Reason, RowWatcher, Timing, install_triggers, remove_triggers
 from rowbell.watch.calls import checksum
+from waits import QUICK, armed
 
-QUICK = Timing(heartbeat=0.1, narrow=0.1, backoff=0.05)
 SLOW = Timing(heartbeat=2, narrow=0.1)  # the announcement is answered before that
 
 
@@ -52,15 +52,7 @@ DELETIONS = [
 async def test_a_registration_that_somebody_takes_away_is_missed_at_the_next_heartbeat(
     orders: AsyncEngine, database: URL, deletion: str
 ) -> None:
-    async with (
-        RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher,
-        connected(database) as owner,
-    ):
-        waits = [
-            asyncio.create_task(watcher.wait_for_change(Order, key, interval=60, timeout=20))
-            for key in (1, 2)
-        ]
-        await watcher.reached(lambda now: now.armed == 2)
+    async with armed(orders, Order, 1, 2) as (watcher, waits), connected(database) as owner:
         async with owner.transaction():
             await owner.execute(deletion)
             await owner.execute("UPDATE orders SET n = 1")
@@ -82,11 +74,9 @@ async def test_an_old_list_of_sessions_deletes_nothing_of_a_listener_that_is_ali
         await transaction.start()
         await mallory.fetch("SELECT count(*) FROM pg_stat_activity")
         async with (
-            RowWatcher(orders, mode="listen", recheck=None, timing=Timing(heartbeat=60)) as watcher,
+            armed(orders, timing=Timing(heartbeat=60)) as (_, wait),
             connected(database) as owner,
         ):
-            wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-            await watcher.reached(lambda now: now.armed == 1)
             await mallory.execute("SELECT rowbell.delete_stale()")
             await transaction.commit()
             await owner.execute("UPDATE orders SET n = 1")
@@ -180,11 +170,9 @@ async def test_a_change_between_dropping_and_creating_triggers_is_not_lost(
 ) -> None:
     """All in one transaction: no heartbeat sees a table without triggers."""
     async with (
-        RowWatcher(orders, mode="listen", recheck=None, timing=timing) as watcher,
+        armed(orders, timing=timing) as (watcher, wait),
         connected(database) as owner,
     ):
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
         async with orders.begin() as connection:
             if timing is SLOW:
                 await connection.run_sync(remove_triggers, Order)
@@ -201,21 +189,16 @@ async def test_a_change_between_dropping_and_creating_triggers_is_not_lost(
                 await connection.execute(text("UPDATE orders SET n = 1"))
                 await connection.exec_driver_sql(str(definition))
         assert (await wait).n == 1
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
+        again = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
         await watcher.reached(lambda now: now.armed == 1)
         await owner.execute("UPDATE orders SET n = 2")
-        assert (await wait).n == 2
+        assert (await again).n == 2
 
 
 async def test_a_change_while_a_trigger_was_disabled_between_two_heartbeats_is_not_lost(
     orders: AsyncEngine, database: URL
 ) -> None:
-    async with (
-        RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher,
-        connected(database) as owner,
-    ):
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+    async with armed(orders) as (_, wait), connected(database) as owner:
         async with owner.transaction():
             await owner.execute("ALTER TABLE orders DISABLE TRIGGER rowbell_update")
             await owner.execute("UPDATE orders SET n = 1")
@@ -243,9 +226,7 @@ async def test_ddl_that_fires_no_trigger_is_noticed_by_the_heartbeat(
         )
         async with engine.begin() as connection:
             await connection.run_sync(install_triggers, Parted)
-        async with RowWatcher(engine, mode="listen", recheck=None, timing=QUICK) as watcher:
-            wait = asyncio.create_task(watcher.wait_for_change(Parted, 1, interval=60, timeout=20))
-            await watcher.reached(lambda now: now.armed == 1)
+        async with armed(engine, Parted) as (_, wait):
             await owner.execute(ddl)
             if "USING" in ddl:
                 assert (await wait).n == 5

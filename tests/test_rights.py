@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import re
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,15 +25,14 @@ from rowbell import (
     LockTimeoutError,
     Reason,
     RowWatcher,
-    Timing,
     TriggerError,
     TriggerState,
     install_triggers,
     trigger_status,
 )
 from rowbell.watch.schema import FUNCTIONS
+from waits import QUICK, armed, run, state_of
 
-QUICK = Timing(heartbeat=0.1, narrow=0.1)
 SECURITY = Path(__file__).parent.parent / "SECURITY.md"
 
 
@@ -45,30 +42,6 @@ async def orders(engine: AsyncEngine) -> AsyncEngine:
         await connection.execute(insert(Order), [{"id": i} for i in range(1, 11)])
         await connection.execute(insert(Item), [{"id": 1, "order_id": 1}])
     return engine
-
-
-@asynccontextmanager
-async def armed(
-    engine: AsyncEngine, model: type[Any] = Order, key: Any = 1, **more: Any
-) -> AsyncGenerator[tuple[RowWatcher, asyncio.Task[Any]]]:
-    """A wait that only a notification, or a heartbeat, can end."""
-    async with RowWatcher(engine, mode="listen", recheck=None, timing=QUICK) as watcher:
-        wait = asyncio.create_task(
-            watcher.wait_for_change(model, key, interval=60, timeout=20, **more)
-        )
-        await watcher.reached(lambda now: now.armed == 1)
-        yield watcher, wait
-
-
-async def run(engine: AsyncEngine, function: Any, *models: Any, **more: Any) -> Any:
-    async with engine.begin() as connection:
-        return await connection.run_sync(lambda c: function(c, *models, **more))
-
-
-async def state_of(engine: AsyncEngine, model: Any) -> TriggerState:
-    [status] = await run(engine, trigger_status, model)
-    state: TriggerState = status.state
-    return state
 
 
 # -- what is written down
@@ -468,7 +441,7 @@ async def test_a_role_that_row_level_security_restricts_is_polled_with_the_reaso
             assert (await wait).n == 1
         await engine.dispose()
         # A superuser, or who bypasses it, sees all and is woken.
-        async with armed(orders, key=7) as (_, wait):
+        async with armed(orders, Order, 7) as (_, wait):
             await owner.execute("UPDATE orders SET n = 2")
             assert (await wait).n == 2
         await owner.execute("ALTER TABLE orders OWNER TO CURRENT_USER")

@@ -22,17 +22,15 @@ from roles import Isolation, Warned, connected, role
 from rowbell import (
     Reason,
     RowWatcher,
-    Timing,
     TriggerError,
     TriggerState,
     install_triggers,
-    trigger_status,
 )
 from rowbell.testing import create_database, drop_database
 from rowbell.watch import schema
 from rowbell.watch.schema import FUNCTIONS, schema_statements, sql
+from waits import QUICK, armed, run, state_of
 
-QUICK = Timing(heartbeat=0.1, narrow=0.1, backoff=0.05)
 ROOT = Path(__file__).parent.parent
 
 
@@ -41,17 +39,6 @@ async def orders(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
         await connection.execute(insert(Order), [{"id": i} for i in range(1, 11)])
     return engine
-
-
-async def run(engine: AsyncEngine, function: Any, *models: Any) -> Any:
-    async with engine.begin() as connection:
-        return await connection.run_sync(function, *models)
-
-
-async def state_of(engine: AsyncEngine, model: Any = Order) -> TriggerState:
-    [status] = await run(engine, trigger_status, model)
-    state: TriggerState = status.state
-    return state
 
 
 # -- text
@@ -190,9 +177,7 @@ async def test_whatever_is_damaged_is_noticed_and_mended(
         assert await run(orders, install_triggers, Order)
         assert await state_of(orders) is TriggerState.INSTALLED
         assert await run(orders, install_triggers, Order) == []
-        async with RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher:
-            wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-            await watcher.reached(lambda now: now.armed == 1)
+        async with armed(orders) as (_, wait):
             await owner.execute("UPDATE orders SET n = 1")
             assert (await wait).n == 1
 

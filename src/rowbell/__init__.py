@@ -29,13 +29,8 @@ from rowbell.m2m import m2m_add, m2m_remove, m2m_set
 from rowbell.session import create_db_context, create_db_dependency, get_transaction
 from rowbell.testing import cleanup_tables, create_database, drop_database
 from rowbell.watch.declaration import watched
-from rowbell.watch.install import (
-    TriggerState,
-    TriggerStatus,
-    install_triggers,
-    remove_triggers,
-    trigger_status,
-)
+from rowbell.watch.inspection import TriggerState, TriggerStatus
+from rowbell.watch.install import install_triggers, remove_triggers, trigger_status
 from rowbell.watch.state import Reason, WatcherState
 from rowbell.watch.statistics import WatcherStatistics
 from rowbell.watch.timing import Timing

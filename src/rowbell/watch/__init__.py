@@ -3,8 +3,8 @@
 In the order in which a change travels it:
 
 1. ``schema``, ``triggers`` and the folder ``sql``: what stands in the database (``tables``,
-   ``install``, ``ddl``, ``trust`` and ``declaration`` put it there). A trigger looks the changed
-   rows up among those that somebody waits for, and only then notifies.
+   ``install``, ``inspection``, ``ddl``, ``trust`` and ``declaration`` put it there). A trigger
+   looks the changed rows up among those that somebody waits for, and only then notifies.
 2. ``notification``: what it sends.
 3. ``connection``, ``listener``, ``listening``, ``calls``: the one connection that hears it.
 4. ``board`` with ``interest``, ``schedule`` and ``throttle``: who waits for that row, and that it

@@ -6,8 +6,7 @@ code through ``AsyncConnection.run_sync``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
@@ -21,6 +20,13 @@ from rowbell.watch.ddl import (
     in_terms_of_pg_catalog,
     installing,
 )
+from rowbell.watch.inspection import (
+    Found,
+    TriggerState,
+    TriggerStatus,
+    functions_of,
+    inspect_triggers,
+)
 from rowbell.watch.schema import (
     SCHEMA,
     TRIGGERS,
@@ -28,44 +34,12 @@ from rowbell.watch.schema import (
     SchemaStatus,
     schema_statements,
     schema_status,
-    settings,
 )
 from rowbell.watch.tables import resolve, table_triggers
 from rowbell.watch.trust import TRIGGER_FUNCTION, untrusted_owners
 
 if TYPE_CHECKING:
     from rowbell.watch.triggers import TableTriggers
-
-
-class TriggerState(StrEnum):
-    """What stands on a table."""
-
-    INSTALLED = "installed"
-    """The triggers of this version and these options, enabled."""
-    OUTDATED = "outdated"
-    """Triggers of another version or of other options."""
-    DISABLED = "disabled"
-    """At least one was disabled by ``ALTER TABLE … DISABLE TRIGGER``."""
-    MISSING = "missing"
-    """At least one is not there."""
-    UNTRUSTED = "untrusted"
-    """What they run belongs to a role that could not change the table itself, or may be created by
-    one."""
-
-
-@dataclass(frozen=True, slots=True)
-class TriggerStatus:
-    """What ``trigger_status()`` found on one table.
-
-    Attributes:
-        schema: The table's schema, ``None`` where the ``search_path`` decides.
-        table: The table's name.
-        state: What stands there.
-    """
-
-    schema: str | None
-    table: str
-    state: TriggerState
 
 
 def install_triggers(
@@ -131,12 +105,12 @@ def _install(connection: Connection, named: TableTriggers, timeout: LockTimeout)
 
 def _look(
     connection: Connection, named: TableTriggers
-) -> tuple[SchemaStatus, TableTriggers, _Found]:
+) -> tuple[SchemaStatus, TableTriggers, Found]:
     """What stands there, and the triggers as they should; refuses what is not to be used."""
     schema = schema_status(connection)
     triggers = _placed(connection, resolve(connection, named), schema)
     _refuse(connection, triggers, schema)
-    return schema, triggers, _inspect(connection, triggers)
+    return schema, triggers, inspect_triggers(connection, triggers)
 
 
 def _placed(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> TableTriggers:
@@ -181,7 +155,7 @@ def _install_schema(
 
 
 def _install_table(
-    connection: Connection, schema: SchemaStatus, triggers: TableTriggers, found: _Found
+    connection: Connection, schema: SchemaStatus, triggers: TableTriggers, found: Found
 ) -> list[str]:
     # In the order in which the application locks them: a table before its partitions.
     lock = [f"LOCK TABLE {triggers.name} IN SHARE ROW EXCLUSIVE MODE"]
@@ -229,7 +203,7 @@ def remove_triggers(
 
 
 def _remove(connection: Connection, triggers: TableTriggers, timeout: LockTimeout) -> list[str]:
-    functions = sorted(_inspect(connection, triggers).functions)
+    functions = sorted(inspect_triggers(connection, triggers).functions)
     if not functions:
         return []
     statements = drop_statements(triggers.name)
@@ -237,7 +211,7 @@ def _remove(connection: Connection, triggers: TableTriggers, timeout: LockTimeou
         execute(connection, statements)
         unused = [
             f"DROP FUNCTION {row.name}()"
-            for row in connection.execute(_FUNCTIONS, {"functions": functions})
+            for row in functions_of(connection, functions)
             if row.mine and not row.used
         ]
         execute(connection, unused)
@@ -281,7 +255,7 @@ def trigger_status(connection: Connection, *models: ModelOrTable) -> list[Trigge
 
 
 def _state(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> TriggerState:
-    found = _inspect(connection, triggers).state
+    found = inspect_triggers(connection, triggers).state
     if untrusted_owners(connection, [triggers.oid or 0]):
         return TriggerState.UNTRUSTED if found is not TriggerState.MISSING else found
     return found if schema.is_usable or found is TriggerState.MISSING else TriggerState.OUTDATED
@@ -301,62 +275,3 @@ def announcement(table: str) -> str:
     """The statement that has listeners look at a table's triggers, at commit."""
     name = quote_literal(table)
     return f"SELECT pg_notify('rowbell', '1:' || to_regclass({name})::oid || ':?')"
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    state: TriggerState
-    functions: frozenset[int]
-    disabled: tuple[str, ...]
-
-
-_TRIGGERS = text(
-    "SELECT t.tgname, t.tgtype::integer, t.tgenabled::text, t.tgargs,"
-    " t.tgqual IS NOT NULL AS conditional, f.oid, f.prosrc, f.prosecdef, l.lanname,"
-    " coalesce(f.proconfig, '{}') AS settings,"
-    " pg_has_role(f.proowner, c.relowner, 'MEMBER')"
-    " OR pg_has_role(f.proowner, current_user, 'MEMBER') AS trusted"
-    " FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid"
-    " JOIN pg_language AS l ON l.oid = f.prolang JOIN pg_class AS c ON c.oid = t.tgrelid"
-    " WHERE t.tgrelid = :table AND t.tgname IN ('rowbell_update', 'rowbell_delete',"
-    " 'rowbell_truncate') ORDER BY t.tgname"
-)
-_FUNCTIONS = text(
-    "SELECT f.oid::regproc::text AS name, pg_has_role(f.proowner, 'USAGE') AS mine,"
-    " EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = f.oid) AS used"
-    " FROM pg_proc AS f WHERE f.oid = ANY(CAST(:functions AS oid[])) ORDER BY f.oid"
-)
-
-
-def _inspect(connection: Connection, triggers: TableTriggers) -> _Found:
-    """What stands on a table, compared with what should."""
-    rows = connection.execute(_TRIGGERS, {"table": triggers.oid}).all()
-    function = triggers.function
-    argument = triggers.options.encode() + b"\0"
-    enabled = "A" if triggers.replicated else "O"
-    right = all(
-        row.prosrc == function.source
-        and settings(row.settings) == settings(function.settings)
-        and not row.prosecdef
-        and row.lanname == "plpgsql"
-        and bytes(row.tgargs) == argument
-        and row.tgtype == triggers.types[row.tgname]
-        and row.conditional == (triggers.by_row and row.tgname == TRIGGERS[0])
-        and row.tgenabled in {enabled, "D"}
-        for row in rows
-    )
-    if {row.tgname for row in rows} != set(TRIGGERS):
-        state = TriggerState.MISSING
-    elif not all(row.trusted for row in rows):
-        state = TriggerState.UNTRUSTED
-    elif not right:
-        state = TriggerState.OUTDATED
-    elif any(row.tgenabled == "D" for row in rows):
-        state = TriggerState.DISABLED
-    else:
-        state = TriggerState.INSTALLED
-    return _Found(
-        state,
-        frozenset(row.oid for row in rows),
-        tuple(row.tgname for row in rows if row.tgenabled == "D"),
-    )
