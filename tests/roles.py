@@ -63,7 +63,8 @@ class Warned:
         self.messages: list[str] = []
 
     def _note(self, _: object, message: Any) -> None:
-        self.messages.append(str(message))
+        if message.severity == "WARNING":
+            self.messages.append(str(message))
 
     async def __aenter__(self) -> Self:
         self._connection.add_log_listener(self._note)

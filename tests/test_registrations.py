@@ -11,10 +11,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import rowbell
 from models import Order
-from roles import connected, role
-from rowbell import Reason, RowWatcher, Timing, install_triggers, remove_triggers
+from roles import Isolation, Warned, connected, role
+from rowbell import Reason, RowWatcher, Timing, TriggerState, install_triggers, remove_triggers
 from rowbell.watch.calls import checksum
-from waits import QUICK, armed
+from rowbell.watch.notification import Heard, Notification
+from waits import QUICK, armed, run, state_of
 
 SLOW = Timing(heartbeat=2, narrow=0.1)  # the announcement is answered before that
 
@@ -233,3 +234,115 @@ async def test_ddl_that_fires_no_trigger_is_noticed_by_the_heartbeat(
             else:
                 with pytest.raises(rowbell.NotFoundError, match="was deleted"):
                     await wait
+
+
+REDEFINED = [
+    (
+        "ALTER TABLE orders RENAME n TO x; ALTER TABLE orders RENAME total TO n;"
+        " ALTER TABLE orders RENAME x TO total"
+    ),
+    "ALTER TABLE orders DROP COLUMN n; ALTER TABLE orders ADD COLUMN n int NOT NULL DEFAULT 7",
+]
+
+
+@pytest.mark.parametrize("ddl", REDEFINED, ids=["swapped", "made anew"])
+async def test_columns_that_are_others_than_before_are_noticed_by_the_heartbeat(
+    orders: AsyncEngine, database: URL, ddl: str
+) -> None:
+    async with connected(database) as owner:
+        await owner.execute("ALTER TABLE orders ADD COLUMN total int NOT NULL DEFAULT 7")
+        async with armed(orders) as (_, wait):
+            await owner.execute(ddl)
+            assert (await wait).n == 7
+
+
+async def test_declared_columns_that_were_renamed_are_polled_and_mended_by_installing(
+    engine: AsyncEngine, database: URL
+) -> None:
+    """WHEN goes on watching the old column, by its new name."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    @rowbell.watched(columns=["n"])
+    class Declared(Own):
+        __tablename__ = "declared"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        n: Mapped[int]
+
+    async with engine.begin() as connection:
+        await connection.run_sync(Own.metadata.create_all)
+        await connection.execute(insert(Declared).values(id=1, n=0))
+    async with (
+        RowWatcher(engine, recheck=None, timing=QUICK) as watcher,
+        connected(database) as owner,
+    ):
+        wait = asyncio.create_task(
+            watcher.wait_for_change(Declared, 1, until=Declared.n == 2, interval=60, timeout=20)
+        )
+        await watcher.reached(lambda now: now.armed == 1)
+        await owner.execute("ALTER TABLE declared RENAME n TO former")
+        await owner.execute("ALTER TABLE declared ADD COLUMN n int NOT NULL DEFAULT 0")
+        await watcher.reached(lambda now: now.reason is Reason.TRIGGER_OUTDATED)
+        assert await state_of(engine, Declared) is TriggerState.OUTDATED
+        assert await run(engine, install_triggers, Declared)
+        assert await state_of(engine, Declared) is TriggerState.INSTALLED
+        await watcher.reached(lambda now: now.armed == 1)
+        await owner.execute("UPDATE declared SET n = 2")
+        assert (await wait).n == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "ddl"),
+    [
+        (
+            "CREATE TABLE whole (LIKE orders INCLUDING ALL) PARTITION BY RANGE (id)",
+            "ALTER TABLE whole ATTACH PARTITION orders DEFAULT",
+        ),
+        ("CREATE TABLE parent (LIKE orders)", "ALTER TABLE orders INHERIT parent"),
+        ("SELECT 1", "CREATE TABLE child () INHERITS (orders)"),
+    ],
+    ids=["a partition", "a child", "a parent"],
+)
+async def test_a_table_that_is_written_through_another_is_polled_with_the_reason(
+    orders: AsyncEngine, database: URL, before: str, ddl: str
+) -> None:
+    async with (
+        RowWatcher(orders, recheck=None, timing=QUICK) as watcher,
+        connected(database) as owner,
+    ):
+        await owner.execute("ALTER TABLE items DROP CONSTRAINT items_order_id_fkey")
+        await owner.execute(before)
+        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
+        await watcher.reached(lambda now: now.armed == 1)
+        await owner.execute(ddl)
+        await watcher.reached(lambda now: now.reason is Reason.INHERITANCE)
+        await owner.execute("UPDATE orders SET n = 1")
+        assert (await wait).n == 1
+
+
+@pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read"])
+async def test_a_truncate_warns_nobody(
+    orders: AsyncEngine, database: URL, isolation: Isolation
+) -> None:
+    async with armed(orders) as (_, wait), connected(database) as owner, Warned(owner) as warned:
+        async with owner.transaction(isolation=isolation):
+            await owner.execute("TRUNCATE orders CASCADE")
+        with pytest.raises(rowbell.NotFoundError, match="was deleted"):
+            await wait
+    assert warned.messages == []
+
+
+def test_notifications_that_come_together_are_looked_at_once() -> None:
+    """Ten thousand of them mean no more than one, each table and row."""
+    heard = Heard()
+    assert not heard
+    for i in range(10_000):
+        heard.add(Notification(7, (i % 3, 1)))
+    assert heard.rows == {7: {0, 1, 2}}
+    heard.add(Notification(7, None))
+    heard.add(Notification(7, (5,)))
+    heard.add(Notification(8, (5,)))
+    assert heard.rows == {7: None, 8: {5}}
+    heard.add(Notification(None, None))
+    assert heard.everything

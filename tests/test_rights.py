@@ -31,6 +31,7 @@ from rowbell import (
     trigger_status,
 )
 from rowbell.watch.schema import FUNCTIONS
+from rowbell.watch.triggers import KeyColumn, TableTriggers
 from waits import QUICK, armed, run, state_of
 
 SECURITY = Path(__file__).parent.parent / "SECURITY.md"
@@ -90,26 +91,29 @@ async def test_the_types_of_a_stranger_run_none_of_its_code_as_somebody_else(
     orders: AsyncEngine, database: URL
 ) -> None:
     """Casts, operators and hash functions of a row's type run as the writer, or not at all."""
-    async with role(database) as stranger, connected(stranger) as mallory:
+    async with (
+        role(database, "CREATE SCHEMA evil AUTHORIZATION {role}") as stranger,
+        connected(stranger) as mallory,
+    ):
         function = await mallory.fetchval(
             "SELECT tgfoid::regproc::text FROM pg_trigger"
             " WHERE tgrelid = 'orders'::regclass AND tgname = 'rowbell_update'"
         )
         await mallory.execute(
             """
-            CREATE TYPE pg_temp.evil AS ENUM ('a', 'b');
-            CREATE TEMP TABLE loot (who text);
-            GRANT ALL ON loot TO PUBLIC;
-            CREATE TEMP TABLE mine (id int PRIMARY KEY, e pg_temp.evil);
-            CREATE FUNCTION pg_temp.to_json(pg_temp.evil) RETURNS json LANGUAGE plpgsql AS $$
-              BEGIN INSERT INTO pg_temp.loot VALUES (current_user); RETURN '1'::json; END $$;
-            CREATE FUNCTION pg_temp.differs(pg_temp.evil, pg_temp.evil) RETURNS bool
+            CREATE TYPE evil.evil AS ENUM ('a', 'b');
+            CREATE TABLE evil.loot (who text);
+            GRANT ALL ON evil.loot TO PUBLIC; GRANT USAGE ON SCHEMA evil TO PUBLIC;
+            CREATE TABLE evil.mine (id int PRIMARY KEY, e evil.evil);
+            CREATE FUNCTION evil.to_json(evil.evil) RETURNS json LANGUAGE plpgsql AS $$
+              BEGIN INSERT INTO evil.loot VALUES (current_user); RETURN '1'::json; END $$;
+            CREATE FUNCTION evil.differs(evil.evil, evil.evil) RETURNS bool
               LANGUAGE plpgsql AS $$
-              BEGIN INSERT INTO pg_temp.loot VALUES (current_user); RETURN true; END $$;
-            CREATE OPERATOR pg_temp.*<> (
-              FUNCTION = pg_temp.differs, LEFTARG = pg_temp.evil, RIGHTARG = pg_temp.evil);
-            CREATE CAST (pg_temp.evil AS json) WITH FUNCTION pg_temp.to_json(pg_temp.evil);
-            INSERT INTO mine VALUES (1, 'a');
+              BEGIN INSERT INTO evil.loot VALUES (current_user); RETURN true; END $$;
+            CREATE OPERATOR evil.*<> (
+              FUNCTION = evil.differs, LEFTARG = evil.evil, RIGHTARG = evil.evil);
+            CREATE CAST (evil.evil AS json) WITH FUNCTION evil.to_json(evil.evil);
+            INSERT INTO evil.mine VALUES (1, 'a');
             """
         )
         tables = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT"
@@ -120,14 +124,14 @@ async def test_the_types_of_a_stranger_run_none_of_its_code_as_somebody_else(
             ("TRUNCATE", ""),
         ):
             await mallory.execute(
-                f"CREATE TRIGGER rowbell_{event.lower()} AFTER {event} ON mine {referencing}"
+                f"CREATE TRIGGER rowbell_{event.lower()} AFTER {event} ON evil.mine {referencing}"
                 f" EXECUTE FUNCTION {function}('{argument}')"
             )
         await mallory.execute("SELECT rowbell.open_listener()")
-        assert await register(mallory, "mine", 1) is None
-        assert await register(mallory, "mine", 1, columns="{e}") is None
-        await mallory.execute("UPDATE mine SET e = 'b'")
-        loot = {row["who"] for row in await mallory.fetch("SELECT who FROM loot")}
+        assert await register(mallory, "evil.mine", 1) is None
+        assert await register(mallory, "evil.mine", 1, columns="{e}") is None
+        await mallory.execute("UPDATE evil.mine SET e = 'b'")
+        loot = {row["who"] for row in await mallory.fetch("SELECT who FROM evil.loot")}
         assert loot <= {str(stranger.username)}
 
 
@@ -780,3 +784,211 @@ async def test_a_printed_migration_refuses_a_schema_of_somebody_else(
         await owner.execute("ROLLBACK; DROP SCHEMA rowbell CASCADE")
         await owner.execute(f"BEGIN; {printed.getvalue()} COMMIT;")
         assert await state_of(orders, Order) is TriggerState.INSTALLED
+
+
+async def test_a_trigger_function_that_a_stranger_has_prepared_is_refused(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """Its name can be foreseen; CREATE OR REPLACE would leave it the stranger's."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    @rowbell.watched
+    class Shared(Base):
+        __tablename__ = "shared"
+        __table_args__ = {"schema": "common"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    async with (
+        role(database, "CREATE SCHEMA common; GRANT ALL ON SCHEMA common TO {role}") as stranger,
+        role(
+            database,
+            f"GRANT {stranger.username} TO {{role}}",
+            "GRANT ALL ON SCHEMA common TO {role}",
+        ) as deployer,
+        connected(stranger) as evil,
+    ):
+        engine = create_async_engine(deployer)
+        async with engine.begin() as connection:
+            table = Shared.metadata.tables["common.shared"]
+            await connection.execute(text("CREATE TABLE common.shared (id int PRIMARY KEY)"))
+            triggers = TableTriggers("common", "shared", (KeyColumn("id"),), role=deployer.username)
+        create, _ = triggers.create_function()
+        await evil.execute(create)
+        with pytest.raises(TriggerError, match=f"the trigger function is {stranger.username}'s"):
+            await run(engine, install_triggers, table)
+        assert await state_of(engine, table) is TriggerState.MISSING
+        await engine.dispose()
+
+
+async def test_nothing_of_a_stranger_runs_as_the_role_that_listens_and_reads(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """Though the stranger may create in a schema of its search_path, as everybody could in 14."""
+    async with (
+        role(database, "GRANT SELECT ON orders TO {role}") as app,
+        role(database, "GRANT CREATE ON SCHEMA public TO {role}") as stranger,
+        connected(stranger) as evil,
+        connected(database) as owner,
+    ):
+        await evil.execute(
+            """
+            CREATE TABLE public.sprung (how text); GRANT ALL ON public.sprung TO PUBLIC;
+            CREATE FUNCTION public.spring(how text) RETURNS void LANGUAGE sql AS
+              'INSERT INTO public.sprung VALUES (how || current_user)';
+            CREATE FUNCTION public.to_regclass(varchar) RETURNS regclass LANGUAGE plpgsql AS
+              $$ BEGIN PERFORM public.spring('to_regclass'); RETURN NULL; END $$;
+            CREATE FUNCTION public.hash_record_extended(record, int) RETURNS bigint
+              LANGUAGE plpgsql AS
+              $$ BEGIN PERFORM public.spring('hash'); RETURN 0; END $$;
+            CREATE FUNCTION public.unnest(int[]) RETURNS SETOF int LANGUAGE plpgsql AS
+              $$ BEGIN PERFORM public.spring('unnest'); RETURN; END $$;
+            CREATE FUNCTION public.pg_notify(varchar, text) RETURNS void LANGUAGE plpgsql AS
+              $$ BEGIN PERFORM public.spring('pg_notify'); END $$;
+            CREATE FUNCTION public.glue(name, name) RETURNS text LANGUAGE plpgsql AS
+              $$ BEGIN PERFORM public.spring('||'); RETURN ''; END $$;
+            CREATE OPERATOR public.|| (FUNCTION = public.glue, LEFTARG = name, RIGHTARG = name);
+            CREATE FUNCTION public.same(oid, int) RETURNS bool LANGUAGE plpgsql AS
+              $$ BEGIN PERFORM public.spring('='); RETURN false; END $$;
+            CREATE OPERATOR public.= (FUNCTION = public.same, LEFTARG = oid, RIGHTARG = int)
+            """
+        )
+        engine = create_async_engine(app)
+        async with armed(engine) as (watcher, wait):
+            await watcher.reached(lambda now: now.armed == 1)
+            await owner.execute("UPDATE orders SET n = 1")
+            assert (await wait).n == 1
+        await engine.dispose()
+        assert await owner.fetch("SELECT DISTINCT how FROM public.sprung") == []
+
+
+@pytest.mark.parametrize(
+    "columns", ["{nonesuch}", "{NULL}", '{""}', "{row_to_json}", "{n,nonesuch}", "{}"]
+)
+async def test_what_is_no_column_is_not_registered(
+    orders: AsyncEngine, database: URL, columns: str
+) -> None:
+    """A writer's trigger makes SQL of those names."""
+    async with (
+        role(database, "GRANT SELECT ON orders TO {role}") as stranger,
+        connected(stranger) as mallory,
+        connected(database) as owner,
+        Warned(owner) as warned,
+    ):
+        await mallory.execute("SELECT rowbell.open_listener()")
+        await register(mallory, "orders", 1, columns=columns)
+        await register(mallory, "orders", 2, columns="{n,n,n,n}")
+        registered = await owner.fetch("SELECT columns FROM rowbell.registration")
+        assert [row["columns"] for row in registered] == [["n"]]
+        await owner.execute("UPDATE orders SET n = n + 1")
+    assert warned.messages == []
+
+
+async def test_an_untrusted_table_leaves_the_waits_on_others_armed(
+    orders: AsyncEngine, database: URL
+) -> None:
+    async with (
+        role(database, "CREATE SCHEMA theirs AUTHORIZATION {role}") as stranger,
+        connected(stranger) as evil,
+        connected(database) as owner,
+        RowWatcher(orders, recheck=None, timing=QUICK) as watcher,
+    ):
+        await evil.execute(
+            "CREATE FUNCTION theirs.f() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RETURN NULL; END $$"
+        )
+        await owner.execute(f"GRANT TRIGGER ON items TO {stranger.username}")
+        argument = '{"version":1,"key":{"id":null},"columns":null}'
+        await evil.execute(
+            "CREATE OR REPLACE TRIGGER rowbell_truncate AFTER TRUNCATE ON items"
+            f" EXECUTE FUNCTION theirs.f('{argument}')"
+        )
+        good = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
+        bad = asyncio.create_task(watcher.wait_for_change(Item, 1, interval=60, timeout=20))
+        await watcher.reached(lambda now: now.armed == 1 and now.reason is Reason.UNTRUSTED)
+        for _ in range(3):  # heartbeats
+            seen = await owner.fetchval(
+                "SELECT query_start FROM pg_stat_activity WHERE application_name LIKE 'rowbell%'"
+            )
+            while seen == await owner.fetchval(
+                "SELECT query_start FROM pg_stat_activity WHERE application_name LIKE 'rowbell%'"
+            ):
+                await asyncio.sleep(0.01)  # a server tells nobody that it was asked
+        assert (watcher.statistics().reconnects, watcher.statistics().armed) == (0, 1)
+        await owner.execute("UPDATE orders SET n = 1")
+        assert (await good).n == 1
+        bad.cancel()
+        await asyncio.wait([bad])
+
+
+@pytest.mark.parametrize(
+    "default",
+    [
+        "default_transaction_isolation = serializable",
+        "default_transaction_read_only = on",
+        "idle_session_timeout = 100",
+        "statement_timeout = 1000",
+    ],
+)
+async def test_what_a_role_has_by_default_does_not_keep_it_from_listening(
+    orders: AsyncEngine, database: URL, default: str
+) -> None:
+    async with (
+        role(
+            database, "GRANT SELECT ON orders TO {role}", f"ALTER ROLE {{role}} SET {default}"
+        ) as app,
+        connected(database) as owner,
+    ):
+        engine = create_async_engine(app, pool_pre_ping=True)
+        async with (
+            armed(engine, Order, 1, 2) as (watcher, waits),
+            armed(create_async_engine(app), Order, 3) as (other, third),
+        ):
+            await owner.execute("SELECT pg_sleep(0.3)")  # the server's clock is what it is about
+            await owner.execute("UPDATE orders SET n = 1")
+            assert {(await wait).n for wait in (*waits, third)} == {1}
+            assert watcher.statistics().reconnects == other.statistics().reconnects == 0
+            await other._engine.dispose()
+        await engine.dispose()
+
+
+async def test_a_role_that_listens_for_another_must_be_allowed_what_is_watched(
+    orders: AsyncEngine, database: URL
+) -> None:
+    async with (
+        role(database, "GRANT SELECT (id) ON orders TO {role}") as ears,
+        connected(database) as owner,
+        RowWatcher(orders, listen_url=ears, recheck=None, timing=QUICK) as watcher,
+    ):
+        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
+        await watcher.reached(lambda now: now.reason is Reason.NOT_PERMITTED)
+        await owner.execute("UPDATE orders SET n = 1")
+        assert (await wait).n == 1
+
+
+async def test_only_functions_of_ours_are_dropped_with_triggers(
+    orders: AsyncEngine, database: URL
+) -> None:
+    async with connected(database) as owner:
+        await owner.execute(
+            "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RETURN NULL; END $$;"
+            "CREATE OR REPLACE TRIGGER rowbell_truncate AFTER TRUNCATE ON items"
+            " EXECUTE FUNCTION audit()"
+        )
+        assert await run(orders, rowbell.remove_triggers, Item)
+        assert await owner.fetchval("SELECT to_regprocedure('audit()') IS NOT NULL")
+
+
+async def test_a_role_with_a_quote_in_its_name_may_install(
+    orders: AsyncEngine, database: URL
+) -> None:
+    async with connected(database) as owner:
+        await owner.execute('CREATE ROLE "o\'brien" SUPERUSER')
+        await run(orders, rowbell.remove_triggers, Item)
+        async with orders.begin() as connection:
+            await connection.execute(text('SET LOCAL ROLE "o\'brien"'))
+            assert await connection.run_sync(install_triggers, Item)
+            assert await connection.scalar(text("SELECT current_user")) == "o'brien"
+        await owner.execute('DROP OWNED BY "o\'brien" CASCADE; DROP ROLE "o\'brien"')

@@ -20,18 +20,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _IDENTIFY: Final = """
-SELECT pg_backend_pid(), pg_is_in_recovery(), current_database(),
-       to_regprocedure('rowbell.schema_version()') IS NOT NULL"""
+SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(),
+       pg_catalog.to_regprocedure('rowbell.schema_version()') IS NOT NULL"""
 
-_NAME_SESSION: Final = """
-SELECT set_config('application_name', left('rowbell ' || coalesce(
-  nullif(current_setting('application_name'), ''), 'listener'), 63), false)"""
+# What the role, the database or the engine's arguments say may not suit a session that listens.
+_PREPARE_SESSION: Final = """
+SELECT pg_catalog.set_config('application_name', pg_catalog.left('rowbell ' || coalesce(
+         nullif(pg_catalog.current_setting('application_name'), ''), 'listener'), 63), false),
+       pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
+       pg_catalog.set_config('default_transaction_read_only', 'off', false),
+       pg_catalog.set_config('idle_session_timeout', '0', false),
+       pg_catalog.set_config('statement_timeout', '0', false),
+       pg_catalog.set_config('lock_timeout', '0', false)"""
 
 # What the names mean now; a name in a schema that this role may not use means nothing to it.
 _OIDS: Final = """
 ARRAY(SELECT CASE WHEN t.schema IS NULL OR (
-                SELECT has_schema_privilege(n.oid, 'USAGE') FROM pg_namespace AS n
-                WHERE n.nspname = t.schema) THEN to_regclass(t.name)::oid END
+                SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                FROM pg_catalog.pg_namespace AS n
+                WHERE n.nspname = t.schema) THEN pg_catalog.to_regclass(t.name)::oid END
       FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS t(schema, name, place)
       ORDER BY t.place) AS oids"""
 
@@ -75,11 +82,13 @@ class TableState:
 
     Attributes:
         obstacle: Why its rows cannot be waited for by notification, ``None`` if they can.
+        registers: Whether the database registers its rows; it does where only the client objects.
         version: Changes when the table, its partitions, its triggers or the meaning of its name
             do.
     """
 
     obstacle: str | None
+    registers: bool
     version: object
 
 
@@ -151,9 +160,12 @@ class Calls:
             schema = (version, compatible_with)
         return Server(pid, recovering, database, schema)
 
-    async def name_session(self) -> None:
-        """Let the session's ``application_name`` say whose it is."""
-        await self._fetch(_NAME_SESSION)
+    async def prepare_session(self) -> None:
+        """Set what a listener needs, and let ``application_name`` say whose session it is.
+
+        Not before delivery is proven: behind a transaction pooler the settings would go to others.
+        """
+        await self._fetch(_PREPARE_SESSION)
 
     async def listen(self, channel: str, heard: Callable[[str], None]) -> Any:
         """LISTEN; returns what ``unlisten`` takes."""
@@ -193,7 +205,9 @@ class Calls:
                 [_array(columns) for _, columns in rows],
             )
         except InsufficientPrivilegeError:
-            refused = dict.fromkeys(tables, TableState("not_permitted", None))
+            refused = dict.fromkeys(
+                tables, TableState("not_permitted", registers=False, version=None)
+            )
             return Registered(refused, over_limit=False)
         return Registered(_states(tables, answer), over_limit=answer["over_limit"])
 
@@ -207,7 +221,7 @@ class Calls:
 
     async def boundary(self) -> int:
         """A transaction id given out now: what began before has a lower one."""
-        [(boundary,)] = await self._fetch("SELECT pg_current_xact_id()::text::bigint")
+        [(boundary,)] = await self._fetch("SELECT pg_catalog.pg_current_xact_id()::text::bigint")
         return int(boundary)
 
     async def heartbeat(self, tables: dict[int, tuple[WatchedTable, Columns]]) -> Heartbeat:
@@ -258,10 +272,11 @@ def checksum(rows: Iterable[tuple[int, int]]) -> int:
 def _arrays(tables: dict[int, tuple[WatchedTable, Columns]]) -> list[list[Any]]:
     """Tables as the first five arguments of ``register()`` and ``heartbeat()``."""
     watched = [table for table, _ in tables.values()]
+    columns = [table.mapped if named is None else named for table, named in tables.values()]
     return [
         list(tables),
         [table.options for table in watched],
-        [_array(columns) for _, columns in tables.values()],
+        [_array(names) for names in columns],
         [table.schema for table in watched],
         [table.qualified for table in watched],
     ]
@@ -273,7 +288,11 @@ def _states(tables: dict[int, tuple[WatchedTable, Columns]], answer: Any) -> dic
         tables, answer["obstacles"] or (), answer["versions"] or (), answer["oids"], strict=True
     )
     return {
-        oid: TableState("untrusted" if oid in untrusted else obstacle, (version, now))
+        oid: TableState(
+            "untrusted" if oid in untrusted else obstacle,
+            registers=obstacle is None,
+            version=(version, now),
+        )
         for oid, obstacle, version, now in rows
     }
 

@@ -127,7 +127,7 @@ class Connections:
 
     async def notify(self, channel: str) -> None:
         """NOTIFY from another connection than the one that listens."""
-        statement = text("SELECT pg_notify(:channel, '')")
+        statement = text("SELECT pg_catalog.pg_notify(CAST(:channel AS text), '')")
         await self.run(Connection.execute, statement, {"channel": channel})
 
     def _listen_engine(self) -> AsyncEngine:

@@ -15,6 +15,7 @@ from sqlalchemy import DDL, Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from rowbell.errors import LockTimeoutError, TriggerError
+from rowbell.mapping import quote_literal
 from rowbell.postgresql import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, has_sqlstate
 
 if TYPE_CHECKING:
@@ -135,4 +136,4 @@ def as_owner_of_the_schema(connection: Connection, owner: str | None) -> Generat
     before = connection.scalar(text("SELECT current_setting('role')"))
     execute(connection, [f"SET LOCAL ROLE {owner}"])
     yield
-    execute(connection, [f"SELECT set_config('role', '{before}', true)"])
+    execute(connection, [f"SELECT set_config('role', {quote_literal(str(before))}, true)"])

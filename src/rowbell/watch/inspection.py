@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
+    from rowbell.watch.schema import SchemaStatus
     from rowbell.watch.triggers import TableTriggers
 
 
@@ -65,8 +66,8 @@ class Found:
 
 
 _TRIGGERS = text(
-    "SELECT t.tgname, t.tgtype::integer, t.tgenabled::text, t.tgargs,"
-    " t.tgqual IS NOT NULL AS conditional, f.oid, f.prosrc, f.prosecdef, l.lanname,"
+    "SELECT t.oid AS trigger, t.tgname, t.tgtype::integer, t.tgenabled::text, t.tgargs,"
+    " f.oid, f.prosrc, f.prosecdef, l.lanname,"
     " coalesce(f.proconfig, '{}') AS settings,"
     " pg_has_role(f.proowner, c.relowner, 'MEMBER')"
     " OR pg_has_role(f.proowner, current_user, 'MEMBER') AS trusted"
@@ -75,27 +76,34 @@ _TRIGGERS = text(
     " WHERE t.tgrelid = :table AND t.tgname IN ('rowbell_update', 'rowbell_delete',"
     " 'rowbell_truncate') ORDER BY t.tgname"
 )
+_IS_INTACT = text("SELECT rowbell.is_intact(:trigger, CAST(:options AS bytea))")
 _FUNCTIONS = text(
     "SELECT f.oid::regproc::text AS name, pg_has_role(f.proowner, 'USAGE') AS mine,"
     " EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = f.oid) AS used"
-    " FROM pg_proc AS f WHERE f.oid = ANY(CAST(:functions AS oid[])) ORDER BY f.oid"
+    " FROM pg_proc AS f WHERE f.oid = ANY(CAST(:functions AS oid[]))"
+    " AND f.proname ~ '^(rowbell_)?changed_[0-9a-f]{16}$' ORDER BY f.oid"
 )
 
 
-def inspect_triggers(connection: Connection, triggers: TableTriggers) -> Found:
+def inspect_triggers(
+    connection: Connection, triggers: TableTriggers, schema: SchemaStatus
+) -> Found:
     """What stands on a table, compared with what should."""
     rows = connection.execute(_TRIGGERS, {"table": triggers.oid}).all()
     function = triggers.function
     argument = triggers.options.encode() + b"\0"
     enabled = "A" if triggers.replicated else "O"
-    right = all(
+    intact = schema.is_usable and all(
+        connection.scalar(_IS_INTACT, {"trigger": row.trigger, "options": argument[:-1]})
+        for row in rows
+    )
+    right = intact and all(
         row.prosrc == function.source
         and settings(row.settings) == settings(function.settings)
         and not row.prosecdef
         and row.lanname == "plpgsql"
         and bytes(row.tgargs) == argument
         and row.tgtype == triggers.types[row.tgname]
-        and row.conditional == (triggers.by_row and row.tgname == TRIGGERS[0])
         and row.tgenabled in {enabled, "D"}
         for row in rows
     )

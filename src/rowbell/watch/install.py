@@ -97,9 +97,10 @@ def _install(connection: Connection, named: TableTriggers, timeout: LockTimeout)
             schema, triggers, found = _look(connection, named)
             if not schema.is_usable:
                 executed += _install_schema(connection, schema, triggers)
+                found = inspect_triggers(connection, triggers, schema_status(connection))
             if found.state in _WRONG:
                 executed += _install_table(connection, schema, triggers, found)
-            _refuse(connection, triggers, schema_status(connection))
+            _refuse(connection, triggers, schema_status(connection), installed=True)
     return executed
 
 
@@ -110,7 +111,7 @@ def _look(
     schema = schema_status(connection)
     triggers = _placed(connection, resolve(connection, named), schema)
     _refuse(connection, triggers, schema)
-    return schema, triggers, inspect_triggers(connection, triggers)
+    return schema, triggers, inspect_triggers(connection, triggers, schema)
 
 
 def _placed(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> TableTriggers:
@@ -120,13 +121,22 @@ def _placed(connection: Connection, triggers: TableTriggers, schema: SchemaStatu
     return replace(triggers, role=connection.scalar(text("SELECT current_user")))
 
 
-def _refuse(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> None:
-    """Refuse a schema that this library does not work with, or should not."""
+def _refuse(
+    connection: Connection,
+    triggers: TableTriggers,
+    schema: SchemaStatus,
+    *,
+    installed: bool = False,
+) -> None:
+    """Refuse a schema that this library does not work with, or should not.
+
+    A trigger function of somebody else is what installing mends; afterwards there is none.
+    """
     if schema.state is SchemaState.INCOMPATIBLE:
         why = f"the schema {SCHEMA} has version {schema.version}, which wants a newer rowbell"
         raise TriggerError(triggers.name, why)
     for _, what, role in untrusted_owners(connection, [triggers.oid or 0]):
-        if what != TRIGGER_FUNCTION:
+        if installed or what != TRIGGER_FUNCTION:
             why = (
                 f"{what} is {role}'s, whose code every writer of the table would run. Let the "
                 "table's owner or a superuser own it (ALTER … OWNER TO, REVOKE CREATE), or, if "
@@ -203,7 +213,7 @@ def remove_triggers(
 
 
 def _remove(connection: Connection, triggers: TableTriggers, timeout: LockTimeout) -> list[str]:
-    functions = sorted(inspect_triggers(connection, triggers).functions)
+    functions = sorted(inspect_triggers(connection, triggers, schema_status(connection)).functions)
     if not functions:
         return []
     statements = drop_statements(triggers.name)
@@ -255,7 +265,7 @@ def trigger_status(connection: Connection, *models: ModelOrTable) -> list[Trigge
 
 
 def _state(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> TriggerState:
-    found = inspect_triggers(connection, triggers).state
+    found = inspect_triggers(connection, triggers, schema).state
     if untrusted_owners(connection, [triggers.oid or 0]):
         return TriggerState.UNTRUSTED if found is not TriggerState.MISSING else found
     return found if schema.is_usable or found is TriggerState.MISSING else TriggerState.OUTDATED

@@ -22,7 +22,7 @@ import anyio
 from asyncpg import InsufficientPrivilegeError, PostgresError
 
 from rowbell.watch.calls import Calls, checksum
-from rowbell.watch.notification import BROADCAST, decode
+from rowbell.watch.notification import BROADCAST, Heard, decode
 from rowbell.watch.schema import SCHEMA_VERSION
 from rowbell.watch.state import Reason, StateLog
 
@@ -74,6 +74,7 @@ class Listening:
         self._state = state
         self._timing = timing
         self._backend_pid = 0
+        self._heard = Heard()
         self._unsent: int | None = None
         self._registered: set[tuple[int, int]] = set()
         self._versions: dict[int, object] = {}
@@ -94,8 +95,8 @@ class Listening:
             raise CannotListenError(Reason.IN_RECOVERY, "the server is a standby")
         _check_schema(server.schema, server.database)
         self._backend_pid = server.backend_pid
-        await self._calls.name_session()
         await self._prove_delivery()
+        await self._calls.prepare_session()
         try:
             channel = await self._calls.open_listener()
         except InsufficientPrivilegeError as error:
@@ -124,7 +125,7 @@ class Listening:
         await self._calls.unlisten(channel, proof)
 
     def _hear(self, payload: str) -> None:
-        """Asyncpg's callback: synchronous, in order, and never more than a look into a dict."""
+        """Asyncpg's callback: synchronous, in order, and no more than to remember it."""
         notification = decode(payload)
         if notification is None:
             self.ignored += 1
@@ -133,7 +134,21 @@ class Listening:
         if notification.redefined:
             self.wants_heartbeat = True
             self._board.to_register.set()
-        self._board.ring(notification.table_oid, notification.keys)
+        if not self._heard:
+            asyncio.get_running_loop().call_soon(self._ring)
+        self._heard.add(notification)
+
+    def _ring(self) -> None:
+        """Tell the board what has come in this turn of the event loop, each table and row once.
+
+        Anybody may send thousands of notifications that all mean the same.
+        """
+        heard, self._heard = self._heard, Heard()
+        if heard.everything:
+            self._board.ring(None, None)
+            return
+        for table_oid, keys in heard.rows.items():
+            self._board.ring(table_oid, keys)
 
     # -- registrations
 
@@ -149,8 +164,8 @@ class Listening:
             self._board.refused(interest for interest, _ in batch)
             self._state.warn(Reason.TOO_MANY_REGISTRATIONS, f"{len(rows)} more rows")
             return
-        sound = {oid for oid, table in answer.tables.items() if table.obstacle is None}
-        self._registered.update(name for name, _ in rows if name[0] in sound)
+        registered = {oid for oid, table in answer.tables.items() if table.registers}
+        self._registered.update(name for name, _ in rows if name[0] in registered)
         self._board.registered(batch, await self._calls.boundary())
 
     async def unregister(self) -> None:

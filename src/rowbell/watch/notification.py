@@ -10,7 +10,7 @@ NOTIFY.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 BROADCAST: Final = "rowbell"
@@ -44,3 +44,28 @@ def decode(payload: str) -> Notification | None:
     if keys in {"*", "?"}:
         return Notification(int(table_oid), None, redefined=keys == "?")
     return Notification(int(table_oid), tuple(map(int, keys.split(","))))
+
+
+@dataclass(slots=True)
+class Heard:
+    """Notifications that came together, merged.
+
+    Attributes:
+        everything: Whether all rows of all tables are meant.
+        rows: The hashes of keys by the table's oid; ``None`` for all of its rows.
+    """
+
+    everything: bool = False
+    rows: dict[int, set[int] | None] = field(default_factory=dict[int, set[int] | None])
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.rows)
+
+    def add(self, notification: Notification) -> None:
+        """Take one in."""
+        if notification.table_oid is None:
+            self.everything = True
+        elif notification.keys is None:
+            self.rows[notification.table_oid] = None
+        elif (keys := self.rows.setdefault(notification.table_oid, set())) is not None:
+            keys.update(notification.keys)

@@ -70,6 +70,7 @@ class Evidence(NamedTuple):
     in_recovery: bool
 
 
+_pg_catalog = func.pg_catalog  # another function of that name may fit a parameter's type better
 _CAST_TYPES: dict[str, TypeEngine[Any]] = {"text": Text(), "numeric": Numeric()}
 
 
@@ -140,11 +141,13 @@ class MappedRows:
     @cached_property
     def watched_tables(self) -> tuple[WatchedTable, ...]:
         """The tables as their triggers must be."""
+        mapped = self.columns.by_table(tuple(self.columns.properties))
         return tuple(
             WatchedTable(
                 table.name,
                 self.schema_map.get(table.schema, table.schema),
                 options_argument(table),
+                frozenset(mapped.get(table, ())),
             )
             for table in self.tables
         )
@@ -244,7 +247,9 @@ class MappedRows:
         parts = [column(f"key_{i}", c.type) for i, c in enumerate(self.mapper.primary_key)]
         if self._as_arrays:
             arrays = [bindparam(part.name, type_=ARRAY(part.type)) for part in parts]
-            unnested = func.unnest(*arrays).table_valued(*parts, with_ordinality="place")
+            # With several arguments it is part of the grammar, and must not be named with a schema.
+            unnest = (func if len(arrays) > 1 else _pg_catalog).unnest(*arrays)
+            unnested = unnest.table_valued(*parts, with_ordinality="place")
             return unnested.render_derived(name="wanted")
         rows = [(place, *key) for place, key in enumerate(keys, 1)]
         return values(column("place", Integer), *parts, name="wanted").data(rows).cte("wanted")
@@ -266,27 +271,28 @@ class MappedRows:
             return type_coerce(value, type_)
         if self.on_postgresql and self.columns.properties[name].deferred:
             if isinstance(type_, LargeBinary):
-                return func.sha256(value, type_=LargeBinary())
+                return _pg_catalog.sha256(value, type_=LargeBinary())
             if isinstance(type_, String) and not isinstance(type_, Enum):
-                octets = func.convert_to(sql_cast(value, Text), "UTF8")
-                return func.sha256(octets, type_=LargeBinary())
+                octets = _pg_catalog.convert_to(sql_cast(value, Text), "UTF8")
+                return _pg_catalog.sha256(octets, type_=LargeBinary())
         return type_coerce(value, NullType())
 
     def _evidence(self) -> list[ColumnElement[Any]]:
         columns: list[ColumnElement[Any]] = []
         for table in self.tables:
-            oid = select(sql_cast(func.to_regclass(self.table_name(table)), OID))
+            name = sql_cast(self.table_name(table), Text)
+            oid = select(sql_cast(_pg_catalog.to_regclass(name), OID))
             key: list[ColumnElement[Any]] = [
                 sql_cast(table.c[part.name], _CAST_TYPES[part.cast])
                 if part.cast
                 else table.c[part.name]
                 for part in key_columns(table.primary_key.columns)
             ]
-            hashed = func.hash_record_extended(func.ROW(*key), literal_column("0"))
+            hashed = _pg_catalog.hash_record_extended(func.ROW(*key), literal_column("0"))
             columns += [oid.scalar_subquery(), type_coerce(hashed, BigInteger())]
-        xmin = func.pg_snapshot_xmin(func.pg_current_snapshot())
+        xmin = _pg_catalog.pg_snapshot_xmin(_pg_catalog.pg_current_snapshot())
         horizon = select(sql_cast(sql_cast(xmin, Text), BigInteger)).scalar_subquery()
-        recovery = select(func.pg_is_in_recovery()).scalar_subquery()
+        recovery = select(_pg_catalog.pg_is_in_recovery()).scalar_subquery()
         return [*columns, horizon, recovery]
 
     def foreign_column(self, expression: ColumnElement[Any]) -> str | None:

@@ -77,6 +77,7 @@ FUNCTIONS: Final = (
     "compact",
     "table_version",
     "permitted_columns",
+    "is_intact",
     "obstacle",
     "register",
     "unregister",
@@ -173,7 +174,10 @@ def schema_status(connection: Connection) -> SchemaStatus:
     """What stands in the database, as its catalog says."""
     found = connection.execute(
         text(
-            "SELECT n.nspowner::regrole::text AS owner, pg_has_role(n.nspowner, 'MEMBER') AS mine,"
+            "SELECT n.nspowner::regrole::text AS owner, CASE"
+            " WHEN current_setting('server_version_num')::integer < 160000"
+            " THEN pg_has_role(n.nspowner, 'MEMBER') ELSE pg_has_role(n.nspowner, 'SET')"
+            " END AS mine,"
             " EXISTS (SELECT FROM aclexplode(n.nspacl) AS a WHERE a.grantee = 0"
             "  AND a.privilege_type = 'USAGE') AS usable,"
             " (SELECT f.prosrc FROM pg_proc AS f WHERE f.pronamespace = n.oid"

@@ -85,6 +85,9 @@ class Reason(StrEnum):
     ROW_LEVEL_SECURITY = "row_level_security"
     """Listening, but row-level security restricts what the role of the LISTEN connection sees of
     the table; notifications would tell it of rows that it may not see."""
+    INHERITANCE = "inheritance"
+    """Listening, but the table is a partition, or another table inherits from it or it from
+    another; writes through that table fire no trigger of this one."""
     UNTRUSTED = "untrusted"
     """Listening, but the schema ``rowbell`` or the trigger function belongs to, or may be changed
     by, a role that could not change the table itself."""
@@ -112,6 +115,7 @@ REMEDIES = {
     "rowbell.register, to the role of the LISTEN connection",
     Reason.ROW_LEVEL_SECURITY: "listen as a role that row-level security does not restrict "
     "(listen_url), if that role's knowing of changes does no harm",
+    Reason.INHERITANCE: "wait for rows of the partitioned table, not of a partition, or poll",
     Reason.UNTRUSTED: "let the table's owner or a superuser own the schema rowbell, and nobody "
     "else create in it; trigger_status() and install_triggers() name what and whose",
     Reason.TOO_MANY_REGISTRATIONS: "raise the role's limit in rowbell.registration_limit",

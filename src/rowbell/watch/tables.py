@@ -48,11 +48,13 @@ class WatchedTable:
         name: Its name.
         schema: Its schema; ``None`` leaves it to the connection's ``search_path``.
         options: The argument that its triggers must have.
+        mapped: The names of its mapped columns.
     """
 
     name: str
     schema: str | None
     options: bytes
+    mapped: frozenset[str] = frozenset()
 
     @property
     def qualified(self) -> str:

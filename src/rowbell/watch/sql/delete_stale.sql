@@ -18,7 +18,6 @@ BEGIN
   DELETE FROM rowbell.registration WHERE ctid = ANY (ARRAY(
     SELECT r.ctid FROM rowbell.registration AS r
     WHERE r.listener = ANY (stale)
-       OR NOT EXISTS (SELECT FROM rowbell.listener AS l WHERE l.number = r.listener)
     FOR UPDATE SKIP LOCKED));
   DELETE FROM rowbell.listener WHERE number = ANY (stale);
 END

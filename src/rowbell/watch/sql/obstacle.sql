@@ -1,12 +1,11 @@
 -- Why rows of a table cannot be waited for by notification; NULL where they can. `options` is the
--- argument that the table's triggers must have, `watched` the columns to be watched (NULL: any).
+-- argument that the table's triggers must have, `watched` the columns to be watched.
 CREATE OR REPLACE FUNCTION rowbell.obstacle(
   role name, table_oid oid, options bytea, watched text[])
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $rowbell$
 DECLARE
-  permitted CONSTANT text[] := rowbell.permitted_columns(role, table_oid);
-  needed CONSTANT text[] := coalesce(watched, '{}') || ARRAY(
+  needed CONSTANT text[] := watched || ARRAY(
     SELECT jsonb_object_keys(convert_from(options, 'UTF8')::jsonb -> 'key'));
   tree CONSTANT oid[] := ARRAY(
     SELECT table_oid UNION SELECT relid FROM pg_partition_tree(table_oid));
@@ -19,7 +18,7 @@ BEGIN
     RETURN 'trigger_missing';
   ELSIF NOT has_function_privilege(
       role, 'rowbell.register(oid[],bytea[],text[],oid[],bigint[],text[])', 'EXECUTE')
-    OR permitted = '{}' OR NOT needed <@ coalesce(permitted, needed)
+    OR NOT needed <@ rowbell.permitted_columns(role, table_oid)
   THEN
     RETURN 'not_permitted';
   ELSIF relation.relrowsecurity
@@ -28,8 +27,13 @@ BEGIN
     AND (relation.relforcerowsecurity OR NOT pg_has_role(role, relation.relowner, 'USAGE'))
   THEN
     RETURN 'row_level_security';
+  ELSIF EXISTS (SELECT FROM pg_inherits AS i
+                WHERE i.inhrelid = table_oid OR i.inhparent = table_oid AND relation.relkind = 'r')
+  THEN
+    RETURN 'inheritance';
   END IF;
-  SELECT count(*), count(*) FILTER (WHERE t.tgargs <> options || decode('00', 'hex'))
+  SELECT count(*), count(*) FILTER (WHERE t.tgargs <> options || decode('00', 'hex')
+                                       OR NOT rowbell.is_intact(t.oid, options))
   INTO triggers, outdated
   FROM pg_trigger AS t
   WHERE t.tgrelid = table_oid

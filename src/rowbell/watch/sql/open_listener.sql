@@ -1,5 +1,6 @@
 -- Makes this session a listener: its number, and the channel that only it is told. A number is
--- never given out twice, so nobody learns the channel of another.
+-- never given out twice, so nobody learns the channel of another. Registrations that belong to no
+-- listener, as a restored dump may have them, are deleted.
 CREATE OR REPLACE FUNCTION rowbell.open_listener(OUT number bigint, OUT channel text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
@@ -8,6 +9,10 @@ DECLARE
   caller CONSTANT name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
 BEGIN
   PERFORM rowbell.close_listener();
+  DELETE FROM rowbell.registration WHERE ctid = ANY (ARRAY(
+    SELECT r.ctid FROM rowbell.registration AS r
+    WHERE NOT EXISTS (SELECT FROM rowbell.listener AS l WHERE l.number = r.listener)
+    FOR UPDATE SKIP LOCKED));
   number := nextval('rowbell.listener_number');
   channel := rowbell.channel(number);
   INSERT INTO rowbell.listener

@@ -1,8 +1,10 @@
 -- Registers rows for this session, which has called open_listener(). First the lock, then the flag,
 -- then the rows: while lower_flag() holds its lock nobody gets here, and afterwards the flag is seen
 -- to be 0 and set. Returns for each table what stands in the way, if anything does, and its version.
--- Rows whose columns the caller may not SELECT are not registered. `over_limit`: none were, because
--- the role would have more than registration_limit allows it (by default a hundred thousand).
+-- `row_columns` names what is watched in each row, NULL: any column, which for a role that may not
+-- SELECT them all are those of `table_columns`. Rows with other columns than the caller may SELECT
+-- are not registered. `over_limit`: none were, because the role would have more than
+-- registration_limit allows it (by default a hundred thousand).
 CREATE OR REPLACE FUNCTION rowbell.register(
   tables oid[], options bytea[], table_columns text[],
   row_tables oid[], key_hashes bigint[], row_columns text[],
@@ -40,15 +42,24 @@ BEGIN
     PERFORM setval('rowbell.has_registrations', 1);
   END IF;
   WITH sound AS MATERIALIZED (
-    SELECT t.oid, rowbell.permitted_columns(caller, t.oid) AS permitted
-    FROM unnest(tables, obstacles) AS t(oid, obstacle) WHERE t.obstacle IS NULL
+    SELECT t.oid, p.permitted, CASE WHEN (
+             SELECT count(*) FROM pg_attribute AS a
+             WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+           ) > cardinality(p.permitted)
+           THEN coalesce(t.columns::text[], p.permitted) END AS instead_of_any
+    FROM unnest(tables, obstacles, table_columns) AS t(oid, obstacle, columns)
+    CROSS JOIN LATERAL (SELECT rowbell.permitted_columns(caller, t.oid)) AS p(permitted)
+    WHERE t.obstacle IS NULL
+  ), lists AS MATERIALIZED (
+    SELECT d.columns AS given, ARRAY(SELECT DISTINCT c FROM unnest(d.columns::text[]) AS c) AS names
+    FROM (SELECT DISTINCT c AS columns FROM unnest(row_columns) AS c WHERE c IS NOT NULL) AS d
   ), registered AS (
     INSERT INTO rowbell.registration AS r (table_oid, key_hash, listener, columns)
     SELECT DISTINCT ON (w.table_oid, w.key_hash)
-           w.table_oid, w.key_hash, own.number, coalesce(w.columns::text[], s.permitted)
+           w.table_oid, w.key_hash, own.number, coalesce(l.names, s.instead_of_any)
     FROM unnest(row_tables, key_hashes, row_columns) AS w(table_oid, key_hash, columns)
-    JOIN sound AS s ON s.oid = w.table_oid
-    WHERE w.columns IS NULL OR s.permitted IS NULL OR w.columns::text[] <@ s.permitted
+    JOIN sound AS s ON s.oid = w.table_oid LEFT JOIN lists AS l ON l.given = w.columns
+    WHERE w.columns IS NULL OR l.names <@ s.permitted AND l.names <> '{}'
     ON CONFLICT (table_oid, key_hash, listener) DO UPDATE SET columns = excluded.columns
     RETURNING (r.xmax = 0)::integer AS new
   )

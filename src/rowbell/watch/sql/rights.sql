@@ -39,7 +39,8 @@ BEGIN
     rowbell.schema_version(), rowbell.notify(oid, bigint[], bigint[]),
     rowbell.open_listener(), rowbell.own_channel(), rowbell.close_listener(),
     rowbell.delete_stale(), rowbell.lower_flag(), rowbell.table_version(oid),
-    rowbell.permitted_columns(name, oid), rowbell.obstacle(name, oid, bytea, text[]),
+    rowbell.permitted_columns(name, oid), rowbell.is_intact(oid, bytea),
+    rowbell.obstacle(name, oid, bytea, text[]),
     rowbell.unregister(oid[], bigint[]), rowbell.heartbeat(oid[], bytea[], text[]),
     rowbell.tables_without_writers(oid[], bigint)
   TO PUBLIC;

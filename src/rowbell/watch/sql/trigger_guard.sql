@@ -20,7 +20,11 @@ BEGIN
       END IF;
       -- A writer outside READ COMMITTED sees registrations as of its snapshot, so it tells all.
       IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-        PERFORM rowbell.notify(root, NULL, CASE WHEN TG_OP <> 'TRUNCATE' THEN @all_keys@ END);
+        IF TG_OP = 'TRUNCATE' THEN
+          PERFORM rowbell.notify(root, NULL, NULL);
+        ELSE
+          PERFORM rowbell.notify(root, NULL, @all_keys@);
+        END IF;
         RETURN NULL;
       ELSIF TG_OP = 'TRUNCATE' THEN
         PERFORM rowbell.notify(root, array_agg(DISTINCT r.listener), NULL)

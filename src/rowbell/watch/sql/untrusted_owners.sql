@@ -12,11 +12,11 @@ CROSS JOIN LATERAL (
   FROM pg_catalog.pg_namespace AS n, pg_catalog.aclexplode(n.nspacl) AS a
   WHERE n.nspname = 'rowbell' AND a.privilege_type = 'CREATE'
   UNION
-  SELECT 'rowbell.' || k.relname, k.relowner
+  SELECT 'rowbell.' || k.relname::pg_catalog.text, k.relowner
   FROM pg_catalog.pg_class AS k
   JOIN pg_catalog.pg_namespace AS n ON n.oid = k.relnamespace WHERE n.nspname = 'rowbell'
   UNION
-  SELECT 'rowbell.' || f.proname || '()', f.proowner
+  SELECT 'rowbell.' || f.proname::pg_catalog.text || '()', f.proowner
   FROM pg_catalog.pg_proc AS f
   JOIN pg_catalog.pg_namespace AS n ON n.oid = f.pronamespace WHERE n.nspname = 'rowbell'
   UNION
@@ -27,7 +27,7 @@ CROSS JOIN LATERAL (
 ) AS o
 LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = o.role_oid
 WHERE c.oid = ANY (@tables@)
-  AND (o.role_oid = 0
+  AND (o.role_oid = 0::pg_catalog.oid
        OR NOT (pg_catalog.pg_has_role(o.role_oid, c.relowner, 'MEMBER')
                OR pg_catalog.pg_has_role(o.role_oid, current_user, 'MEMBER')))
 ORDER BY c.oid, o.what DESC
