@@ -97,6 +97,9 @@ def installing(connection: Connection, table: str, timeout: LockTimeout) -> Gene
         if has_sqlstate(error, INSUFFICIENT_PRIVILEGE):
             why = f"the current role may not install here: {error.orig}; use the table's owner"
             raise TriggerError(table, why) from error
+        raise  # a transaction that has failed is rolled back, and the setting with it
+    except BaseException:
+        execute(connection, [restored("lock_timeout")])
         raise
     execute(connection, [restored("lock_timeout")])
 
