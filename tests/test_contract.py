@@ -210,6 +210,10 @@ async def test_a_cascading_delete_is_a_delete(ground: Ground, session: AsyncSess
 async def test_every_kind_of_update_counts(
     ground: Ground, session: AsyncSession, statement: str
 ) -> None:
+    async with ground.engine.connect() as connection:
+        version = connection.dialect.server_version_info
+    if statement.startswith("MERGE") and version is not None and version < (15,):
+        pytest.skip("PostgreSQL has MERGE since 15")
     async with ground.begun(wait_for_row_change, session, Order, 1) as wait:
         await ground.execute(statement)
         assert (await wait).status == "paid"

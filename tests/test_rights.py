@@ -16,6 +16,7 @@ from alembic.operations import Operations
 from sqlalchemy import URL, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import NullPool
 
 import rowbell
 import rowbell.alembic
@@ -927,7 +928,7 @@ async def test_an_untrusted_table_leaves_the_waits_on_others_armed(
     [
         "default_transaction_isolation = serializable",
         "default_transaction_read_only = on",
-        "idle_session_timeout = 100",
+        "idle_session_timeout = 500",
         "statement_timeout = 1000",
     ],
 )
@@ -940,16 +941,17 @@ async def test_what_a_role_has_by_default_does_not_keep_it_from_listening(
         ) as app,
         connected(database) as owner,
     ):
-        engine = create_async_engine(app, pool_pre_ping=True)
+        engine = create_async_engine(app, poolclass=NullPool)
+        another = create_async_engine(app, poolclass=NullPool)
         async with (
             armed(engine, Order, 1, 2) as (watcher, waits),
-            armed(create_async_engine(app), Order, 3) as (other, third),
+            armed(another, Order, 3) as (other, third),
         ):
-            await owner.execute("SELECT pg_sleep(0.3)")  # the server's clock is what it is about
+            await owner.execute("SELECT pg_sleep(0.8)")  # the server's clock is what it is about
             await owner.execute("UPDATE orders SET n = 1")
             assert {(await wait).n for wait in (*waits, third)} == {1}
             assert watcher.statistics().reconnects == other.statistics().reconnects == 0
-            await other._engine.dispose()
+        await another.dispose()
         await engine.dispose()
 
 
