@@ -12,6 +12,7 @@ from sqlalchemy.orm import PassiveFlag, QueryableAttribute, RelationshipProperty
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import BindParameter
 
+from rowbell.cleanup import cancelled_once
 from rowbell.errors import (
     InvalidArgumentError,
     NotFoundError,
@@ -236,7 +237,8 @@ class AssociationRows:
         self, statement: Executable, rows: list[dict[str, Any]] | None = None
     ) -> CursorResult[Any]:
         options = {"schema_translate_map": dict(self.schema_map) or None}
-        return await self.connection.execute(statement, rows, execution_options=options)
+        execute = self.connection.execute(statement, rows, execution_options=options)
+        return await cancelled_once(execute)
 
 
 def _by_name(side: _Side, key: Key) -> dict[str, Any]:

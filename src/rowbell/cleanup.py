@@ -1,18 +1,42 @@
-"""Clean-up that no cancellation cuts short."""
+"""Clean-up, and statements under way, that no cancellation cuts short."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
 if TYPE_CHECKING:
     from asyncio import Task
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Generator
+
+T = TypeVar("T")
 
 CLEANUP_SECONDS: Final = 5.0
 """How long a clean-up may take; on a connection that hangs it is given up, and that closed."""
+
+
+class HookCancelledError(RuntimeError):
+    """Code of the application's raised a CancelledError though nobody was cancelled."""
+
+
+@contextmanager
+def own_cancellations() -> Generator[None]:
+    """Let nobody be cancelled but by ``Task.cancel()``: another CancelledError is an error.
+
+    Raises:
+        HookCancelledError: The application's code has raised a CancelledError of its own. A task
+            group would take that for the quiet end of a task.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise HookCancelledError("a hook or a type of the application's was cancelled") from error
 
 
 async def complete(
@@ -38,7 +62,49 @@ async def complete(
                     task.cancel()
             except asyncio.CancelledError as error:
                 cancelled = error
+    failure = None if task.cancelled() else task.exception()
     if cancelled is not None:
         raise cancelled
+    if failure is not None:
+        raise failure
+
+
+async def cancelled_once(statement: Coroutine[Any, Any, T]) -> T:
+    """Await a statement; a cancellation reaches it once, and it is awaited all the same.
+
+    What a driver does then is to have the server cancel the statement, over another connection. A
+    scope of anyio cancels again and again, also that: the connection is closed, and the server,
+    which does not look at it while it waits for a lock, goes on waiting.
+
+    Args:
+        statement: What may wait for long in the server.
+
+    Returns:
+        What the statement returns.
+
+    Raises:
+        HookCancelledError: The application's code has raised a CancelledError of its own.
+    """
+    task = asyncio.ensure_future(statement)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        with anyio.CancelScope(shield=True):
+            await _settled(task)
+        raise
+    with own_cancellations():
+        return task.result()
+
+
+async def _settled(task: Task[Any]) -> None:
+    """Wait for a task's end, not for its result; cancelled again where it takes too long."""
+    while not task.done():
+        try:
+            done, _ = await asyncio.wait({task}, timeout=CLEANUP_SECONDS)
+            if not done:
+                task.cancel()
+        except asyncio.CancelledError:  # whoever cancels is told when the task has ended
+            continue
     if not task.cancelled():
-        task.result()
+        task.exception()

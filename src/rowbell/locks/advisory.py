@@ -21,7 +21,7 @@ from weakref import WeakSet
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
-from rowbell.cleanup import complete
+from rowbell.cleanup import cancelled_once, complete
 from rowbell.errors import InvalidArgumentError, SessionStateError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.locks.waiting import lock_wait
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from sqlalchemy.engine.interfaces import DBAPIConnection
-    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
     from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolResetState
 
@@ -133,23 +133,36 @@ async def _held(
     session: AsyncSession, lock: _Lock, timeout: LockTimeout | None
 ) -> AsyncGenerator[bool, None]:
     held = sync_connection(await session.connection())
+    driver = held.connection.dbapi_connection
     if not lock.transaction:
         _count(held, +1)  # before it is held: whatever happens next, the pool will unlock
-    async with (
-        savepoint(session, session.get_bind()) as connection,
-        lock_wait(connection, timeout, [f"the key {lock.key}"], lock.mode),
-    ):
+    granted = False
+
+    async def acquire(connection: AsyncConnection) -> None:
+        nonlocal granted
         result = await connection.scalar(text(lock.acquire()), lock.parameters)
+        granted = not lock.nowait or bool(result)
+
+    try:
+        async with (
+            savepoint(session, session.get_bind()) as connection,
+            lock_wait(connection, timeout, [f"the key {lock.key}"], lock.mode),
+        ):
+            await cancelled_once(acquire(connection))
+    except BaseException:
+        if granted and not lock.transaction:  # in the very moment of the cancellation
+            await complete(session.run_sync(_release, held, lock))
+        raise
     if lock.transaction:
-        yield not lock.nowait or bool(result)
-    elif lock.nowait and not result:
+        yield granted
+    elif not granted:
         _count(held, -1)
         yield False
     else:
         try:
             with _kept(session, lock):
                 yield True
-            if held.closed or held.invalidated:
+            if held.closed or held.invalidated or held.connection.dbapi_connection is not driver:
                 raise SessionStateError(
                     f"the lock on the key {lock.key} was lost inside its block, because the "
                     "session's transaction ended there: bind the session to a connection to "

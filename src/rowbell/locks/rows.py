@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import inspect, select, tuple_
 
+from rowbell.cleanup import cancelled_once
 from rowbell.errors import InvalidArgumentError, NotFoundError, SessionStateError, describe_row
 from rowbell.keys import Key, key_names, key_of
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
@@ -89,7 +90,7 @@ async def lock_rows(
         return []
     if session.autoflush:
         # Not inside the SAVEPOINT: undoing it would undo what the session takes for done.
-        await session.flush()
+        await cancelled_once(session.flush())
     else:
         _refuse_pending(session, mapper, keys)
     statement = (
@@ -112,7 +113,7 @@ async def lock_rows(
         lock_wait(connection, limit, _names(mapper, keys), mode),
     ):
         with session.no_autoflush:
-            result = await session.scalars(statement)
+            result = await cancelled_once(session.scalars(statement))
         instances = list(result.unique())
     if not skip_locked and len(instances) < len(keys):
         found = {inspect(instance).identity for instance in instances}

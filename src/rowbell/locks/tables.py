@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, Table
 
+from rowbell.cleanup import cancelled_once
 from rowbell.errors import InvalidArgumentError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.locks.waiting import lock_wait
@@ -111,7 +112,8 @@ async def _locked(
         tables.sort(key=lambda t: (schema_map.get(t.schema, t.schema) or default, t.name))
         names = [table_name(table, schema_map) for table in tables]
         async with lock_wait(connection, timeout, names, mode):
-            await connection.exec_driver_sql(f"LOCK TABLE {', '.join(names)} IN {mode} MODE")
+            lock = f"LOCK TABLE {', '.join(names)} IN {mode} MODE"
+            await cancelled_once(connection.exec_driver_sql(lock))
         yield session
 
 
