@@ -158,6 +158,7 @@ class CreateRowTriggersOp(RowTriggersOp):
         create = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
         return [
             *pinned([create, *schema_statements(), *triggers.create_function()]),
+            triggers.check_key(),
             f"LOCK TABLE {triggers.name} IN SHARE ROW EXCLUSIVE MODE",
             *triggers.create_triggers(),
             announcement(triggers.name),

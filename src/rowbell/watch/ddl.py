@@ -76,8 +76,16 @@ def in_terms_of_pg_catalog(connection: Connection) -> Generator[None]:
 
 
 @contextmanager
-def installing(connection: Connection, table: str, timeout: LockTimeout) -> Generator[None]:
+def installing(
+    connection: Connection, table: str, timeout: LockTimeout, mode: str = "SHARE ROW EXCLUSIVE"
+) -> Generator[None]:
     """Whatever is executed in the block is DDL on that table, and on the schema ``rowbell``.
+
+    Args:
+        connection: Where it is executed.
+        table: The table, for errors.
+        timeout: The longest wait for a lock.
+        mode: The lock that it takes on the table, for errors.
 
     Raises:
         TriggerError: The connection is in AUTOCOMMIT, or its role may not do this.
@@ -93,7 +101,7 @@ def installing(connection: Connection, table: str, timeout: LockTimeout) -> Gene
         yield
     except DBAPIError as error:
         if has_sqlstate(error, LOCK_NOT_AVAILABLE):
-            raise LockTimeoutError([table], "SHARE ROW EXCLUSIVE", str(timeout)) from error
+            raise LockTimeoutError([table], mode, str(timeout)) from error
         if has_sqlstate(error, INSUFFICIENT_PRIVILEGE):
             why = f"the current role may not install here: {error.orig}; use the table's owner"
             raise TriggerError(table, why) from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sqlalchemy import Connection, Table, event
 
 from rowbell.mapping import mapper_of, tables_of
 from rowbell.watch.columns import MappedColumns
-from rowbell.watch.install import install_triggers
+from rowbell.watch.install import KeyWithoutHashError, install_triggers
 from rowbell.watch.tables import INFO_KEY, TriggerOptions, options_of
 from rowbell.watch.triggers import ForEach
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sqlalchemy.orm import QueryableAttribute
+
+logger = logging.getLogger("rowbell")
 
 ModelT = TypeVar("ModelT", bound=type[Any])
 
@@ -91,5 +94,10 @@ def watched(
 
 
 def _after_create(table: Table, connection: Connection, **_: object) -> None:
-    if connection.dialect.name == "postgresql":
+    if connection.dialect.name != "postgresql":
+        return
+    try:
         install_triggers(connection, table)
+    except KeyWithoutHashError as error:
+        # The table is as good without triggers: its rows are polled, and waits say why.
+        logger.warning("rowbell: no triggers are created with the table: %s", error)

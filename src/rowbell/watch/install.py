@@ -10,10 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from rowbell.errors import TriggerError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.mapping import ModelOrTable, quote_literal, tables_of
+from rowbell.postgresql import UNDEFINED_FUNCTION, has_sqlstate
 from rowbell.watch.ddl import (
     as_owner_of_the_schema,
     execute,
@@ -42,6 +44,10 @@ if TYPE_CHECKING:
     from rowbell.watch.triggers import TableTriggers
 
 
+class KeyWithoutHashError(TriggerError):
+    """The type of a table's key has no hash function, so triggers have no name for its rows."""
+
+
 def install_triggers(
     connection: Connection, *models: ModelOrTable, lock_timeout: LockTimeoutValue = "2s"
 ) -> list[str]:
@@ -64,10 +70,11 @@ def install_triggers(
     Raises:
         UnmappedModelError: A model is neither a mapped class nor a table.
         InvalidArgumentError: ``lock_timeout`` is invalid.
-        TriggerError: There is no such table, it has no primary key, it is a view, a foreign
-            table or a single partition; the connection is in AUTOCOMMIT; the current role may
-            not install there; or the schema ``rowbell`` is of a later version that this library
-            does not work with, or belongs to a role that could not change the table.
+        TriggerError: There is no such table, it has no primary key, or one of a type that cannot
+            be hashed; it is a view, a foreign table or a single partition; the connection is in
+            AUTOCOMMIT; the current role may not install there; or the schema ``rowbell`` is of a
+            later version that this library does not work with, or belongs to a role that could
+            not change the table.
         LockTimeoutError: A lock was not acquired within ``lock_timeout``.
 
     Example:
@@ -172,12 +179,24 @@ def _install_table(
     function = triggers.create_function()
     create = triggers.create_triggers()
     create += [f"ALTER TABLE {triggers.name} DISABLE TRIGGER {name}" for name in found.disabled]
+    _refuse_key_without_hash(connection, triggers)
     execute(connection, lock)
     with as_owner_of_the_schema(connection, None if triggers.role else schema.owner):
         execute(connection, function)
     create.append(announcement(triggers.name))
     execute(connection, create)
     return [*lock, *function, *create]
+
+
+def _refuse_key_without_hash(connection: Connection, triggers: TableTriggers) -> None:
+    try:
+        with connection.begin_nested():
+            execute(connection, [triggers.check_key()])
+    except DBAPIError as error:
+        if not has_sqlstate(error, UNDEFINED_FUNCTION):
+            raise
+        why = f"its key has no hash, by which triggers name rows ({error.orig}); poll its rows"
+        raise KeyWithoutHashError(triggers.name, why) from error
 
 
 def remove_triggers(
@@ -217,7 +236,7 @@ def _remove(connection: Connection, triggers: TableTriggers, timeout: LockTimeou
     if not functions:
         return []
     statements = drop_statements(triggers.name)
-    with installing(connection, triggers.name, timeout):
+    with installing(connection, triggers.name, timeout, "ACCESS EXCLUSIVE"):
         execute(connection, statements)
         unused = [
             f"DROP FUNCTION {row.name}()"

@@ -148,6 +148,10 @@ class TableTriggers:
         each = _ROW if self.by_row else 0
         return dict(zip(TRIGGERS, (_UPDATE | each, _DELETE | each, _TRUNCATE), strict=True))
 
+    def check_key(self) -> str:
+        """The statement that fails where the key is of a type that cannot be hashed."""
+        return f"SELECT pg_catalog.{key_hash(f'(NULL::{self.name})', self.key)}"
+
     def create_function(self) -> list[str]:
         """The statements that create the function; everybody who owns a table may use it."""
         name, quote = self.function_name, self._unused("$rowbell$")
@@ -204,14 +208,18 @@ class TableTriggers:
             root = "coalesce(pg_partition_root(TG_RELID), TG_RELID)"
             old, new, body = key_hash("OLD", self.key), key_hash("NEW", self.key), "trigger_row"
             all_keys = f"ARRAY[{old}]"
+            retyped_keys = f"SELECT ARRAY[{key_hash('($1)', self.key)}] AS keys"
         else:
             root = "TG_RELID"
             old, new, body = key_hash("o", self.key), key_hash("n", self.key), "trigger_statement"
             all_keys = f"ARRAY(SELECT {old} FROM old_rows AS o LIMIT {KEYS_PER_TRANSACTION + 1})"
+            # It is never wanted: a statement's queries are planned anew when its table changes.
+            retyped_keys = "SELECT NULL::bigint[] AS keys WHERE $1 IS NULL"
         return _filled(
             sql("trigger_guard").split("$rowbell$")[1],
             root=root,
             all_keys=all_keys,
+            retyped_keys=quote_literal(retyped_keys),
             body=_filled(
                 sql(body).replace("$query$", self._unused("$query$")),
                 registered_old=_REGISTERED.format(old),

@@ -5,8 +5,11 @@ CREATE OR REPLACE FUNCTION rowbell.obstacle(
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $rowbell$
 DECLARE
-  needed CONSTANT text[] := watched || ARRAY(
-    SELECT jsonb_object_keys(convert_from(options, 'UTF8')::jsonb -> 'key'));
+  -- A column that is gone needs no right: the waits that watch it learn of that by their next read.
+  needed CONSTANT text[] := ARRAY(
+    SELECT a.attname FROM pg_attribute AS a
+    WHERE a.attrelid = table_oid AND a.attnum > 0 AND NOT a.attisdropped
+      AND (a.attname = ANY (watched) OR convert_from(options, 'UTF8')::jsonb -> 'key' ? a.attname));
   tree CONSTANT oid[] := ARRAY(
     SELECT table_oid UNION SELECT relid FROM pg_partition_tree(table_oid));
   relation pg_class;
@@ -16,6 +19,8 @@ BEGIN
   SELECT c.* INTO relation FROM pg_class AS c WHERE c.oid = table_oid;
   IF relation.oid IS NULL THEN
     RETURN 'trigger_missing';
+  ELSIF relation.relkind NOT IN ('r', 'p') THEN
+    RETURN 'not_a_table';
   ELSIF NOT has_function_privilege(
       role, 'rowbell.register(oid[],bytea[],text[],oid[],bigint[],text[])', 'EXECUTE')
     OR NOT needed <@ rowbell.permitted_columns(role, table_oid)

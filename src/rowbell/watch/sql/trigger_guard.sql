@@ -33,9 +33,21 @@ BEGIN
       END IF;
 @body@
       RETURN NULL;
-    EXCEPTION WHEN OTHERS THEN
-      problem := SQLERRM;
-      PERFORM set_config('rowbell.fallback', 'on', true);
+    EXCEPTION
+      WHEN datatype_mismatch THEN
+        -- This session has compiled the function for another type of the key, which was altered
+        -- since. That compiles nothing anew, so until the session ends it tells all listeners.
+        BEGIN
+          EXECUTE @retyped_keys@ INTO match USING OLD;
+          PERFORM rowbell.notify(root, NULL, match.keys);
+          RETURN NULL;
+        EXCEPTION WHEN OTHERS THEN
+          problem := SQLERRM;
+          PERFORM set_config('rowbell.fallback', 'on', true);
+        END;
+      WHEN OTHERS THEN
+        problem := SQLERRM;
+        PERFORM set_config('rowbell.fallback', 'on', true);
     END;
   END IF;
   BEGIN
