@@ -17,6 +17,7 @@ from rowbell.watch.rows import Evidence
 from rowbell.watch.timing import Timing
 from rowbell.watch.watch import Arming, Reading, Watch
 
+SERVER = 1_764_000_000.0  # when it was started
 NAMES = ((16384, 7),)  # the table's oid, and the hash of the row's key
 SQL = Path(__file__).parent.parent / "src" / "rowbell" / "watch" / "sql"
 
@@ -29,7 +30,7 @@ class Scene:
         self.rows: Any = SimpleNamespace(
             registered=lambda _: (None,), watched_tables=(object(),), model=object
         )
-        self.board.heard()
+        self.board.heard(SERVER)
         self.watch = self.begun()
         self.read("old", xmin=10)
         self.batch = self.board.take_unregistered()
@@ -58,7 +59,7 @@ class Scene:
         if self.watch.observe(Reading((value,))):
             self.watch.finish(None)
         else:
-            evidence = Evidence(NAMES, xmin, in_recovery=False)
+            evidence = Evidence(NAMES, xmin, SERVER)
             self.board.consider(self.watch, evidence, boundary)
         self.board.answered([self.watch], 0.0)
 

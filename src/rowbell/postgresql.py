@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sqlalchemy import URL, make_url
 
 from rowbell.errors import InvalidArgumentError
-
-if TYPE_CHECKING:
-    from sqlalchemy.exc import DBAPIError
 
 NO_ACTIVE_TRANSACTION: Final = "25P01"
 IN_FAILED_TRANSACTION: Final = "25P02"
@@ -18,16 +15,26 @@ DUPLICATE_DATABASE: Final = "42P04"
 INVALID_CATALOG_NAME: Final = "3D000"
 OBJECT_IN_USE: Final = "55006"
 INSUFFICIENT_PRIVILEGE: Final = "42501"
+INVALID_SCHEMA_NAME: Final = "3F000"
+INVALID_SQL_STATEMENT_NAME: Final = "26000"
+READ_ONLY_TRANSACTION: Final = "25006"
+UNDEFINED_FUNCTION: Final = "42883"
+UNDEFINED_TABLE: Final = "42P01"
 LOCK_NOT_AVAILABLE: Final = "55P03"
 
 _MAX_PARAMETERS: Final = 32_767  # of one statement, as asyncpg writes the protocol
 _MAX_ROWS: Final = 1_000  # in an IN list of rows, which the parser nests, and its stack is limited
 
 
-def has_sqlstate(error: DBAPIError, *sqlstates: str) -> bool:
+def sqlstate_of(error: BaseException) -> str:
+    """The SQLSTATE of an error, SQLAlchemy's or the driver's own; empty where it has none."""
+    cause = getattr(error, "orig", None) or error
+    return str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
+
+
+def has_sqlstate(error: BaseException, *sqlstates: str) -> bool:
     """Whether the server refused with one of these, whatever name the driver has for it."""
-    found = {getattr(error.orig, name, None) for name in ("sqlstate", "pgcode")}
-    return not found.isdisjoint(sqlstates)
+    return sqlstate_of(error) in sqlstates
 
 
 def asyncpg_url(url: str | URL) -> URL:

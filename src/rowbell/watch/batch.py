@@ -10,19 +10,25 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from contextlib import nullcontext
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from uuid import UUID
 
 from sqlalchemy import CursorResult
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
 from rowbell.errors import NotFoundError
+from rowbell.watch.failure import as_result
 from rowbell.watch.watch import Reading, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection
+    from sqlalchemy.orm.interfaces import ORMOption
 
     from rowbell.watch.rows import MappedRows
 
@@ -40,7 +46,7 @@ def read(
     evidence: bool,
     instances: bool = False,
 ) -> Iterator[tuple[Watch, Reading | None]]:
-    """Read the rows of watches of one class and one condition with one SELECT.
+    """Read the rows of watches of one class and one condition with one SELECT, each row once.
 
     A reading is of no use once it is taken in, so they come one by one: thousands that lie
     about would have the garbage collector walk through the whole process.
@@ -59,18 +65,19 @@ def read(
     by_orm = instances and maker is None
     names = maker.names if maker else _columns(rows, watches)
     condition = watches[0].condition
+    places = _places(watches)
     statement, parameters = rows.read(
-        [watch.key for watch in watches],
+        [sharing[0].key for sharing in places],
         names,
         until=condition,
         evidence=evidence,
         instances=by_orm,
     )
-    options: dict[str, Any] = {"schema_translate_map": rows.schema_map or None}
+    options = rows.execution_options
     codes: tuple[Any, ...] = ()
     first = 1 + by_orm
     end = first + len(names)
-    missing = set(range(len(watches)))
+    missing = set(range(len(places)))
     with _session(connection) if by_orm else nullcontext(connection) as source:
         result = source.execute(statement, parameters, execution_options=options)
         if maker and isinstance(result, CursorResult) and result.cursor is not None:
@@ -78,22 +85,38 @@ def read(
         for row in in_turns(result.partitions(SLICE)):
             place = row[0] - 1
             missing.discard(place)
-            columns, values = watches[place].columns, tuple(row[first:end])
-            instance = maker.make(values, codes) if maker else tuple(row)[1] if by_orm else None
-            if columns != names:
-                by_name = dict(zip(names, values, strict=True))
-                values = tuple(by_name[name] for name in columns)
-            yield (
-                watches[place],
-                Reading(
-                    values,
-                    until=condition is not None and bool(row[end]),
-                    instance=instance,
-                    evidence=rows.evidence_of(row) if evidence else None,
-                ),
-            )
+            found, until = tuple(row[first:end]), condition is not None and bool(row[end])
+            seen = rows.evidence_of(row) if evidence else None
+            for watch in places[place]:
+                # An instance of its own for each, where that is no more than its attributes.
+                instance = maker.make(found, codes) if maker else tuple(row)[1] if by_orm else None
+                values = found
+                if watch.columns != names:
+                    by_name = dict(zip(names, found, strict=True))
+                    values = tuple(by_name[name] for name in watch.columns)
+                yield watch, Reading(values, until=until, instance=instance, evidence=seen)
     for place in missing:
-        yield watches[place], None
+        for watch in places[place]:
+            yield watch, None
+
+
+_SHARED: Final = frozenset({int, str, bytes, UUID, date, datetime, Decimal})
+"""The types of which two keys that are equal in Python are the same row's."""
+
+
+def _places(watches: Sequence[Watch]) -> list[list[Watch]]:
+    """The watches by their row: many may wait for one, which is fetched once."""
+    by_row: defaultdict[Hashable, list[Watch]] = defaultdict(list)
+    for watch in watches:
+        by_row[watch.key if all(map(_is_shared, watch.key)) else id(watch)].append(watch)
+    return list(by_row.values())
+
+
+def _is_shared(part: object) -> bool:
+    if isinstance(part, datetime) and part.tzinfo is not None:
+        # Of an hour that comes twice both are equal in Python, in a zone that knows of it.
+        return isinstance(part.tzinfo, timezone)
+    return type(part) in _SHARED or isinstance(part, Enum)
 
 
 def _columns(rows: MappedRows, watches: Sequence[Watch]) -> tuple[str, ...]:
@@ -124,17 +147,28 @@ def finish(connection: Connection, rows: MappedRows, ended: Sequence[tuple[Watch
             watch.finish(None)
     queries = 0
     for group in grouped(wanting, lambda watch: tuple(map(id, watch.options))):
-        statement, parameters = rows.load([watch.key for watch in group])
-        options: dict[str, Any] = {"schema_translate_map": rows.schema_map or None}
-        with _session(connection) as session:
-            result = session.execute(
-                statement.options(*group[0].options), parameters, execution_options=options
-            )
-            instances = dict(tuple(row) for row in in_turns(result.unique().partitions(SLICE)))
+        places = _places(group)
+        instances = load_all(connection, rows, places, group[0].options)
         queries += 1
-        for place, watch in in_turns(sliced(list(enumerate(group, 1)))):
+        sharing = [(place, watch) for place, some in enumerate(places, 1) for watch in some]
+        for place, watch in in_turns(sliced(sharing)):
             _decide(watch, instances.get(place), alone=False)
     return queries
+
+
+def load_all(
+    connection: Connection,
+    rows: MappedRows,
+    places: Sequence[Sequence[Watch]],
+    options: Sequence[ORMOption],
+) -> dict[int, Any]:
+    """Load the instances of rows, by their place among those of ``places`` (from 1)."""
+    statement, parameters = rows.load([sharing[0].key for sharing in places])
+    with _session(connection) as session:
+        result = session.execute(
+            statement.options(*options), parameters, execution_options=rows.execution_options
+        )
+        return dict(tuple(row) for row in in_turns(result.unique().partitions(SLICE)))
 
 
 def _session(connection: Connection) -> Session:
@@ -152,8 +186,10 @@ def _decide(watch: Watch, instance: Any, *, alone: bool) -> None:
         return
     try:
         holds = watch.predicate is None or bool(watch.predicate(instance))
-    except Exception as error:  # noqa: BLE001  # the caller's predicate: the caller's error
-        watch.fail(error)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  # the predicate's: the caller's
+        watch.fail(as_result(error))
     else:
         watch.unasked = False
         if holds:

@@ -42,7 +42,8 @@ class Board:
 
     Attributes:
         watches: The watches that have not ended.
-        hearing: Whether the listener hears.
+        server: The server that notifies, as ``Evidence`` names it; ``None`` while nothing is heard.
+        strayed: Whether a read was answered by another primary than that.
         troubles: The tables that cannot ring, and why.
         schedule: When each watch is to be read next.
         to_register: Set when something is to be registered.
@@ -56,7 +57,8 @@ class Board:
         changed: Callable[[], None],
     ) -> None:
         self.watches: set[Watch] = set()
-        self.hearing = False
+        self.server: float | None = None
+        self.strayed = False
         self.troubles: dict[int, Reason] = {}
         self.schedule = Schedule(clock)
         self.to_register = asyncio.Event()
@@ -68,6 +70,11 @@ class Board:
         self._unproven: set[Watch] = set()
         self._refused: set[Interest] = set()
         self._throttle = Throttle()
+
+    @property
+    def hearing(self) -> bool:
+        """Whether the listener hears."""
+        return self.server is not None
 
     # -- watches come and go
 
@@ -172,13 +179,27 @@ class Board:
         if watch.over or watch not in self.watches or not self.hearing:
             return
         before = watch.arming
-        watch.prove(evidence, boundary)
-        if not evidence.in_recovery and watch.names != evidence.names:
-            self._attach(watch, evidence.names)
-        elif not evidence.in_recovery and watch.arming is Arming.UNARMED:
-            self._arm(watch)
+        if evidence.server != self.server:
+            self._stray(watch, evidence.server)
+        else:
+            watch.prove(evidence, boundary)
+            if watch.names != evidence.names:
+                self._attach(watch, evidence.names)
+            elif watch.arming is Arming.UNARMED:
+                self._arm(watch)
         if watch.arming is not before:
             self._changed()
+
+    def _stray(self, watch: Watch, server: float | None) -> None:
+        """A read was answered by another server than the one that notifies.
+
+        By a standby, now and then, behind a balancer. By another primary after a failover, and then
+        nothing that was heard can be trusted: the listener has to find out who is who.
+        """
+        watch.arming = Arming.UNARMED
+        if server is not None and not self.strayed:
+            self.strayed = True
+            self.to_register.set()
 
     def _attach(self, watch: Watch, names: tuple[tuple[int, int], ...]) -> None:
         """Register the watch's row, under the names by which the triggers know it."""
@@ -268,7 +289,7 @@ class Board:
 
     def unarm(self) -> None:
         """The bell cannot be trusted any more: everything is polled until it is armed anew."""
-        self.hearing = False
+        self.server, self.strayed = None, False
         self._interests.clear()
         self._refused.clear()
         self._unproven.clear()
@@ -278,9 +299,9 @@ class Board:
             self._soon(watch)
         self._changed()
 
-    def heard(self) -> None:
-        """The bell is back: read everything, which also arms it."""
-        self.hearing = True
+    def heard(self, server: float) -> None:
+        """The bell is back, on that server: read everything, which also arms it."""
+        self.server = server
         for watch in self.watches:
             watch.quick = self._timing.quick
             self._soon(watch)

@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _IDENTIFY: Final = """
 SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(),
+       pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()),
        pg_catalog.to_regprocedure('rowbell.schema_version()') IS NOT NULL"""
 
 # What the role, the database or the engine's arguments say may not suit a session that listens.
@@ -66,6 +67,7 @@ class Server:
         backend_pid: The server process.
         in_recovery: Whether it is a standby.
         database: The database's name.
+        started: When the server was started, in seconds: it is known by that.
         schema: The version of the schema ``rowbell`` and the oldest that it is compatible with;
             ``None`` where it is not installed.
     """
@@ -73,6 +75,7 @@ class Server:
     backend_pid: int
     in_recovery: bool
     database: str
+    started: float
     schema: tuple[int, int] | None
 
 
@@ -151,14 +154,14 @@ class Calls:
 
     async def identify(self) -> Server:
         """Whom the connection has led to."""
-        [(pid, recovering, database, installed)] = await self._fetch(_IDENTIFY)
+        [(pid, recovering, database, started, installed)] = await self._fetch(_IDENTIFY)
         schema = None
         if installed:
             [(version, compatible_with)] = await self._fetch(
                 "SELECT * FROM rowbell.schema_version()"
             )
             schema = (version, compatible_with)
-        return Server(pid, recovering, database, schema)
+        return Server(pid, recovering, database, started, schema)
 
     async def prepare_session(self) -> None:
         """Set what a listener needs, and let ``application_name`` say whose session it is.

@@ -9,7 +9,7 @@ open a connection of their own instead of queueing.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import anyio
@@ -17,8 +17,14 @@ from sqlalchemy import Connection, Engine, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
-from rowbell.cleanup import complete
+from rowbell.cleanup import cancelled_once, complete, own_cancellations
 from rowbell.errors import InvalidArgumentError, UnsupportedEngineError
+from rowbell.watch.failure import (
+    UnreachableError,
+    is_of_the_connection,
+    is_passing,
+    may_be_stale,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -85,45 +91,92 @@ class Connections:
         *arguments: P.args,
         **keywords: P.kwargs,
     ) -> T:
-        """Run a function on a connection in AUTOCOMMIT, for as long as a few statements take."""
+        """Run a function on a connection in AUTOCOMMIT, for as long as a few statements take.
+
+        Where that fails for a reason that may be the connection's, it is run once more, at once and
+        on a new one; if that succeeds, the old connection leaves the pool.
+
+        Raises:
+            UnreachableError: No connection could be made.
+        """
         pool = self._engine.pool
-        crowded = isinstance(pool, QueuePool) and not pool.checkedin() and pool.overflow() >= 0
-        engine = _apart(self._engine) if crowded else self._engine
-        try:
-            connection = await engine.connect()
+        if isinstance(pool, QueuePool) and not pool.checkedin() and pool.overflow() >= 0:
+            return await self.run_apart(function, *arguments, **keywords)
+        async with _connected(self._engine) as connection:
             try:
-                return await connection.run_sync(_in_autocommit, function, *arguments, **keywords)
-            finally:
-                await complete(connection.close())
-        finally:
-            if crowded:
-                await complete(engine.dispose())
+                return await _in_autocommit(connection, function, *arguments, **keywords)
+            except Exception as error:
+                if not is_of_the_connection(error):
+                    raise
+                failure = error
+            try:
+                result = await self.run_apart(function, *arguments, **keywords)
+            except UnreachableError:
+                if is_passing(failure) or may_be_stale(failure):
+                    raise
+                raise failure from None
+            await complete(connection.invalidate())
+            return result
+
+    async def run_apart(
+        self,
+        function: Callable[Concatenate[Connection, P], T],
+        /,
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> T:
+        """The same on a new connection, beside the engine's pool.
+
+        Raises:
+            UnreachableError: It could not be made.
+        """
+        return await run_apart(self._engine, function, *arguments, **keywords)
+
+    async def run_pooled(
+        self,
+        function: Callable[Concatenate[Connection, P], T],
+        /,
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> T:
+        """The same on a connection of the pool, whatever it remembers.
+
+        Raises:
+            UnreachableError: None could be had.
+        """
+        async with _connected(self._engine) as connection:
+            return await _in_autocommit(connection, function, *arguments, **keywords)
 
     @asynccontextmanager
     async def dedicated(self) -> AsyncGenerator[asyncpg.Connection[Any]]:
-        """The LISTEN connection, as asyncpg's own object; always a new one, never revived."""
+        """The LISTEN connection, as asyncpg's own object; always a new one, never revived.
+
+        Raises:
+            UnreachableError: It could not be made.
+        """
         engine = self._listen_engine() if self._listen_url else _apart(self._engine)
         try:
             with anyio.fail_after(self._timing.connect):
-                connection = await engine.connect()
-            raw = await connection.get_raw_connection()
-            driver = cast("asyncpg.Connection[Any]", raw.driver_connection)
+                connection = await _connect(engine)
             try:
-                yield driver
+                raw = await connection.get_raw_connection()
+                driver = cast("asyncpg.Connection[Any]", raw.driver_connection)
+                try:
+                    yield driver
+                finally:
+                    await complete(self._part(driver))
             finally:
-                await complete(self._part(connection, driver))
+                await complete(_throw_away(connection))
         finally:
             await complete(engine.dispose())
 
-    async def _part(self, connection: AsyncConnection, driver: asyncpg.Connection[Any]) -> None:
+    async def _part(self, driver: asyncpg.Connection[Any]) -> None:
         """Close, or give up on a server that does not answer even that."""
         if not driver.is_closed():
-            with anyio.move_on_after(self._timing.close):
+            with anyio.move_on_after(self._timing.close), suppress(Exception):  # it may be lost
                 await driver.close()
             if not driver.is_closed():
                 driver.terminate()
-        await connection.invalidate()
-        await connection.close()
 
     async def notify(self, channel: str) -> None:
         """NOTIFY from another connection than the one that listens."""
@@ -145,16 +198,61 @@ class Connections:
         return None
 
 
-def _in_autocommit(
-    connection: Connection,
+async def _connect(engine: AsyncEngine) -> AsyncConnection:
+    try:
+        with own_cancellations():
+            return await engine.connect()
+    except Exception as error:
+        raise UnreachableError(error) from error
+
+
+async def _throw_away(connection: AsyncConnection) -> None:
+    await connection.invalidate()
+    await connection.close()
+
+
+async def run_apart(
+    engine: AsyncEngine,
     function: Callable[Concatenate[Connection, P], T],
     /,
     *arguments: P.args,
     **keywords: P.kwargs,
 ) -> T:
-    # Set on the connection: an engine may come with an isolation level of its own.
-    connection.execution_options(isolation_level="AUTOCOMMIT")
-    return function(connection, *arguments, **keywords)
+    """Run a function on a new connection, made as the engine makes its own, beside its pool.
+
+    Raises:
+        UnreachableError: It could not be made.
+    """
+    apart = _apart(engine)
+    try:
+        async with _connected(apart) as connection:
+            return await _in_autocommit(connection, function, *arguments, **keywords)
+    finally:
+        await complete(apart.dispose())
+
+
+@asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    connection = await _connect(engine)
+    try:
+        yield connection
+    finally:
+        await complete(connection.close())
+
+
+async def _in_autocommit(
+    connection: AsyncConnection,
+    function: Callable[Concatenate[Connection, P], T],
+    /,
+    *arguments: P.args,
+    **keywords: P.kwargs,
+) -> T:
+    def run(sync: Connection) -> T:
+        # Set on the connection: an engine may come with an isolation level of its own.
+        sync.execution_options(isolation_level="AUTOCOMMIT")
+        return function(sync, *arguments, **keywords)
+
+    return await cancelled_once(connection.run_sync(run))
 
 
 def _apart(engine: AsyncEngine) -> AsyncEngine:

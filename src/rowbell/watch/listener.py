@@ -7,12 +7,22 @@ begins anew. ``listening`` is one such life.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from sqlalchemy.exc import DBAPIError
 
+from rowbell.postgresql import (
+    INSUFFICIENT_PRIVILEGE,
+    INVALID_SCHEMA_NAME,
+    INVALID_SQL_STATEMENT_NAME,
+    READ_ONLY_TRANSACTION,
+    UNDEFINED_FUNCTION,
+    UNDEFINED_TABLE,
+    sqlstate_of,
+)
 from rowbell.watch.calls import Calls
+from rowbell.watch.failure import UnreachableError, is_passing
 from rowbell.watch.listening import CannotListenError, Listening
 from rowbell.watch.state import Reason, StateLog, WatcherState
 from rowbell.watch.timing import Backoff
@@ -22,9 +32,34 @@ if TYPE_CHECKING:
     from rowbell.watch.connection import Connections
     from rowbell.watch.timing import Timing
 
-_READ_ONLY = "25006"  # what a standby answers to LISTEN and NOTIFY
+_REASONS: Final = {
+    READ_ONLY_TRANSACTION: Reason.IN_RECOVERY,  # what a standby answers to LISTEN and NOTIFY
+    INSUFFICIENT_PRIVILEGE: Reason.NOT_PERMITTED,
+    # A pooler has given the session to another server process.
+    INVALID_SQL_STATEMENT_NAME: Reason.NOT_DELIVERED,
+    # Parts of the schema are gone.
+    UNDEFINED_FUNCTION: Reason.SCHEMA_OUTDATED,
+    UNDEFINED_TABLE: Reason.SCHEMA_OUTDATED,
+    INVALID_SCHEMA_NAME: Reason.SCHEMA_OUTDATED,
+}
 _FOR_GOOD = (Reason.UNSUPPORTED, Reason.SCHEMA_NEWER)
 _EARLIEST = 0.1  # of the time between two heartbeats: how soon one may follow another
+
+
+def _reason(error: Exception) -> Reason:
+    """What an error on the way to LISTENING, or while it lasts, says."""
+    if isinstance(error, UnreachableError):
+        return Reason.CONNECTION_LOST if error.passes else Reason.CANNOT_LISTEN
+    passes = Reason.CONNECTION_LOST if is_passing(error) else Reason.CANNOT_LISTEN
+    return _REASONS.get(sqlstate_of(error), passes)
+
+
+def _described(error: Exception) -> str:
+    """The driver's own error, from behind SQLAlchemy's."""
+    cause: BaseException = error.reason if isinstance(error, UnreachableError) else error
+    if isinstance(cause, DBAPIError) and cause.orig:
+        cause = cause.orig.__cause__ or cause.orig
+    return f"{type(cause).__name__}: {cause}".rstrip(": ")
 
 
 class Listener:
@@ -95,17 +130,13 @@ class Listener:
                 self._listening = Listening(
                     calls, self._board, self._connections, self._state, self._timing
                 )
-                await self._listening.begin()
-                self._board.heard()
+                self._board.heard(await self._listening.begin())
                 self._state.enter(WatcherState.LISTENING)
                 await self._serve(calls, self._listening)
         except CannotListenError as error:
             return error.reason, error.detail
         except Exception as error:  # noqa: BLE001  # no list of errors would be complete
-            cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-            standby = getattr(cause, "sqlstate", None) == _READ_ONLY
-            reason = Reason.IN_RECOVERY if standby else Reason.CONNECTION_LOST
-            return reason, f"{type(cause).__name__}: {cause}".rstrip(": ")
+            return _reason(error), _described(error)
         finally:
             self._notifications, self._ignored = self.notifications, self.ignored
             self._listening = None
@@ -120,6 +151,9 @@ class Listener:
             to_register.clear()
             if calls.closed:
                 raise CannotListenError(Reason.CONNECTION_LOST, "the server closed the connection")
+            if self._board.strayed:
+                why = "reads are answered by another server than the one that notifies"
+                raise CannotListenError(Reason.NOT_DELIVERED, why)
             await listening.register()
             # Anybody may announce a change of triggers: not a heartbeat for each.
             pause = self._timing.heartbeat * (_EARLIEST if listening.wants_heartbeat else 1)

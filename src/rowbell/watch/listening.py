@@ -84,8 +84,11 @@ class Listening:
 
     # -- beginning
 
-    async def begin(self) -> None:
+    async def begin(self) -> float:
         """Listen, and be sure of it.
+
+        Returns:
+            The server, as ``Evidence`` names it.
 
         Raises:
             CannotListenError: It cannot listen here.
@@ -105,6 +108,7 @@ class Listening:
             ) from error
         await self._calls.listen(channel, self._hear)
         await self.heartbeat()
+        return server.started
 
     async def _prove_delivery(self) -> None:
         """LISTEN, and hear one notification that another connection has sent."""

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from rowbell.errors import WatcherStateError
+from rowbell.watch.failure import as_result
 from rowbell.watch.state import WatcherState
 
 if TYPE_CHECKING:
@@ -48,8 +49,10 @@ class Observers:
                     reached.set_result(None)
                 elif now.state is WatcherState.CLOSED:
                     reached.set_exception(WatcherStateError("the watcher was closed"))
-            except Exception as error:  # noqa: BLE001  # the caller's condition: his error
-                reached.set_exception(error)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # noqa: BLE001  # the caller's condition: his error
+                reached.set_exception(as_result(error))
 
 
 def take_notice(result: Future[Any]) -> None:

@@ -105,7 +105,7 @@ class WaitRequest:
         names = [name for name in self.columns if name in self.since]
         result = connection.execute(
             self.rows.literal(names, self.since),
-            execution_options={"schema_translate_map": self.rows.schema_map or None},
+            execution_options=self.rows.execution_options,
         )
         row = result.one()
         seen = dict(zip(names, row, strict=True))

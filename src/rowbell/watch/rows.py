@@ -28,6 +28,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     column,
     func,
     literal_column,
@@ -62,12 +63,13 @@ class Evidence(NamedTuple):
     Attributes:
         names: The row's key in each table of its class: the table's oid and the key's hash.
         horizon: The lowest transaction id that was running when the read was made.
-        in_recovery: Whether a standby answered.
+        server: When the server that answered was started, by which it is known; ``None`` for a
+            standby. Transaction ids of one server mean nothing on another.
     """
 
     names: tuple[tuple[int, int], ...]
     horizon: int
-    in_recovery: bool
+    server: float | None
 
 
 _pg_catalog = func.pg_catalog  # another function of that name may fit a parameter's type better
@@ -75,7 +77,13 @@ _CAST_TYPES: dict[str, TypeEngine[Any]] = {"text": Text(), "numeric": Numeric()}
 
 
 class MappedRows:
-    """The rows of one mapped class, in the tables that one schema map leads to."""
+    """The rows of one mapped class, in the tables that one schema map leads to.
+
+    Attributes:
+        unprovable: Why its rows cannot be armed, once a read has shown that: the type of its key
+            has no hash function, say.
+        execution_options: What to execute its statements with.
+    """
 
     def __init__(self, mapper: Mapper[Any], dialect: Dialect, schema_map: SchemaMap) -> None:
         self.mapper = mapper
@@ -84,6 +92,8 @@ class MappedRows:
         self.schema_map = dict(schema_map)
         self.on_postgresql = dialect.name == "postgresql"
         self.columns = MappedColumns(mapper)
+        self.unprovable: Reason | None = None
+        self.execution_options: dict[str, Any] = {"schema_translate_map": self.schema_map or None}
         self._reads: dict[tuple[tuple[str, ...], bool, bool], Select[Any]] = {}
 
     @classmethod
@@ -135,6 +145,8 @@ class MappedRows:
         """Why no trigger can ring for those attributes, whatever is installed, if that is so."""
         if not self.has_keys:
             return Reason.NO_KEY
+        if self.unprovable is not None:
+            return self.unprovable
         declared = self.columns.declared
         return None if names is declared or set(names) <= set(declared) else Reason.NOT_DECLARED
 
@@ -251,7 +263,8 @@ class MappedRows:
             unnest = (func if len(arrays) > 1 else _pg_catalog).unnest(*arrays)
             unnested = unnest.table_valued(*parts, with_ordinality="place")
             return unnested.render_derived(name="wanted")
-        rows = [(place, *key) for place, key in enumerate(keys, 1)]
+        # VALUES of no row are not SQL; a key of NULLs is no row's.
+        rows = [(place, *key) for place, key in enumerate(keys or [(None,) * len(parts)], 1)]
         return values(column("place", Integer), *parts, name="wanted").data(rows).cte("wanted")
 
     def _joined(self, wanted: FromClause) -> FromClause:
@@ -292,8 +305,10 @@ class MappedRows:
             columns += [oid.scalar_subquery(), type_coerce(hashed, BigInteger())]
         xmin = _pg_catalog.pg_snapshot_xmin(_pg_catalog.pg_current_snapshot())
         horizon = select(sql_cast(sql_cast(xmin, Text), BigInteger)).scalar_subquery()
-        recovery = select(_pg_catalog.pg_is_in_recovery()).scalar_subquery()
-        return [*columns, horizon, recovery]
+        recovery = _pg_catalog.pg_is_in_recovery(type_=Boolean())
+        started = _pg_catalog.date_part("epoch", _pg_catalog.pg_postmaster_start_time())
+        server = select(case((recovery, None), else_=started)).scalar_subquery()
+        return [*columns, horizon, type_coerce(server, NullType())]
 
     def foreign_column(self, expression: ColumnElement[Any]) -> str | None:
         """The first column in an expression that is not one of this class's tables."""

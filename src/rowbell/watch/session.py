@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
+import anyio
 from sqlalchemy import Connection, Engine, and_, inspect, select
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session, undefer
+from sqlalchemy.pool import QueuePool
 
-from rowbell.errors import NotFoundError, SessionStateError
+from rowbell.cleanup import cancelled_once
+from rowbell.errors import NotFoundError, RowbellError, SessionStateError
+from rowbell.watch.connection import run_apart
+from rowbell.watch.failure import UnreachableError, is_of_the_connection, is_passing
+from rowbell.watch.timing import Backoff, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -18,6 +29,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm.interfaces import ORMOption
 
     from rowbell.watch.request import WaitRequest
+
+logger = logging.getLogger("rowbell")
 
 _waiting: WeakSet[Session] = WeakSet()
 
@@ -77,10 +90,11 @@ async def sees(session: AsyncSession, bind: Engine | Connection, request: WaitRe
     if held is None or held is bind:
         return False
     statement, parameters = request.rows.read([request.key], request.rows.key_names, evidence=False)
-    options = {"schema_translate_map": request.rows.schema_map or None}
-    result = await session.run_sync(
+    options = request.rows.execution_options
+    asking = session.run_sync(
         lambda _: held.execute(statement, parameters, execution_options=options).first()
     )
+    result = await cancelled_once(asking)
     return result is not None
 
 
@@ -99,40 +113,138 @@ def adopt(session: Session, instance: Any) -> bool:
     return True
 
 
-async def refresh(session: AsyncSession, request: WaitRequest) -> Any:
+async def refresh(session: AsyncSession, request: WaitRequest, deadline: float) -> Any:
     """The row as the session's instance, which keeps what the caller has changed in it.
+
+    The wait has ended, so a server that is just restarting, or a connection that remembers a type
+    that is gone, must not make it fail: in a session that has no connection it is done again.
+
+    Args:
+        session: The session.
+        request: What was waited for.
+        deadline: The wait's, on the loop's clock.
+    """
+    loop = asyncio.get_running_loop()
+    bind = session.sync_session.get_bind(request.rows.mapper)
+    may_repeat = isinstance(bind, Engine) and not session.in_transaction()
+    limited = deadline < math.inf
+    limit = max(deadline, loop.time()) + _LAST if limited else loop.time() + _WITHOUT_TIMEOUT
+    refreshing, told, tries = _Refreshing(session, request), False, _idle(bind.engine) + 2
+    backoff = Backoff(Timing(backoff=0.1, backoff_limit=2.0))
+    while True:
+        try:
+            return await refreshing.load()
+        except Exception as error:
+            repeated = may_repeat and not isinstance(error, RowbellError | PoolTimeoutError)
+            if not repeated or loop.time() >= limit:
+                raise
+            passes, tries = is_passing(error), tries - 1
+            stale = is_of_the_connection(error) and tries > 0
+            if not passes and not (stale and await _can_be_loaded(bind.engine, request)):
+                raise
+            await session.run_sync(_end_transaction)
+            if not stale:
+                if not told:
+                    logger.warning(
+                        "rowbell: a row has changed, but its session cannot load it yet: %s", error
+                    )
+                told = True
+                await anyio.sleep(min(request.interval, backoff.delay(healthy_for=0.0)))
+
+
+_LAST: Final = 5.0
+_WITHOUT_TIMEOUT: Final = 30.0
+"""How long a session's row is tried to be loaded after a wait's deadline, or where it has none."""
+
+
+async def _can_be_loaded(engine: Engine, request: WaitRequest) -> bool:
+    """Whether a new connection can load the row, so that the session's own is to blame."""
+
+    def load(connection: Connection) -> None:
+        statement, parameters = request.rows.load([request.key])
+        options = request.rows.execution_options
+        with Session(connection) as session:
+            statement = statement.options(*request.options)
+            session.execute(statement, parameters, execution_options=options).unique().all()
+
+    try:
+        await run_apart(AsyncEngine(engine), load)
+    except UnreachableError as error:
+        return error.passes
+    except Exception as error:  # noqa: BLE001  # the first error is the one that counts
+        return is_passing(error)
+    return True
+
+
+def _end_transaction(session: Session) -> None:
+    """End it, and throw its connection away; what the session holds stays as it is.
+
+    Not by a rollback, which expires what the caller has changed and forgets what he has added.
+    """
+    transaction = session.get_transaction()
+    if transaction is not None:
+        transaction.close(invalidate=True)
+
+
+class _Refreshing:
+    """The row of a session, loaded afresh.
 
     Expired and selected, not ``refresh()`` or ``populate_existing``: those flush, or overwrite
     what is pending in this instance and in those that are loaded along with it.
     """
-    rows, sync = request.rows, session.sync_session
-    name = rows.mapper.identity_key_from_primary_key(request.key)
-    present = sync.identity_map.get(name)
-    instance = present
-    with session.no_autoflush:
-        if present is None:
-            instance = await session.get(rows.model, request.key, options=request.options)
-            # The database may call keys equal that Python does not: then this one was there.
-            if instance is not None and inspect(instance).key[1] != name[1]:
-                present = instance
-        if present is not None:
-            entity, loaded = _expire(sync, present)
-            key = zip(rows.mapper.primary_key, request.key, strict=True)
-            statement = select(entity).where(and_(*(c == value for c, value in key)))
-            result = await session.execute(statement.options(*request.options, *loaded))
-            instance = result.unique().scalar_one_or_none()
-    if instance is None:
-        raise NotFoundError(rows.model, rows.describe(request.key), deleted=True)
-    return instance
+
+    def __init__(self, session: AsyncSession, request: WaitRequest) -> None:
+        self._session = session
+        self._request = request
+        self._expired: dict[Any, list[ORMOption]] = {}
+
+    async def load(self) -> Any:
+        """Load it.
+
+        Raises:
+            NotFoundError: There is no such row any more.
+        """
+        rows, session = self._request.rows, self._session
+        name = rows.mapper.identity_key_from_primary_key(self._request.key)
+        present = session.sync_session.identity_map.get(name)
+        instance = present
+        with session.no_autoflush:
+            if present is None:
+                get = session.get(rows.model, self._request.key, options=self._request.options)
+                instance = await cancelled_once(get)
+                # The database may call keys equal that Python does not: then this one was there.
+                if instance is not None and inspect(instance).key[1] != name[1]:
+                    present = instance
+            if present is not None:
+                instance = await cancelled_once(self._select(present))
+        if instance is None:
+            raise NotFoundError(rows.model, rows.describe(self._request.key), deleted=True)
+        return instance
+
+    async def _select(self, present: Any) -> Any:
+        rows, session = self._request.rows, self._session
+        if present not in self._expired:
+            self._expired[present] = _expire(session.sync_session, present)
+        key = zip(rows.mapper.primary_key, self._request.key, strict=True)
+        statement = select(type(present)).where(and_(*(c == value for c, value in key)))
+        options = (*self._request.options, *self._expired[present])
+        result = await session.execute(statement.options(*options))
+        return result.unique().scalar_one_or_none()
 
 
-def _expire(session: Session, present: Any) -> tuple[type[Any], list[ORMOption]]:
+def _idle(engine: Engine) -> int:
+    """How many connections lie idle in the engine's pool."""
+    return engine.pool.checkedin() if isinstance(engine.pool, QueuePool) else 0
+
+
+def _expire(session: Session, present: Any) -> list[ORMOption]:
     """Expire what the caller has not changed; how to load all of it again."""
     state, entity = inspect(present), type(present)
     stale = [
         name for name in state.dict if name in state.attrs and name not in state.committed_state
     ]
-    session.expire(present, stale)
+    if stale:  # an empty list would mean all, what is pending included
+        session.expire(present, stale)
     properties = inspect(entity).column_attrs
     deferred = [name for name in stale if name in properties and properties[name].deferred]
-    return entity, [undefer(getattr(entity, name)) for name in deferred]
+    return [undefer(getattr(entity, name)) for name in deferred]

@@ -66,8 +66,13 @@ class Reason(StrEnum):
     """LISTEN was accepted, and nothing arrived: a transaction pooler, or another server."""
     CONNECTION_LOST = "connection_lost"
     """The LISTEN connection could not be made, or was lost."""
+    CANNOT_LISTEN = "cannot_listen"
+    """Listening has failed with an error that does not pass by itself, as a wrong password or
+    argument does not."""
     NOT_INSTALLED = "not_installed"
     """The schema ``rowbell`` is not in the database, so no table has triggers."""
+    NOT_A_TABLE = "not_a_table"
+    """Listening, but what is waited for is a view or a foreign table, which has no triggers."""
     TRIGGER_MISSING = "trigger_missing"
     """Listening, but a table that is waited for has no triggers."""
     TRIGGER_OUTDATED = "trigger_outdated"
@@ -76,7 +81,7 @@ class Reason(StrEnum):
     TRIGGER_DISABLED = "trigger_disabled"
     """Listening, but the triggers of a table that is waited for are disabled."""
     SCHEMA_OUTDATED = "schema_outdated"
-    """The schema ``rowbell`` was installed by an older rowbell than this one."""
+    """The schema ``rowbell`` was installed by an older rowbell than this one, or is not whole."""
     SCHEMA_NEWER = "schema_newer"
     """The schema ``rowbell`` was installed by a newer rowbell, which this one cannot work with."""
     NOT_PERMITTED = "not_permitted"
@@ -95,6 +100,9 @@ class Reason(StrEnum):
     """Listening, but the role has as many rows registered as it may."""
     NO_KEY = "no_key"
     """Listening, but a table that is waited for has no primary key of its own."""
+    NO_HASH = "no_hash"
+    """Listening, but a column of the key is of a type without a hash function, by which triggers
+    name rows (cube, say, or tsvector)."""
     NOT_DECLARED = "not_declared"
     """Listening, but a wait watches columns that its model does not declare as worth watching."""
 
@@ -105,6 +113,8 @@ REMEDIES = {
     Reason.NOT_DELIVERED: "name the server itself with listen_url, past the pooler "
     "(PgBouncer delivers in session mode only), or say mode='poll'",
     Reason.CONNECTION_LOST: "it is tried again by itself",
+    Reason.CANNOT_LISTEN: "mend what the error names; it is tried again by itself",
+    Reason.NOT_A_TABLE: "wait for rows of the tables behind it, or poll",
     Reason.NOT_INSTALLED: "run install_triggers() or op.create_row_triggers() in a migration",
     Reason.TRIGGER_MISSING: "run install_triggers() or op.create_row_triggers() in a migration",
     Reason.TRIGGER_OUTDATED: "run install_triggers() or op.create_row_triggers() in a migration",
@@ -120,6 +130,7 @@ REMEDIES = {
     "else create in it; trigger_status() and install_triggers() name what and whose",
     Reason.TOO_MANY_REGISTRATIONS: "raise the role's limit in rowbell.registration_limit",
     Reason.NO_KEY: "give the table a primary key",
+    Reason.NO_HASH: "poll, or give the type an operator class for hash indexes",
     Reason.NOT_DECLARED: "add the columns to @watched(columns=…) and install the triggers anew",
 }
 """What to do about each reason, as a clause."""
@@ -130,6 +141,8 @@ _OF_THE_CONNECTION = frozenset(
         Reason.IN_RECOVERY,
         Reason.NOT_DELIVERED,
         Reason.CONNECTION_LOST,
+        Reason.CANNOT_LISTEN,
+        Reason.NOT_PERMITTED,
         Reason.NOT_INSTALLED,
         Reason.SCHEMA_OUTDATED,
         Reason.SCHEMA_NEWER,

@@ -32,6 +32,7 @@ class WatcherStatistics:
         ignored: The notifications heard that were none of ours.
         rereads: The rows read again for waits, after their first read.
         queries: The SELECT statements that all reads took.
+        failed_reads: The reads that failed for a reason that passes, and were repeated.
         reconnects: How often LISTENING was reached again after a loss.
     """
 
@@ -45,6 +46,7 @@ class WatcherStatistics:
     ignored: int
     rereads: int
     queries: int
+    failed_reads: int
     reconnects: int
 
 
@@ -68,6 +70,7 @@ def statistics_of(
         ignored=listener.ignored,
         rereads=reader.rereads,
         queries=reader.queries,
+        failed_reads=reader.failed_reads,
         reconnects=state.reconnects,
     )
 

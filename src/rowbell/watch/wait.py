@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +13,7 @@ import anyio
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 
+from rowbell.cleanup import cancelled_once
 from rowbell.errors import NotFoundError, UnsupportedEngineError
 from rowbell.mapping import mapper_of, schema_map_of
 from rowbell.watch.batch import finish, read
@@ -96,6 +98,8 @@ async def wait_for_row_change(
         UnsupportedEngineError: The session is not an asyncio one, or its engine gives all
             sessions one connection.
         ListenError: The open watcher has ``mode="listen"``, and this table cannot ring.
+        DBAPIError: The row cannot be read, for a reason that does not pass: a column is gone, a
+            right is missing. What passes is waited out within ``timeout``.
 
     Example:
         .. code-block:: python
@@ -120,6 +124,7 @@ async def wait_for_row_change(
         since=since,
         options=options,
     )
+    begun = asyncio.get_running_loop().time()
     with alone(session.sync_session):
         await refuse_frozen_snapshot(session, bind)
         try:
@@ -139,7 +144,8 @@ async def wait_for_row_change(
             )
             raise NotFoundError(model, error.key, hint=hint) from None
         if instance is None or not adopt(session.sync_session, instance):
-            instance = await refresh(session, request)
+            deadline = math.inf if timeout is None else begun + timeout
+            instance = await refresh(session, request, deadline)
         changed: ModelT = instance
         return changed
 
@@ -162,7 +168,7 @@ async def _wait_on_connection(session: AsyncSession, bind: Connection, request: 
         watch.baseline = known
     while True:
         started = loop.time()
-        await connection.run_sync(_look, watch)
+        await cancelled_once(connection.run_sync(_look, watch))
         if not watch.over and started >= watch.deadline:
             watch.time_out("on the connection that the session is bound to")
         if watch.over:

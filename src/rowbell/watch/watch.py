@@ -193,12 +193,10 @@ class Watch:
         """Become armed if that read proves that nothing was missed.
 
         Args:
-            evidence: What the read said.
+            evidence: What the read said, on the server that notifies.
             boundary: The watch's boundary when the read began, ``None`` if it had none yet.
         """
-        if evidence.in_recovery:
-            self.arming = Arming.UNARMED
-        elif self.arming is Arming.ARMING and boundary == self.boundary < evidence.horizon:
+        if self.arming is Arming.ARMING and boundary == self.boundary < evidence.horizon:
             self.arming = Arming.ARMED
 
     def finish(self, instance: Any) -> None:

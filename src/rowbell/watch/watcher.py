@@ -9,10 +9,12 @@ from weakref import WeakKeyDictionary
 
 import anyio
 
-from rowbell.cleanup import complete
+from rowbell.cleanup import complete, own_cancellations
 from rowbell.errors import InvalidArgumentError, ListenError, WatcherStateError
 from rowbell.watch.board import Board
 from rowbell.watch.connection import Connections, check_engine
+from rowbell.watch.failure import UnreachableError, is_passing
+from rowbell.watch.last_read import LastRead
 from rowbell.watch.listener import Listener
 from rowbell.watch.observers import Observers, take_notice
 from rowbell.watch.reader import Reader
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm.interfaces import ORMOption
 
     from rowbell.watch.statistics import WatcherStatistics
-    from rowbell.watch.watch import Until
+    from rowbell.watch.watch import Until, Watch
 
 ModelT = TypeVar("ModelT")
 
@@ -88,11 +90,11 @@ class RowWatcher:
         self._connections = Connections(engine, listen_url, self._timing)
         self._board = Board(self._time, self._timing, recheck, self._changed)
         self._state = StateLog(engine, self._changed)
-        self._reader = Reader(self._board, self._connections)
+        self._reader = Reader(self._board, self._connections, self._state)
         self._listener = Listener(self._board, self._connections, self._state, self._timing)
         self._loop: AbstractEventLoop | None = None
         self._task: Task[None] | None = None
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._observers = Observers()
         self._asking = anyio.Semaphore(_ASKING)
         self._look: Handle | None = None
@@ -155,12 +157,16 @@ class RowWatcher:
     async def _run(self) -> None:
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._reader.run)
+                tasks.start_soon(_run, self._reader)
                 if self._mode is not Mode.POLL:
-                    tasks.start_soon(self._listener.run)
-        except Exception as failure:  # noqa: BLE001  # the waits are told, whatever it is
+                    tasks.start_soon(_run, self._listener)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as failure:
             self._failure = failure
             logger.exception("rowbell %r failed: its waits end", self)
+            if not isinstance(failure, Exception):
+                raise
         finally:
             self._leave()
 
@@ -214,6 +220,7 @@ class RowWatcher:
                 argument is none.
             WatcherStateError: The watcher is not open, or belongs to another event loop.
             ListenError: ``mode="listen"``, and this table cannot ring.
+            DBAPIError: The row cannot be read, for a reason that does not pass.
 
         Example:
             .. code-block:: python
@@ -241,29 +248,39 @@ class RowWatcher:
         if request.hindrance is not None and self._mode is not Mode.POLL:
             self._tell_hindrance(request.hindrance, request)
         watch = request.watch(self._time(), wants_instance=wants_instance)
-        limit = watch.deadline + self._timing.last_read
-        # The reader ends the wait at its deadline; this is for a server that does not answer.
-        late = None
-        if limit < math.inf:
-            loop = asyncio.get_running_loop()
-            late = loop.call_at(limit, watch.time_out, "the server has not answered since")
+        last_read = LastRead(watch, self._timing.last_read)
         try:
             if request.since:
-                known = request.known_baseline
-                with anyio.CancelScope(deadline=limit):
-                    watch.baseline = known or await self._ask_baseline(request)
+                watch.baseline = request.known_baseline or await self._ask_baseline(request, watch)
+            if not watch.over:
                 self._check_open()
-            self._board.add(watch)
+                self._board.add(watch)
             return await watch.result
         finally:
-            if late is not None:
-                late.cancel()
+            last_read.stop()
             self._board.discard(watch)
             take_notice(watch.result)
 
-    async def _ask_baseline(self, request: WaitRequest) -> tuple[Any, ...]:
-        async with self._asking:  # a thousand waits that begin at once take no thousand connections
-            return await self._connections.run(request.baseline)
+    async def _ask_baseline(self, request: WaitRequest, watch: Watch) -> tuple[Any, ...]:
+        """What the caller last saw, as a read would return it; nothing if the wait ends first."""
+        seen: tuple[Any, ...] = ()
+        with anyio.CancelScope() as asking:
+            watch.result.add_done_callback(lambda _: asking.cancel())
+            while not seen:
+                try:
+                    async with (
+                        self._asking
+                    ):  # a thousand waits at once take no thousand connections
+                        seen = await self._connections.run(request.baseline)
+                except UnreachableError as error:
+                    if not error.passes:
+                        raise error.reason from None
+                    await anyio.sleep(request.interval)
+                except Exception as error:
+                    if not is_passing(error):
+                        raise
+                    await anyio.sleep(request.interval)
+        return seen
 
     def _tell_hindrance(self, hindrance: Reason, request: WaitRequest) -> None:
         model = f"model {request.rows.model.__name__}"
@@ -304,7 +321,7 @@ class RowWatcher:
 
     def _look_at_it(self) -> None:
         self._look = None
-        if self._mode is Mode.LISTEN and self._board.troubles:
+        if self._mode is Mode.LISTEN and (self._board.troubles or self._reader.has_hindered):
             for watch in self._board.watches:
                 if trouble := trouble_of(self._board, watch):
                     watch.fail(ListenError(*trouble))
@@ -315,6 +332,12 @@ class RowWatcher:
 
     def __repr__(self) -> str:
         return f"<RowWatcher of {self._engine.url.database!r}, {self._state.state}>"
+
+
+async def _run(part: Reader | Listener) -> None:
+    """A part ends when it is stopped or cancelled; anything else is a failure of the watcher."""
+    with own_cancellations():
+        await part.run()
 
 
 _open: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, RowWatcher]] = WeakKeyDictionary()

@@ -1,0 +1,52 @@
+"""Which reads fail for a while, and what the log has been told of it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+_PAUSE: Final = 60.0
+"""How long the log is not told again of reads that fail again, in seconds."""
+
+_MOST: Final = 1_000
+
+
+class Failing:
+    """The reads that fail, by what they have in common.
+
+    Args:
+        clock: The event loop's clock.
+        note: What writes a line into the log.
+    """
+
+    def __init__(self, clock: Callable[[], float], note: Callable[[str], None]) -> None:
+        self._clock = clock
+        self._note = note
+        self._times: dict[Hashable, int] = {}
+        self._told: dict[str, float] = {}
+        self._to_be_revoked = False
+
+    def times(self, name: Hashable) -> int:
+        """How often in succession they have failed."""
+        return self._times.get(name, 0)
+
+    def failed(self, name: Hashable, trouble: str) -> None:
+        """They have failed; the log is told when that begins, of one trouble once a minute."""
+        self._times[name] = self.times(name) + 1
+        now, what = self._clock(), trouble.partition("\n")[0]
+        if self._times[name] == 1 and now >= self._told.get(what, -math.inf) + _PAUSE:
+            self._note(f"{trouble}; it is repeated at each wait's interval")
+            if len(self._told) >= _MOST:
+                self._told.clear()
+            self._told[what] = now
+            self._to_be_revoked = True
+
+    def succeeded(self, name: Hashable) -> None:
+        """They have succeeded; the log is told when no others fail."""
+        self._times.pop(name, None)
+        if self._to_be_revoked and not self._times:
+            self._note("the reads succeed again")
+            self._to_be_revoked = False
