@@ -1,15 +1,49 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+import catalogue
 from models import Base
 from rowbell.pytest_plugin import Schema
 
 pytest_plugins = ["pytester"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--catalogue", type=Path, help="write what the fault tests measured here")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """What a test measured goes into its report, and the numbers of its faults with it."""
+    delays = catalogue.begin()
+    try:
+        yield
+    finally:
+        for marker in item.iter_markers("fault"):
+            for number in marker.args:
+                item.user_properties.append((number, max(delays, default=None)))
+
+
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    page: Path | None = config.getoption("--catalogue")
+    if page is None:
+        return
+    reports = [r for name in ("passed", "failed") for r in terminalreporter.getreports(name)]
+    table = catalogue.table(
+        (number, delay, report.nodeid)
+        for report in reports
+        for number, delay in report.user_properties
+    )
+    terminalreporter.write_line(table)
+    if exitstatus == 0:
+        catalogue.write(page, table)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from sqlalchemy import URL, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
+
+from catalogue import due
 
 
 async def execute(url: URL, *statements: str) -> None:
@@ -18,6 +21,7 @@ async def execute(url: URL, *statements: str) -> None:
     async with engine.connect() as connection:
         for statement in statements:
             await connection.execute(text(statement))
+    due()
     await engine.dispose()
 
 
@@ -63,3 +67,38 @@ def everything_sent(engine: AsyncEngine) -> Generator[list[str]]:
     with statements(engine) as sent:
         yield sent
     event.remove(engine.sync_engine, "connect", connected)
+
+
+async def backends(engine: AsyncEngine) -> list[Any]:
+    """The clients of the database, without the one that asks; no autovacuum worker is one."""
+    query = (
+        "SELECT pid, usename, application_name, state, query FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid() "
+        "AND backend_type = 'client backend'"
+    )
+    async with engine.connect() as connection:
+        return list(await connection.execute(text(query)))
+
+
+async def none_left(engine: AsyncEngine) -> None:
+    """Wait for the server to part with the clients that have gone."""
+    left: list[Any] = []
+    try:
+        async with asyncio.timeout(20):
+            while left := await backends(engine):
+                await asyncio.sleep(0.01)  # the server tells nobody that a session has gone
+    except TimeoutError:
+        pytest.fail(f"{left} is left")
+
+
+async def listeners(engine: AsyncEngine) -> list[Any]:
+    """The sessions of the database that listen for a watcher."""
+    return [b for b in await backends(engine) if b.application_name.startswith("rowbell")]
+
+
+async def kill_listener(engine: AsyncEngine) -> None:
+    """Terminate the one process that listens."""
+    [listener] = await listeners(engine)
+    async with engine.connect() as connection:
+        terminate = text("SELECT pg_terminate_backend(:pid, 5000)")
+        await connection.execute(terminate, {"pid": listener.pid})

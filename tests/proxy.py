@@ -1,9 +1,11 @@
-"""A TCP proxy in front of the server: it can cut connections, stall them and make them deaf."""
+"""A TCP proxy in front of the server: it cuts, stalls, deafens, redirects, and answers itself."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import URL
@@ -11,24 +13,57 @@ from sqlalchemy import URL
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+_SSL_REQUEST = b"\x04\xd2\x16\x2f"
+_READY = b"Z\x00\x00\x00\x05I"
+
+
+def error(sqlstate: str, message: str) -> bytes:
+    """An ErrorResponse, as the server writes it."""
+    fields = f"SFATAL\0VFATAL\0C{sqlstate}\0M{message}\0\0".encode()
+    return b"E" + (len(fields) + 4).to_bytes(4) + fields
+
+
+@dataclass(eq=False)
+class _Line:
+    """One client, and the server connection that serves it now."""
+
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+    startup: bytes = b""
+    answers: asyncio.Task[None] | None = None
+
+    async def message(self, reader: asyncio.StreamReader) -> bytes:
+        """The server's next message."""
+        kind = await reader.readexactly(1)
+        if not self.startup:  # the answer to SSLRequest is that one byte
+            return kind
+        size = await reader.readexactly(4)
+        return kind + size + await reader.readexactly(int.from_bytes(size) - 4)
+
 
 class Proxy:
     """Forwards connections to a server.
 
     Attributes:
         url: The server's URL through the proxy.
+        refusing: Whether connections are ended as soon as they come.
+        instead: What is answered to a client's first message, before the connection is ended.
         deaf: Whether notifications are swallowed, as a transaction pooler swallows them.
+        refused_query: A query that contains it is not forwarded, but answered by ``instead``.
         accepted: How many connections came.
     """
 
     def __init__(self, target: URL) -> None:
         self._target = target
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._lines: set[_Line] = set()
+        self._parked: list[asyncio.StreamWriter] = []
         self._open = asyncio.Event()
         self._open.set()
         self._server: asyncio.Server | None = None
         self.refusing = False
+        self.instead = b""
+        self.refused_query = b""
         self.deaf = False
         self.accepted = 0
         self.url = target
@@ -43,10 +78,13 @@ class Proxy:
         assert self._server is not None
         self._server.close()
         self.cut()
+        for writer in self._parked:
+            writer.transport.abort()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
+        await asyncio.sleep(0)  # transports close in the next turn of the event loop
 
     async def has_accepted(self, number: int) -> None:
         """Wait until so many connections have come."""
@@ -55,8 +93,13 @@ class Proxy:
 
     def cut(self) -> None:
         """End all connections, at once and without a word."""
-        for writer in self._writers:
-            writer.transport.abort()
+        for line in self._lines:
+            line.client.transport.abort()
+            line.server.transport.abort()
+
+    def redirect(self, target: URL) -> None:
+        """Lead the connections that come from now on to another server."""
+        self._target = target
 
     def stall(self) -> None:
         """Forward nothing any more, and close nothing."""
@@ -65,6 +108,32 @@ class Proxy:
     def resume(self) -> None:
         self._open.set()
 
+    async def swap(self) -> None:
+        """Give each client another server process, as a pooler does between two transactions."""
+        for line in list(self._lines):
+            reader, server = await self._connect()
+            self._parked += [line.server, server]
+            line.server = server
+            server.write(line.startup)
+            with suppress(asyncio.IncompleteReadError):  # the client has gone meanwhile
+                while await line.message(reader) != _READY:
+                    pass
+                assert line.answers is not None
+                line.answers.cancel()
+                line.answers = self._spawn(self._answer(reader, line))
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        port, directory = self._target.port or 5432, self._target.query.get("host")
+        if directory:
+            return await asyncio.open_unix_connection(f"{directory}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(self._target.host, port)
+
+    def _spawn(self, pump: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(pump)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         async with self._arrivals:
@@ -72,51 +141,44 @@ class Proxy:
         if self.refusing:
             writer.transport.abort()
             return
-        directory = self._target.query.get("host")
-        if directory:
-            path = f"{directory}/.s.PGSQL.{self._target.port or 5432}"
-            back_reader, back_writer = await asyncio.open_unix_connection(path)
-        else:
-            back_reader, back_writer = await asyncio.open_connection(
-                self._target.host, self._target.port or 5432
-            )
-        self._writers |= {writer, back_writer}
-        for pump in (self._forward(reader, back_writer), self._answer(back_reader, writer)):
-            task = asyncio.create_task(pump)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        back, server = await self._connect()
+        line = _Line(writer, server)
+        self._lines.add(line)
+        line.answers = self._spawn(self._answer(back, line))
+        self._spawn(self._forward(reader, line))
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, line: _Line) -> None:
         try:
             while data := await reader.read(65536):
                 await self._open.wait()
-                writer.write(data)
-                await writer.drain()
+                if not line.startup and data[4:8] != _SSL_REQUEST:
+                    line.startup = data
+                    if self.instead and not self.refused_query:
+                        line.client.write(self.instead)
+                        break
+                if self.refused_query and self.refused_query in data:
+                    line.client.write(self.instead + _READY)
+                    continue
+                line.server.write(data)
+                await line.server.drain()
         except OSError:
             pass
         finally:
-            writer.close()
-            self._writers.discard(writer)
+            line.client.close()
+            line.server.close()
+            self._lines.discard(line)
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, reader: asyncio.StreamReader, line: _Line) -> None:
         """Message by message, so that those of type A (NotificationResponse) can be dropped."""
         try:
-            first = True
             while True:
-                message = kind = await reader.readexactly(1)
-                if not (first and kind in b"NS"):  # the answer to SSLRequest is that one byte
-                    size = await reader.readexactly(4)
-                    message += size + await reader.readexactly(int.from_bytes(size) - 4)
-                first = False
+                message = await line.message(reader)
                 await self._open.wait()
-                if not (self.deaf and kind == b"A"):
-                    writer.write(message)
-                    await writer.drain()
+                if not (self.deaf and message[:1] == b"A"):
+                    line.client.write(message)
+                    await line.client.drain()
         except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-            self._writers.discard(writer)
+            line.client.close()
 
 
 @asynccontextmanager

@@ -72,6 +72,7 @@ def migrate(revision: str, **more: Any) -> str:
     return output.getvalue()
 
 
+@pytest.mark.fault("B30")
 def test_a_migration_creates_the_table_with_its_triggers_and_takes_both_back(empty: URL) -> None:
     left = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'ring\\_%'"
     for _ in range(2):
@@ -145,6 +146,7 @@ def test_what_cannot_be_installed_is_refused(empty: URL) -> None:
         Operations(context).create_row_triggers("t")  # type: ignore[attr-defined]
 
 
+@pytest.mark.fault("B30")
 def test_each_operation_is_the_others_reverse() -> None:
     create = CreateRowTriggersOp("t", key=["id"], schema="s", replicated=True)
     drop = create.reverse()

@@ -169,6 +169,7 @@ async def test_a_row_that_does_not_exist_is_not_found(
     assert (caught.value.key, caught.value.deleted) == ({"id": 99}, False)
 
 
+@pytest.mark.fault("B24")
 @pytest.mark.parametrize(
     "statement", ["DELETE FROM orders WHERE id = 1", "TRUNCATE orders CASCADE"]
 )
@@ -181,6 +182,7 @@ async def test_a_row_that_goes_was_deleted(
             await wait
 
 
+@pytest.mark.fault("B24")
 async def test_a_cascading_delete_is_a_delete(ground: Ground, session: AsyncSession) -> None:
     await ground.execute(insert(Item).values(id=1, order_id=1))
     async with ground.begun(wait_for_row_change, session, Item, 1) as wait:
@@ -219,6 +221,7 @@ async def test_every_kind_of_update_counts(
         assert (await wait).status == "paid"
 
 
+@pytest.mark.fault("B24")
 async def test_a_moved_key_was_deleted(ground: Ground, session: AsyncSession) -> None:
     async with ground.begun(wait_for_row_change, session, Order, 1) as wait:
         await ground.execute("UPDATE orders SET id = 1001 WHERE id = 1")
@@ -226,6 +229,7 @@ async def test_a_moved_key_was_deleted(ground: Ground, session: AsyncSession) ->
             await wait
 
 
+@pytest.mark.fault("B24")
 async def test_swapped_keys_are_changes(
     ground: Ground, session: AsyncSession, database: URL
 ) -> None:
@@ -241,6 +245,7 @@ async def test_swapped_keys_are_changes(
         assert (await wait).note == "second"
 
 
+@pytest.mark.fault("B24")
 async def test_deleted_and_inserted_again_in_one_transaction_is_no_deletion(
     ground: Ground, session: AsyncSession
 ) -> None:
@@ -251,6 +256,7 @@ async def test_deleted_and_inserted_again_in_one_transaction_is_no_deletion(
         assert (await wait).status == "again"
 
 
+@pytest.mark.fault("B23")
 async def test_an_update_that_changes_nothing_is_no_change(
     ground: Ground, session: AsyncSession
 ) -> None:
@@ -260,6 +266,7 @@ async def test_an_update_that_changes_nothing_is_no_change(
         assert ground.rung == 0
 
 
+@pytest.mark.fault("B33")
 async def test_what_is_rolled_back_is_no_change(ground: Ground, session: AsyncSession) -> None:
     async with ground.begun(wait_for_row_change, session, Order, 1) as wait:
         async with ground.engine.connect() as connection:
@@ -272,6 +279,7 @@ async def test_what_is_rolled_back_is_no_change(ground: Ground, session: AsyncSe
         await ground.still_waiting(wait)
 
 
+@pytest.mark.fault("B42")
 async def test_there_and_back_within_a_transaction_is_no_change(
     ground: Ground, session: AsyncSession
 ) -> None:
@@ -291,6 +299,7 @@ async def test_no_change_within_the_timeout_is_a_timeout_error(
     assert (await session.get_one(Order, 1)).status == "new"
 
 
+@pytest.mark.fault("B32")
 async def test_a_timeout_below_the_interval_sees_the_change(
     ground: Ground, session: AsyncSession
 ) -> None:
@@ -302,6 +311,7 @@ async def test_a_timeout_below_the_interval_sees_the_change(
         assert (await wait).status == "paid"
 
 
+@pytest.mark.fault("B32")
 async def test_a_timeout_of_zero_reads_and_gives_up(ground: Ground, session: AsyncSession) -> None:
     with pytest.raises(WaitTimeoutError):
         await wait_for_row_change(session, Order, 1, timeout=0)
@@ -310,6 +320,7 @@ async def test_a_timeout_of_zero_reads_and_gives_up(ground: Ground, session: Asy
     assert order.status == "paid"
 
 
+@pytest.mark.fault("B32")
 async def test_the_timeout_is_wall_time(ground: Ground, engine: AsyncEngine) -> None:
     """Hundreds of waits with a short interval end when they said."""
     loop = asyncio.get_running_loop()
@@ -328,6 +339,7 @@ async def test_the_timeout_is_wall_time(ground: Ground, engine: AsyncEngine) -> 
 # -- columns
 
 
+@pytest.mark.fault("B23", "B43")
 @pytest.mark.parametrize("column", ["status", Order.status])
 async def test_only_the_named_columns_count(
     ground: Ground, session: AsyncSession, column: str | InstrumentedAttribute[str]
@@ -383,6 +395,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.fault("B43")
 @pytest.mark.parametrize("watched", [True, False], ids=["named", "all"])
 @pytest.mark.parametrize(("column", "before", "after"), CHANGES)
 async def test_a_changed_value_of_any_type_is_a_change(
@@ -396,6 +409,7 @@ async def test_a_changed_value_of_any_type_is_a_change(
         await wait
 
 
+@pytest.mark.fault("B43")
 @pytest.mark.parametrize(("column", "before", "after"), CHANGES)
 async def test_an_unchanged_value_of_any_type_is_no_change(
     ground: Ground, column: str, before: Any, after: Any
@@ -413,6 +427,7 @@ async def test_an_unchanged_value_of_any_type_is_no_change(
     del after
 
 
+@pytest.mark.fault("B43")
 async def test_json_is_compared_by_value(ground: Ground) -> None:
     await ground.execute(insert(Odd).values(id=ODD, data={"a": 1, "b": 2}))
     async with ground.begun(ground.watcher.wait_for_change, Odd, ODD, columns=["data"]) as wait:
@@ -515,6 +530,7 @@ async def test_an_error_in_until_is_the_callers(ground: Ground, session: AsyncSe
         await wait_for_row_change(session, Order, 1, until=lambda order: 1 / order.n)
 
 
+@pytest.mark.fault("B31")
 async def test_since_an_instance_the_change_before_the_call_is_seen(
     ground: Ground, session: AsyncSession
 ) -> None:
@@ -534,6 +550,7 @@ async def test_since_values_of_any_type(
     assert odd.id == ODD
 
 
+@pytest.mark.fault("B33")
 async def test_since_ignores_what_the_caller_changed_himself(
     ground: Ground, session: AsyncSession
 ) -> None:
@@ -543,6 +560,7 @@ async def test_since_ignores_what_the_caller_changed_himself(
         await wait_for_row_change(session, Order, 1, since=order, timeout=0)
 
 
+@pytest.mark.fault("B45")
 async def test_options_load_relationships(ground: Ground, session: AsyncSession) -> None:
     await ground.execute(insert(Item).values(id=1, order_id=1))
     options = [selectinload(Order.items)]
@@ -561,6 +579,7 @@ async def test_options_load_relationships(ground: Ground, session: AsyncSession)
 # -- the session
 
 
+@pytest.mark.fault("B45")
 async def test_the_callers_own_instance_is_refreshed(ground: Ground, session: AsyncSession) -> None:
     await ground.execute(insert(Odd).values(id=ODD, amount=1, big="a"))
     odd = await session.get_one(Odd, ODD, options=[undefer(Odd.big)])
@@ -570,6 +589,7 @@ async def test_the_callers_own_instance_is_refreshed(ground: Ground, session: As
     assert (odd.amount, odd.big) == (2, "b")
 
 
+@pytest.mark.fault("B45")
 async def test_pending_changes_are_kept_and_not_flushed(
     ground: Ground, session: AsyncSession
 ) -> None:
@@ -591,6 +611,7 @@ async def test_pending_changes_are_kept_and_not_flushed(
     assert await session.scalar(func.count(Order.id)) == 3
 
 
+@pytest.mark.fault("B9", "B10")
 async def test_no_connection_is_taken_that_the_caller_does_not_hold(
     ground: Ground, session: AsyncSession
 ) -> None:

@@ -79,7 +79,7 @@ PAGES = [
     "many-to-many",
     "migrating",
 ]
-WITHOUT_CODE = ["benchmarks"]
+WITHOUT_CODE = ["benchmarks", "reliability"]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -17,8 +17,9 @@ from sqlalchemy import URL, event, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from catalogue import due, seen
 from models import Base, Order
-from observed import execute
+from observed import execute, kill_listener, listeners
 from proxy import Proxy, proxy_to
 from rowbell import (
     ListenError,
@@ -54,6 +55,7 @@ async def proxy(database: URL) -> AsyncIterator[Proxy]:
 async def change(engine: AsyncEngine, key: int = 1) -> None:
     async with engine.begin() as connection:
         await connection.execute(update(Order).where(Order.id == key).values(n=Order.n + 1))
+    due()
 
 
 def _reconnected(before: int, now: WatcherStatistics, *, armed: int) -> bool:
@@ -64,21 +66,7 @@ def _has_read(before: int, now: WatcherStatistics) -> bool:
     return now.queries > before
 
 
-async def listeners(engine: AsyncEngine) -> list[Any]:
-    query = (
-        "SELECT pid, state, application_name FROM pg_stat_activity "
-        "WHERE application_name LIKE '%rowbell%' AND datname = current_database()"
-    )
-    async with engine.connect() as connection:
-        return list(await connection.execute(text(query)))
-
-
-async def kill_listener(engine: AsyncEngine) -> None:
-    [(pid, _, _)] = await listeners(engine)
-    async with engine.connect() as connection:
-        await connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
-
-
+@pytest.mark.fault("B1")
 async def test_a_change_made_while_the_connection_was_lost_is_seen(
     orders: AsyncEngine, proxy: Proxy
 ) -> None:
@@ -92,11 +80,13 @@ async def test_a_change_made_while_the_connection_was_lost_is_seen(
         assert watcher.statistics().reason is Reason.CONNECTION_LOST
         await change(orders)
         proxy.refusing = False
-        assert (await wait).n == 1
+        due()
+        assert (await seen(wait)).n == 1
         await watcher.reached(lambda now: now.state is LISTENING)
         assert watcher.statistics().reconnects == 1
 
 
+@pytest.mark.fault("B1")
 async def test_a_killed_backend_is_replaced(orders: AsyncEngine) -> None:
     async with RowWatcher(orders, recheck=None, timing=QUICK) as watcher:
         for key in range(1, 6):
@@ -108,10 +98,11 @@ async def test_a_killed_backend_is_replaced(orders: AsyncEngine) -> None:
             await kill_listener(orders)
             await watcher.reached(partial(_reconnected, reconnects, armed=1))
             await change(orders, key)
-            assert (await wait).n == 1
+            assert (await seen(wait)).n == 1
         assert len(await listeners(orders)) == 1
 
 
+@pytest.mark.fault("B4")
 async def test_two_hundred_reconnects_leave_one_connection(
     orders: AsyncEngine, proxy: Proxy
 ) -> None:
@@ -123,6 +114,7 @@ async def test_two_hundred_reconnects_leave_one_connection(
         assert len(await listeners(orders)) == 1
 
 
+@pytest.mark.fault("B2", "B3")
 async def test_a_half_open_connection_is_found_by_the_heartbeat(
     orders: AsyncEngine, proxy: Proxy
 ) -> None:
@@ -131,12 +123,13 @@ async def test_a_half_open_connection_is_found_by_the_heartbeat(
         await watcher.reached(lambda now: now.armed == 1)
         proxy.stall()
         await change(orders)
-        assert (await wait).n == 1
+        assert (await seen(wait)).n == 1
         assert watcher.statistics().state is POLLING
         proxy.resume()
         await watcher.reached(lambda now: now.state is LISTENING)
 
 
+@pytest.mark.fault("B1")
 async def test_a_restarted_server_is_found_again() -> None:
     """A server of the test's own is restarted while a wait is armed, and crashes during another."""
     with EmbeddedServer() as server:
@@ -157,11 +150,13 @@ async def test_a_restarted_server_is_found_again() -> None:
                     server.start()
                 async with engine.begin() as connection:
                     await connection.execute(update(Order).values(n=Order.n + 1))
-                await wait
+                due()
+                await seen(wait)
                 await watcher.reached(lambda now: now.state is LISTENING)
         await engine.dispose()
 
 
+@pytest.mark.fault("B13")
 async def test_a_pooler_that_delivers_nothing_is_found_out(
     orders: AsyncEngine, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,13 +168,14 @@ async def test_a_pooler_that_delivers_nothing_is_found_out(
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.02, timeout=20))
         await watcher.reached(lambda now: now.queries > 1)
         await change(orders)
-        assert (await wait).n == 1
+        assert (await seen(wait)).n == 1
         await proxy.has_accepted(proxy.accepted + 1)  # it is tried again
     warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == 1
     assert "listen_url" in warnings[0].getMessage()
 
 
+@pytest.mark.fault("B13")
 async def test_listen_mode_raises_where_nothing_is_delivered(
     orders: AsyncEngine, proxy: Proxy
 ) -> None:
@@ -189,6 +185,7 @@ async def test_listen_mode_raises_where_nothing_is_delivered(
     assert await listeners(orders) == []
 
 
+@pytest.mark.fault("B5", "B6")
 async def test_a_server_that_cannot_be_reached_is_polled_without_a_log_storm(
     orders: AsyncEngine, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -198,11 +195,12 @@ async def test_a_server_that_cannot_be_reached_is_polled_without_a_log_storm(
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.02, timeout=20))
         await watcher.reached(lambda now: now.queries > 1)
         await change(orders)
-        await wait
+        await seen(wait)
         await proxy.has_accepted(5)
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
 
 
+@pytest.mark.fault("B6")
 async def test_a_database_without_rowbell_is_asked_again_only_after_the_backoff(
     server: URL,
 ) -> None:
@@ -230,7 +228,8 @@ async def test_a_ring_whose_reads_fail_is_not_forgotten(
         await change(orders)
         await proxy.has_accepted(accepted + 6)
         proxy.refusing = False
-        assert (await wait).n == 1
+        due()
+        assert (await seen(wait)).n == 1
 
 
 async def test_a_condition_whose_reads_fail_is_asked_again(
@@ -254,6 +253,7 @@ async def test_a_condition_whose_reads_fail_is_asked_again(
     assert order.n == 0
 
 
+@pytest.mark.fault("B12")
 async def test_hooks_that_rotate_credentials_serve_the_listen_connection(
     orders: AsyncEngine, database: URL
 ) -> None:
@@ -282,11 +282,12 @@ async def test_the_engines_own_connect_args_make_the_listen_connection(
     arguments = {"server_settings": {"application_name": "shop"}}
     engine = create_async_engine(database, connect_args=arguments)
     async with RowWatcher(engine, mode="listen"):
-        [(_, state, name)] = await listeners(orders)
-    assert (name, state) == ("rowbell shop", "idle")
+        [listener] = await listeners(orders)
+    assert (listener.application_name, listener.state) == ("rowbell shop", "idle")
     await engine.dispose()
 
 
+@pytest.mark.fault("B9", "B34")
 async def test_a_pool_full_of_waiting_sessions_is_no_deadlock(
     orders: AsyncEngine, database: URL
 ) -> None:
@@ -328,10 +329,12 @@ async def test_a_reading_that_fails_for_a_while_is_repeated(
         await proxy.has_accepted(accepted + 3)
         assert not wait.done()
         proxy.refusing = False
-        assert (await wait).n == 1
+        due()
+        assert (await seen(wait)).n == 1
     await engine.dispose()
 
 
+@pytest.mark.fault("B32")
 async def test_a_server_that_does_not_answer_ends_no_later_than_the_last_read(
     proxy: Proxy, orders: AsyncEngine
 ) -> None:
@@ -380,6 +383,7 @@ async def _insert_item(engine: AsyncEngine) -> None:
         await connection.execute(text("INSERT INTO items VALUES (1, 1, '')"))
 
 
+@pytest.mark.fault("B29")
 async def test_a_dropped_trigger_is_noticed_and_its_return_too(
     orders: AsyncEngine, database: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -389,13 +393,13 @@ async def test_a_dropped_trigger_is_noticed_and_its_return_too(
         await execute(database, "DROP TRIGGER rowbell_update ON orders")
         await watcher.reached(lambda now: now.reason is Reason.TRIGGER_MISSING)
         await change(orders)
-        assert (await wait).n == 1
+        assert (await seen(wait)).n == 1
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
         async with orders.begin() as connection:
             await connection.run_sync(_install)
         await watcher.reached(lambda now: now.armed == 1 and now.reason is None)
         await change(orders)
-        assert (await wait).n == 2
+        assert (await seen(wait)).n == 2
     assert "table orders" in caplog.text
 
 
@@ -405,6 +409,7 @@ def _install(connection: Any) -> None:
     rowbell.install_triggers(connection, Order)
 
 
+@pytest.mark.fault("B26")
 async def test_a_change_that_was_muted_is_seen_at_the_next_heartbeat(
     orders: AsyncEngine, database: URL
 ) -> None:
@@ -420,7 +425,7 @@ async def test_a_change_that_was_muted_is_seen_at_the_next_heartbeat(
         heard = watcher.statistics().notifications
         await watcher.reached(lambda now: now.polled == 1)
         await execute(database, "COMMIT PREPARED 'one'")
-        assert (await wait).n == 1
+        assert (await seen(wait)).n == 1
         assert watcher.statistics().notifications == heard
 
 
@@ -437,10 +442,11 @@ async def test_an_old_transaction_elsewhere_delays_arming_only_shortly(
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
         await watcher.reached(lambda now: now.armed == 1)
         await change(orders)
-        assert (await wait).n == 1
+        assert (await seen(wait)).n == 1
     await elsewhere.dispose()
 
 
+@pytest.mark.fault("B7")
 async def test_an_old_writer_of_the_table_is_waited_for(orders: AsyncEngine) -> None:
     """Its change rang nobody, so the watch is not armed before it has ended."""
     async with (
@@ -455,4 +461,4 @@ async def test_an_old_writer_of_the_table_is_waited_for(orders: AsyncEngine) -> 
             queries = watcher.statistics().queries
             assert watcher.statistics().armed == 0
         await writer.commit()
-        assert (await wait).n == 1
+        assert (await seen(wait)).n == 1

@@ -69,6 +69,7 @@ async def stress(engine: AsyncEngine, database: URL, isolation: Isolation) -> in
     return lost
 
 
+@pytest.mark.fault("B7")
 @pytest.mark.parametrize("isolation", get_args(Isolation))
 async def test_no_change_is_lost_while_a_watch_begins(
     engine: AsyncEngine, database: URL, isolation: Isolation

@@ -144,6 +144,7 @@ async def test_calls_of_a_stranger_in_an_open_transaction_hold_nobody_up(
         await transaction.rollback()
 
 
+@pytest.mark.fault("B3")
 async def test_a_listener_that_waits_for_a_lock_leaves_no_server_process_behind(
     orders: AsyncEngine, database: URL
 ) -> None:
@@ -170,6 +171,7 @@ async def test_a_listener_that_waits_for_a_lock_leaves_no_server_process_behind(
         await watcher.reached(lambda now: now.state is WatcherState.LISTENING)
 
 
+@pytest.mark.fault("B19")
 async def test_mending_the_schema_holds_no_writer_up(orders: AsyncEngine, database: URL) -> None:
     """An upgrade replaces functions and rights while writers are at work; none falls back."""
     async with (
@@ -191,6 +193,7 @@ async def test_mending_the_schema_holds_no_writer_up(orders: AsyncEngine, databa
         assert (await wait).n == 1
 
 
+@pytest.mark.fault("B19")
 async def test_installing_and_removing_under_traffic_deadlocks_nobody(
     engine: AsyncEngine, database: URL
 ) -> None:

@@ -9,17 +9,30 @@ import shutil
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import URL, insert, update
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import NullPool
 
+from catalogue import due, seen
 from models import Order
-from rowbell import Reason, RowWatcher, Timing, WatcherState
+from rowbell import (
+    Reason,
+    RowWatcher,
+    Timing,
+    WatcherState,
+    WatcherStatistics,
+    advisory_lock,
+    lock_rows,
+    wait_for_row_change,
+)
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("pgbouncer") is None,
+    shutil.which("pgbouncer") is None and "CI" not in os.environ,
     reason="needs pgbouncer; test_faults.py has a proxy that behaves like one",
 )
 
@@ -36,6 +49,7 @@ async def pgbouncer(target: URL, directory: Path, mode: str) -> AsyncGenerator[U
         f" user={target.username}{password}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = any\npool_mode = {mode}\nignore_startup_parameters = extra_float_digits\n"
+        "default_pool_size = 5\n"
     )
     for path in (directory, *directory.parents[:2]):
         path.chmod(0o755)
@@ -55,6 +69,7 @@ async def pgbouncer(target: URL, directory: Path, mode: str) -> AsyncGenerator[U
         await process.communicate()
 
 
+@pytest.mark.fault("B13")
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 async def test_a_pooler_is_listened_through_only_where_it_delivers(
     engine: AsyncEngine,
@@ -82,7 +97,60 @@ async def test_a_pooler_is_listened_through_only_where_it_delivers(
             await watcher.reached(lambda now: now.armed == 1 if interval > 1 else now.queries > 0)
             async with engine.begin() as connection:
                 await connection.execute(update(Order).values(n=1))
-            assert (await wait).n == 1
+            due()
+            assert (await seen(wait)).n == 1
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == (mode == "transaction")
     assert all("listen_url" in warning for warning in warnings)
+
+
+def _is_served(reads: int, now: WatcherStatistics, *, armed: bool) -> bool:
+    return now.armed == 1 if armed else now.queries > reads
+
+
+@pytest.mark.fault("B13")
+@pytest.mark.parametrize("listens", ["directly", "through it too"])
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+async def test_an_application_that_knows_its_server_through_a_pooler_alone(
+    engine: AsyncEngine, database: URL, tmp_path: Path, mode: str, listens: str
+) -> None:
+    """Reads, sessions and locks go through it; only notifications need the server itself."""
+    async with engine.begin() as connection:
+        await connection.execute(insert(Order).values(id=1))
+    async with pgbouncer(database, tmp_path, mode) as url:
+        # As SQLAlchemy advises for PgBouncer: no names of prepared statements, no second pool.
+        unnamed = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+        pooled = create_async_engine(
+            url,
+            poolclass=NullPool,
+            connect_args={**unnamed, "prepared_statement_name_func": lambda: f"s{uuid4()}"},
+        )
+        directly = database if listens == "directly" else None
+        woken = mode == "session" or listens == "directly"
+        timing = Timing(proof=1, backoff=60, backoff_limit=60)
+        async with RowWatcher(pooled, listen_url=directly, timing=timing) as watcher:
+            assert (watcher.statistics().state is WatcherState.LISTENING) is woken
+            for n in range(3):
+                async with AsyncSession(pooled) as session:
+                    wait = asyncio.create_task(
+                        wait_for_row_change(
+                            session,
+                            Order,
+                            1,
+                            since={"n": n},
+                            interval=60 if woken else 0.02,
+                            timeout=20,
+                        )
+                    )
+                    reads = watcher.statistics().queries
+                    await watcher.reached(partial(_is_served, reads, armed=woken))
+                    async with (
+                        AsyncSession(pooled) as writer,
+                        writer.begin(),
+                        advisory_lock(writer, "order 1", transaction=True),
+                    ):
+                        [order] = await lock_rows(writer, Order, [1], timeout=2)
+                        order.n += 1
+                    due()
+                    assert (await seen(wait)).n == n + 1
+        await pooled.dispose()

@@ -162,6 +162,7 @@ async def databases(server: URL) -> list[str]:
     return names
 
 
+@pytest.mark.fault("B41")
 def test_two_hundred_databases_come_and_go_beside_each_other(project: pytest.Pytester) -> None:
     """With connections left open to each, by four workers, from one template."""
     project.makepyfile(

@@ -84,6 +84,7 @@ async def test_an_old_list_of_sessions_deletes_nothing_of_a_listener_that_is_ali
             assert (await wait).n == 1
 
 
+@pytest.mark.fault("B40")
 async def test_what_a_listener_left_that_was_killed_is_deleted_by_the_next(
     orders: AsyncEngine, database: URL
 ) -> None:
@@ -165,6 +166,7 @@ async def test_a_table_that_comes_earlier_in_the_search_path_is_noticed(
     await engine.dispose()
 
 
+@pytest.mark.fault("B29")
 @pytest.mark.parametrize("timing", [QUICK, SLOW], ids=["by the heartbeat", "by the announcement"])
 async def test_a_change_between_dropping_and_creating_triggers_is_not_lost(
     orders: AsyncEngine, database: URL, timing: Timing
@@ -196,6 +198,7 @@ async def test_a_change_between_dropping_and_creating_triggers_is_not_lost(
         assert (await again).n == 2
 
 
+@pytest.mark.fault("B29")
 async def test_a_change_while_a_trigger_was_disabled_between_two_heartbeats_is_not_lost(
     orders: AsyncEngine, database: URL
 ) -> None:

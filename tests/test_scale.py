@@ -124,6 +124,7 @@ async def test_a_session_of_ones_own_costs_no_statement(orders: AsyncEngine) -> 
         assert len(sent) <= 8
 
 
+@pytest.mark.fault("B35")
 async def test_after_a_lost_connection_all_rows_are_read_and_registered_in_batches(
     orders: AsyncEngine,
 ) -> None:

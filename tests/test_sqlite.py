@@ -83,6 +83,7 @@ async def test_since_and_until_and_timeouts(engine: AsyncEngine) -> None:
             await wait_for_row_change(session, Job, ("q", 2))
 
 
+@pytest.mark.fault("B18")
 async def test_it_is_said_once_that_there_is_no_listen(
     engine: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -72,6 +72,7 @@ async def test_create_all_installs_the_triggers_of_watched_models(engine: AsyncE
     ]
 
 
+@pytest.mark.fault("B19")
 async def test_installing_again_executes_nothing(engine: AsyncEngine) -> None:
     """Not even where a reader of the table would make any DDL wait."""
     async with engine.connect() as reader:
@@ -139,6 +140,7 @@ async def test_a_disabled_trigger_is_said_to_be_and_stays_disabled(engine: Async
         await asyncio.wait([wait])
 
 
+@pytest.mark.fault("B19")
 async def test_a_lock_that_is_not_to_be_had_is_an_error_and_nothing_is_changed(
     engine: AsyncEngine,
 ) -> None:
@@ -196,6 +198,7 @@ async def test_tables_that_cannot_ring_are_refused(
 NAMES = ["user", "Order item", 'say "hi"', "x" * 63, "naïve", "percent %s", "a:b", "n", "$rowbell$"]
 
 
+@pytest.mark.fault("B25")
 @pytest.mark.parametrize("name", NAMES)
 async def test_any_name_will_do(engine: AsyncEngine, name: str) -> None:
     """For a schema, a table, its key and a watched column alike."""
@@ -242,6 +245,7 @@ async def test_a_name_longer_than_postgresql_allows_is_refused_by_postgresql_alo
     assert len(triggers.function_name) < 63
 
 
+@pytest.mark.fault("B25")
 async def test_the_same_table_name_in_two_schemas_wakes_only_its_own(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         for schema in ("one", "two"):
@@ -279,6 +283,7 @@ def _twin(schema: str | None) -> type[Any]:
     return Twin
 
 
+@pytest.mark.fault("B44")
 async def test_schema_translate_map_leads_to_the_table(engine: AsyncEngine) -> None:
     model = _twin(None)
     translated = engine.execution_options(schema_translate_map={None: "tenant"})
@@ -310,6 +315,7 @@ async def partitioned(engine: AsyncEngine) -> type[Any]:
     return Event
 
 
+@pytest.mark.fault("B24")
 @pytest.mark.parametrize("table", ["events", "low"])
 async def test_a_partitioned_table_rings_however_it_is_written(
     engine: AsyncEngine, table: str
@@ -319,6 +325,7 @@ async def test_a_partitioned_table_rings_however_it_is_written(
     assert (await woken(engine, event, 1, f"UPDATE {table} SET n = 1")).n == 1
 
 
+@pytest.mark.fault("B24")
 @pytest.mark.parametrize(
     "statement",
     ["DELETE FROM low", "TRUNCATE events", "UPDATE events SET id = 150"],
@@ -374,6 +381,7 @@ class as_role:  # reads as a function
             await connection.execute(text(f"DROP ROLE {self.role}"))
 
 
+@pytest.mark.fault("B28")
 @pytest.mark.parametrize(
     "sabotage",
     [
@@ -413,6 +421,7 @@ async def _register_everything(connection: AsyncConnection) -> None:
     )
 
 
+@pytest.mark.fault("B20")
 async def test_a_statement_that_changes_very_many_watched_rows_is_one_notification(
     engine: AsyncEngine,
 ) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 import rowbell
 from models import Base, Item, Order, Plain
+from observed import backends, none_left
 from rowbell import (
     InvalidArgumentError,
     ListenError,
@@ -42,28 +43,6 @@ async def orders(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
         await connection.execute(insert(Order), [{"id": i} for i in range(1, ROWS + 1)])
     return engine
-
-
-async def backends(engine: AsyncEngine) -> list[Any]:
-    """The clients of the database, without the one that asks; no autovacuum worker is one."""
-    query = (
-        "SELECT application_name, state, query FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid() "
-        "AND backend_type = 'client backend'"
-    )
-    async with engine.connect() as connection:
-        return list(await connection.execute(text(query)))
-
-
-async def none_left(engine: AsyncEngine) -> None:
-    """Wait for the server to part with the clients that have gone."""
-    left: list[Any] = []
-    try:
-        async with asyncio.timeout(20):
-            while left := await backends(engine):
-                await asyncio.sleep(0.01)  # the server tells nobody that a session has gone
-    except TimeoutError:
-        pytest.fail(f"{left} is left")
 
 
 async def waiting(watcher: RowWatcher, key: int = 1, **more: Any) -> asyncio.Task[Order]:
@@ -208,6 +187,7 @@ async def test_a_watcher_that_is_not_open_says_so(engine: AsyncEngine) -> None:
     await watcher.aclose()
 
 
+@pytest.mark.fault("B38")
 async def test_closing_ends_the_waits_with_an_error(orders: AsyncEngine) -> None:
     watcher = RowWatcher(orders, mode="listen")
     async with watcher:
@@ -226,6 +206,7 @@ async def test_one_watcher_serves_an_engine(engine: AsyncEngine) -> None:
         pass
 
 
+@pytest.mark.fault("B11")
 def test_a_second_event_loop_is_refused_and_can_have_its_own(database: URL) -> None:
     engine = create_async_engine(
         database, poolclass=NullPool
@@ -247,6 +228,7 @@ def test_a_second_event_loop_is_refused_and_can_have_its_own(database: URL) -> N
         one.run(engine.dispose())
 
 
+@pytest.mark.fault("B37")
 async def test_start_and_stop_at_any_moment_leave_nothing_behind(
     orders: AsyncEngine, database: URL
 ) -> None:
@@ -268,6 +250,7 @@ async def test_start_and_stop_at_any_moment_leave_nothing_behind(
     await none_left(orders)
 
 
+@pytest.mark.fault("B37")
 async def test_cancellation_at_any_moment_leaves_nothing_behind(orders: AsyncEngine) -> None:
     before = asyncio.all_tasks()
     for step in range(60):
@@ -304,6 +287,7 @@ async def test_a_close_that_is_cancelled_closes_all_the_same(orders: AsyncEngine
     await none_left(orders)
 
 
+@pytest.mark.fault("B17")
 async def test_without_a_watcher_overlapping_waits_share_one(orders: AsyncEngine) -> None:
     async def wait(key: int) -> Order:
         async with AsyncSession(orders) as session:
@@ -329,6 +313,7 @@ async def test_listen_mode_raises_for_a_table_without_triggers(orders: AsyncEngi
             await watcher.wait_for_change(Plain, 1, timeout=20)
 
 
+@pytest.mark.fault("B29")
 async def test_auto_mode_polls_a_table_without_triggers_and_says_so_once(
     orders: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -397,6 +382,7 @@ async def test_a_true_hint_about_nothing_is_a_read_and_no_answer(orders: AsyncEn
             await wait
 
 
+@pytest.mark.fault("B27")
 async def test_the_safety_net_finds_what_no_trigger_tells(orders: AsyncEngine) -> None:
     async with RowWatcher(orders, mode="listen", recheck=0.05) as watcher:
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
@@ -423,6 +409,7 @@ async def counted(orders: AsyncEngine) -> AsyncIterator[list[str]]:
     event.remove(orders.sync_engine, "before_cursor_execute", count)
 
 
+@pytest.mark.fault("B34")
 async def test_a_thousand_armed_waits_hold_one_connection_and_cost_no_query(
     orders: AsyncEngine, counted: list[str]
 ) -> None:
@@ -447,6 +434,7 @@ async def test_a_thousand_armed_waits_hold_one_connection_and_cost_no_query(
         assert len(counted) < 20
 
 
+@pytest.mark.fault("B34")
 async def test_a_thousand_polled_waits_share_one_query_a_tick(
     orders: AsyncEngine, counted: list[str]
 ) -> None:
@@ -465,6 +453,7 @@ async def test_a_thousand_polled_waits_share_one_query_a_tick(
         await asyncio.wait(waits)
 
 
+@pytest.mark.fault("B8", "B36")
 async def test_a_flood_of_notifications_for_one_row_is_few_reads(orders: AsyncEngine) -> None:
     async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
         wait = await waiting(watcher, interval=60)
@@ -497,6 +486,7 @@ async def test_two_waits_on_one_session_are_refused(orders: AsyncEngine) -> None
             await wait_for_row_change(session, Order, 2, timeout=0)
 
 
+@pytest.mark.fault("B31")
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 async def test_a_frozen_snapshot_is_refused_at_the_call(orders: AsyncEngine, level: str) -> None:
     engine = orders.execution_options(isolation_level=level)
