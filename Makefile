@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: help demo test test-postgres bench proof lint types imports check clean
+.PHONY: help demo test test-postgres test-floors faults soak bench proof lint types imports check clean
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -16,6 +16,16 @@ test: $(VENV)/.test ## All tests, against an embedded PostgreSQL or the one of D
 
 test-postgres: $(VENV)/.test ## The tests on PostgreSQL VERSION=14 to 18; TESTS="tests/test_rights.py …" for some of them
 	$(VENV)/bin/python tests/on_postgres.py $(VERSION) $(RUN) pytest $(TESTS)
+
+test-floors: ## The tests with the oldest versions that rowbell says it works with; TESTS="…" for some of them
+	$(MAKE) VENV=.venv-floors .venv-floors/.floors
+	.venv-floors/bin/python -m pytest $(TESTS)
+
+faults: $(VENV)/.test ## Breaks things for real, and writes how late each change was seen into docs/reliability.md
+	$(RUN) pytest -q -m fault --catalogue=docs/reliability.md tests
+
+soak: $(VENV)/.test ## Many waits, writers and faults for SECONDS=600, judged by an oracle; SEED=7 repeats one
+	$(VENV)/bin/python soak/soak.py --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(SOAK)
 
 bench: ## rowbell beside its peers, in an environment of its own: writes docs/benchmarks.md in half an hour
 	$(MAKE) VENV=.venv-bench .venv-bench/.bench
@@ -37,8 +47,12 @@ imports: $(VENV)/.lint ## Imports run one way
 
 check: lint types imports test ## Everything
 
-clean: ## Remove the virtual environment
-	rm -rf $(VENV) .venv-bench
+clean: ## Remove the virtual environments
+	rm -rf $(VENV) .venv-bench .venv-floors
+
+$(VENV)/.floors: $(VENV)/.test
+	$(RUN) pip install --quiet $$($(VENV)/bin/python tests/floors.py)
+	touch $@
 
 $(VENV)/.%: pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
