@@ -28,7 +28,8 @@ def test_every_fault_is_broken_by_a_test_or_says_why_not() -> None:
 
 def test_the_page_shows_every_fault_with_its_tests() -> None:
     """After a test was added, `make faults` writes it anew."""
-    rows = re.findall(r"^\| (B\d+) \| (.*?) \| (\d*) ?\| (.*?) ?\|$", PAGE.read_text(), re.MULTILINE)
+    row = re.compile(r"^\| (B\d+) \| (.*?) \| (\d*) ?\| (.*?) ?\|$", re.MULTILINE)
+    rows = row.findall(PAGE.read_text())
     shown = {number: (fault, int(tests or 0)) for number, fault, tests, _ in rows}
     tests = counted()
     assert shown == {number: (fault, tests[number]) for number, fault in catalogue.FAULTS.items()}

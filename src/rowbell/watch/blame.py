@@ -9,6 +9,7 @@ second at most; who is not judged by then is read for again.
 from __future__ import annotations
 
 import asyncio
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -48,7 +49,7 @@ class Blame:
         self._rows = rows
         self._evidence = evidence
         self._instances = instances
-        self._until = asyncio.get_running_loop().time() + _LIMIT
+        self._until = math.inf
         self._ended: dict[Watch, Reading] = {}
         self._passes = False
         self.queries = 0
@@ -97,15 +98,18 @@ class Blame:
 
     def _halve(self, watches: Sequence[Watch], serve: Callable[[Sequence[Watch]], None]) -> None:
         """Serve them together, or by halves down to the one that cannot be served."""
-        if asyncio.get_running_loop().time() > self._until:
+        now = asyncio.get_running_loop().time()
+        if now > self._until:
             self.left += watches
             return
         try:
             with own_cancellations():
                 serve(watches)
+            self._until = min(self._until, now + _LIMIT)  # from the first that is judged on
         except Exception as error:
             if len(watches) <= 1:
                 self._fail(watches, error)
+                self._until = min(self._until, now + _LIMIT)
                 return
             if is_passing(error) and not self._passes:
                 raise

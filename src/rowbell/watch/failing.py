@@ -25,19 +25,19 @@ class Failing:
     def __init__(self, clock: Callable[[], float], note: Callable[[str], None]) -> None:
         self._clock = clock
         self._note = note
-        self._times: dict[Hashable, int] = {}
+        self._times: dict[Hashable, tuple[int, float]] = {}
         self._told: dict[str, float] = {}
         self._to_be_revoked = False
 
     def times(self, name: Hashable) -> int:
         """How often in succession they have failed."""
-        return self._times.get(name, 0)
+        return self._times.get(name, (0, 0.0))[0]
 
     def failed(self, name: Hashable, trouble: str) -> None:
         """They have failed; the log is told when that begins, of one trouble once a minute."""
-        self._times[name] = self.times(name) + 1
-        now, what = self._clock(), trouble.partition("\n")[0]
-        if self._times[name] == 1 and now >= self._told.get(what, -math.inf) + _PAUSE:
+        times, now, what = self.times(name) + 1, self._clock(), trouble.partition("\n")[0]
+        self._times[name] = times, now
+        if times == 1 and now >= self._told.get(what, -math.inf) + _PAUSE:
             self._note(f"{trouble}; it is repeated at each wait's interval")
             if len(self._told) >= _MOST:
                 self._told.clear()
@@ -47,6 +47,10 @@ class Failing:
     def succeeded(self, name: Hashable) -> None:
         """They have succeeded; the log is told when no others fail."""
         self._times.pop(name, None)
-        if self._to_be_revoked and not self._times:
+        if not self._to_be_revoked:
+            return
+        now = self._clock()  # those who have asked for the others may have gone
+        self._times = {n: (i, at) for n, (i, at) in self._times.items() if at >= now - _PAUSE}
+        if not self._times:
             self._note("the reads succeed again")
             self._to_be_revoked = False
