@@ -129,7 +129,7 @@ async def refresh(session: AsyncSession, request: WaitRequest, deadline: float) 
     may_repeat = isinstance(bind, Engine) and not session.in_transaction()
     limited = deadline < math.inf
     limit = max(deadline, loop.time()) + _LAST if limited else loop.time() + _WITHOUT_TIMEOUT
-    refreshing, told, tries = _Refreshing(session, request), False, _idle(bind.engine) + 2
+    refreshing, told, tries = _Refreshing(session, request), False, _places(bind.engine) + 2
     backoff = Backoff(Timing(backoff=0.1, backoff_limit=2.0))
     while True:
         try:
@@ -232,9 +232,10 @@ class _Refreshing:
         return result.unique().scalar_one_or_none()
 
 
-def _idle(engine: Engine) -> int:
-    """How many connections lie idle in the engine's pool."""
-    return engine.pool.checkedin() if isinstance(engine.pool, QueuePool) else 0
+def _places(engine: Engine) -> int:
+    """How many connections the engine's pool may hold that are older than a migration."""
+    pool = engine.pool
+    return pool.size() + max(pool.overflow(), 0) if isinstance(pool, QueuePool) else 0
 
 
 def _expire(session: Session, present: Any) -> list[ORMOption]:
