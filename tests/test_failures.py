@@ -19,7 +19,6 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     insert,
-    select,
     text,
     update,
 )
@@ -148,7 +147,8 @@ async def test_the_session_gets_its_row_though_its_connection_is_broken(
     """What it has pending, in that row and besides, is kept."""
     async with parcels.connect() as one, parcels.connect() as two:
         for each in (one, two):  # two that lie idle, and know the type as it was
-            await each.execute(select(Parcel))
+            async with AsyncSession(each) as session:
+                await session.get(Parcel, 1)
     async with RowWatcher(parcels, recheck=None, timing=QUICK) as watcher:
         async with AsyncSession(parcels, expire_on_commit=False) as session:
             parcel = await session.get_one(Parcel, 1)

@@ -13,7 +13,7 @@ import anyio
 from sqlalchemy import Connection, Engine, and_, inspect, select
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session, SessionTransactionOrigin, undefer
 from sqlalchemy.pool import QueuePool
 
 from rowbell.cleanup import cancelled_once
@@ -126,7 +126,7 @@ async def refresh(session: AsyncSession, request: WaitRequest, deadline: float) 
     """
     loop = asyncio.get_running_loop()
     bind = session.sync_session.get_bind(request.rows.mapper)
-    may_repeat = isinstance(bind, Engine) and not session.in_transaction()
+    may_repeat = _is_ours_to_end(session.sync_session, bind)
     limited = deadline < math.inf
     limit = max(deadline, loop.time()) + _LAST if limited else loop.time() + _WITHOUT_TIMEOUT
     refreshing, told, tries = _Refreshing(session, request), False, _places(bind.engine) + 2
@@ -174,6 +174,21 @@ async def _can_be_loaded(engine: Engine, request: WaitRequest) -> bool:
     except Exception as error:  # noqa: BLE001  # the first error is the one that counts
         return is_passing(error)
     return True
+
+
+def _is_ours_to_end(session: Session, bind: Engine | Connection) -> bool:
+    """Whether nothing of the caller's is in the session's transaction, if there is one.
+
+    Adding an object begins one, which has no connection yet; what was begun by ``begin()`` is for
+    the caller to end.
+    """
+    if isinstance(bind, Connection) or _held(session, bind) is not None:
+        return False
+    transaction = session.get_transaction()
+    begun_by_itself = (
+        transaction is None or transaction.origin is SessionTransactionOrigin.AUTOBEGIN
+    )
+    return begun_by_itself and not session.in_nested_transaction()
 
 
 def _end_transaction(session: Session) -> None:
