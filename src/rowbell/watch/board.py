@@ -123,11 +123,16 @@ class Board:
             elif turn is Turn.READING_RUNG or (turn is Turn.AGAIN and not _is_proven(watch)):
                 self._now_or_soon(watch)
             else:
-                when = _tick(now, watch.interval) if trouble else self._next_read(watch, now)
+                when = self._next_try(watch, now) if trouble else self._next_read(watch, now)
                 self.schedule.at(watch, min(when, max(watch.deadline, now)))
         for oid, rows in in_vain.items():
             self._throttle.spend(oid, rows, now)
         self._changed()
+
+    def _next_try(self, watch: Watch, now: float) -> float:
+        """When to read after a read has failed."""
+        first = min(watch.interval, self._timing.first_read)
+        return _tick(now, watch.interval if watch.found else first)
 
     def _next_read(self, watch: Watch, now: float) -> float:
         if watch.arming is Arming.ARMED:

@@ -23,6 +23,8 @@ class Timing:
         healthy: After that long without a loss the backoff starts anew.
         quick: The first interval of a watch that is about to be armed; it doubles up to the
             interval of its own.
+        first_read: How soon at least a wait's first read is repeated that failed for a reason that
+            passes: until it knows its row it can miss changes.
         narrow: How long a watch may stay unarmed because of some old transaction before the
             locks of its table are looked at instead.
         linger: How long a row that nobody waits for any more stays registered, so that a
@@ -40,6 +42,7 @@ class Timing:
     backoff_limit: float = 30.0
     healthy: float = 60.0
     quick: float = 0.005
+    first_read: float = 1.0
     narrow: float = 1.0
     linger: float = 5.0
     spread: float = 0.2
