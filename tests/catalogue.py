@@ -60,7 +60,7 @@ FAULTS: Final = {
     "B42": "a change there and back between two reads",
     "B43": "values that compare oddly: NaN, JSON, deferred, generated",
     "B44": "settings of the caller's session: row-level security, translated schemas",
-    "B45": "the caller has the row already, with changes of his own",
+    "B45": "the caller has the row already, with changes pending",
     "B46": "the schema is dropped and comes back, of another version",
     "B47": "psycopg as the listener",
 }

@@ -163,7 +163,7 @@ async def test_a_lock_that_is_granted_as_its_wait_is_cancelled_is_given_back(
             await asyncio.sleep(0.01)  # the server tells nobody that a session waits
         await other.execute(text("SELECT pg_advisory_unlock_all()"))
         for _ in range(turns):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # not for something: another moment each time
         entered.cancel()
         await asyncio.wait([entered])
         if entered.cancelled():
@@ -174,7 +174,7 @@ async def test_a_lock_that_is_granted_as_its_wait_is_cancelled_is_given_back(
             )
             with anyio.fail_after(10):
                 while await other.scalar(held):
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.01)  # the server tells nobody that a lock is given back
         await other.rollback()
 
 
@@ -394,7 +394,7 @@ async def test_a_clean_up_that_fails_while_it_is_cancelled_is_complained_of_by_n
 
     async def clean_up() -> None:
         begun.set()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the clean-up's work, in which it is cancelled
         raise ValueError
 
     task = asyncio.create_task(complete(clean_up()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sqlalchemy import Connection, Table, event
@@ -10,6 +9,7 @@ from sqlalchemy import Connection, Table, event
 from rowbell.mapping import mapper_of, tables_of
 from rowbell.watch.columns import MappedColumns
 from rowbell.watch.install import KeyWithoutHashError, install_triggers
+from rowbell.watch.state import logger
 from rowbell.watch.tables import INFO_KEY, TriggerOptions, options_of
 from rowbell.watch.triggers import ForEach
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sqlalchemy.orm import QueryableAttribute
-
-logger = logging.getLogger("rowbell")
 
 ModelT = TypeVar("ModelT", bound=type[Any])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +19,7 @@ from rowbell.cleanup import cancelled_once
 from rowbell.errors import NotFoundError, RowbellError, SessionStateError
 from rowbell.watch.connection import run_apart
 from rowbell.watch.failure import UnreachableError, is_of_the_connection, is_passing
+from rowbell.watch.state import logger
 from rowbell.watch.timing import Backoff, Timing
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm.interfaces import ORMOption
 
     from rowbell.watch.request import WaitRequest
-
-logger = logging.getLogger("rowbell")
 
 _waiting: WeakSet[Session] = WeakSet()
 
