@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import catalogue
 from models import Base
+from proxy import Proxy, proxy_to
 from rowbell.pytest_plugin import Schema
 
 pytest_plugins = ["pytester"]
@@ -70,6 +71,13 @@ def database(rowbell_database: URL) -> URL:
 @pytest.fixture
 def engine(rowbell_engine: AsyncEngine) -> AsyncEngine:
     return rowbell_engine
+
+
+@pytest.fixture
+async def proxy(database: URL) -> AsyncIterator[Proxy]:
+    """Between the test and its database."""
+    async with proxy_to(database) as proxy:
+        yield proxy
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,10 +31,8 @@ from rowbell import (
     wait_for_row_change,
 )
 from rowbell.embedded import EmbeddedServer
+from waits import IMPATIENT as QUICK
 
-QUICK = Timing(
-    heartbeat=0.1, answer=0.3, connect=2.0, proof=0.5, backoff=0.02, backoff_limit=0.1, narrow=0.1
-)
 LISTENING, POLLING = WatcherState.LISTENING, WatcherState.POLLING
 
 
@@ -44,12 +41,6 @@ async def orders(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
         await connection.execute(insert(Order), [{"id": i} for i in range(1, 101)])
     return engine
-
-
-@pytest.fixture
-async def proxy(database: URL) -> AsyncIterator[Proxy]:
-    async with proxy_to(database) as proxy:
-        yield proxy
 
 
 async def change(engine: AsyncEngine, key: int = 1) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,15 +21,13 @@ from sqlalchemy.pool import NullPool
 from catalogue import due, seen
 from models import Order
 from observed import backends, execute, kill_listener
-from proxy import Proxy, error, proxy_to
+from proxy import Proxy, error
 from roles import connected, role
 from rowbell import ListenError, Reason, RowWatcher, Timing, WatcherState, WatcherStatistics
 from rowbell.embedded import EmbeddedServer
 from rowbell.watch.calls import Calls
+from waits import IMPATIENT as QUICK
 
-QUICK = Timing(
-    heartbeat=0.1, answer=0.3, connect=2.0, proof=0.5, backoff=0.02, backoff_limit=0.1, narrow=0.1
-)
 LISTENING, POLLING = WatcherState.LISTENING, WatcherState.POLLING
 CHANGE = "UPDATE orders SET n = n + 1 WHERE id = 1"
 
@@ -39,12 +37,6 @@ async def orders(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
         await connection.execute(insert(Order), [{"id": i} for i in range(1, 101)])
     return engine
-
-
-@pytest.fixture
-async def proxy(database: URL) -> AsyncIterator[Proxy]:
-    async with proxy_to(database) as proxy:
-        yield proxy
 
 
 @asynccontextmanager

@@ -13,6 +13,10 @@ from models import Order
 from rowbell import RowWatcher, Timing, TriggerState, trigger_status
 
 QUICK = Timing(heartbeat=0.1, narrow=0.1, backoff=0.05)
+IMPATIENT = Timing(
+    heartbeat=0.1, answer=0.3, connect=2.0, proof=0.5, backoff=0.02, backoff_limit=0.1, narrow=0.1
+)
+"""For connections that are broken: what does not answer is soon given up."""
 
 
 @asynccontextmanager
