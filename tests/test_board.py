@@ -28,7 +28,11 @@ class Scene:
     def __init__(self) -> None:
         self.board = Board(lambda: 0.0, Timing(), 30.0, lambda: None)
         self.rows: Any = SimpleNamespace(
-            registered=lambda _: (None,), watched_tables=(object(),), model=object
+            registered=lambda _: (None,),
+            watched_tables=(object(),),
+            model=object,
+            rules=lambda _: (None,),
+            forget=lambda: None,
         )
         self.board.heard(SERVER)
         self.watch = self.begun()

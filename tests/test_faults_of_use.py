@@ -408,7 +408,7 @@ async def test_there_and_back_is_a_change_of_a_version_column_alone(
 async def test_row_level_security_by_a_setting_of_the_session(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Where only the caller's transaction sees the row he is told; where all do, it waits."""
+    """The wait sees what its session sees, on the session's own connection."""
     await execute(
         database,
         "DROP ROLE IF EXISTS tenant_of_rows",
@@ -420,9 +420,17 @@ async def test_row_level_security_by_a_setting_of_the_session(
     mine = database.set(username="tenant_of_rows")
     engine = create_async_engine(mine)
     async with AsyncSession(engine) as session:
-        await session.execute(text("SET LOCAL app.tenant = 'new'"))
-        with pytest.raises(NotFoundError, match="row-level security"):
+        await session.execute(text("SET LOCAL app.tenant = 'another'"))
+        with pytest.raises(NotFoundError):
             await wait_for_row_change(session, Order, 1, timeout=20)
+        await session.rollback()
+        await session.execute(text("SET LOCAL app.tenant = 'new'"))
+        known = {"n": -1}
+        await wait_for_row_change(session, Order, 1, since=known, timeout=20)
+        own = asyncio.create_task(wait_for_row_change(session, Order, 1, interval=0.05, timeout=60))
+        await asyncio.sleep(0.2)  # not for something: it is polled meanwhile
+        await execute(database, CHANGE)
+        await seen(own)
     await engine.dispose()
     settings = {"server_settings": {"app.tenant": "new"}}
     engine = create_async_engine(mine, connect_args=settings)

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import URL, insert, text
+from sqlalchemy import URL, MetaData, Table, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import NullPool
@@ -425,6 +425,53 @@ async def test_rows_and_columns_that_a_role_may_not_select_cannot_be_registered(
         assert [set(row["columns"]) for row in registered] == [{"id", "status"}, {"status"}]
         await owner.execute(f"REVOKE SELECT (id) ON orders FROM {stranger.username}")
         assert await register(mallory, "orders", 7, columns="{status}") == "not_permitted"
+
+
+async def test_any_column_means_those_that_a_role_may_select_and_that_there_are(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """What is no column makes a trigger notify of every change: nobody may name such."""
+    async with (
+        role(database, "GRANT SELECT (id, status) ON orders TO {role}") as stranger,
+        connected(stranger) as mallory,
+        connected(database) as owner,
+    ):
+        await mallory.execute("SELECT rowbell.open_listener()")
+        options = b'{"version":1,"key":{"id":null},"columns":null}'
+        await mallory.fetch(
+            "SELECT obstacles FROM rowbell.register("
+            "ARRAY['orders'::regclass::oid], ARRAY[$1::bytea], ARRAY['{id,nonesuch,xmin}'],"
+            " ARRAY['orders'::regclass::oid], ARRAY[hash_record_extended(ROW(7), 0)], ARRAY[NULL])",
+            options,
+        )
+        assert await owner.fetchval("SELECT columns FROM rowbell.registration") == ["id"]
+
+
+async def test_a_virtual_column_is_registered_with_what_it_derives_from(database: URL) -> None:
+    """By name, and as one of all that a role may SELECT; triggers see nothing of it itself."""
+    async with connected(database) as owner:
+        if owner.get_server_version().major < 18:
+            pytest.skip("virtual columns are new in PostgreSQL 18")
+        await owner.execute(
+            "CREATE TABLE boxes (id int PRIMARY KEY, side int, other int,"
+            " area int GENERATED ALWAYS AS (side * side) VIRTUAL)"
+        )
+        engine = create_async_engine(database)
+        metadata = MetaData()
+        async with engine.begin() as connection:
+            boxes = await connection.run_sync(lambda c: Table("boxes", metadata, autoload_with=c))
+            await connection.run_sync(rowbell.install_triggers, boxes)
+        await engine.dispose()
+        granted = "GRANT SELECT (id, area) ON boxes TO {role}"
+        async with role(database, granted) as url, connected(url) as reader:
+            await reader.execute("SELECT rowbell.open_listener()")
+            assert await register(reader, "boxes", 1, columns="{area}") is None
+            assert await register(reader, "boxes", 2) is None
+            found = await owner.fetch("SELECT columns FROM rowbell.registration")
+            assert [set(row["columns"]) for row in found] in (
+                [{"area", "side"}, {"id", "area", "side"}],
+                [{"id", "area", "side"}, {"area", "side"}],
+            )
 
 
 @pytest.mark.fault("B44")

@@ -35,6 +35,7 @@ from rowbell import (
     remove_triggers,
     trigger_status,
 )
+from rowbell.watch.tables import is_declared
 from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
 
 QUICK = Timing(heartbeat=0.1, narrow=0.1)
@@ -98,7 +99,7 @@ async def test_a_function_goes_with_the_last_table_that_uses_it(engine: AsyncEng
 
 
 def rowbell_tables() -> list[Table]:
-    return [table for table in Order.metadata.tables.values() if "rowbell" in table.info]
+    return [table for table in Order.metadata.tables.values() if is_declared(table)]
 
 
 async def test_other_options_are_outdated_until_installed(engine: AsyncEngine) -> None:

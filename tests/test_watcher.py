@@ -531,7 +531,7 @@ async def test_rollback_per_test_sees_what_the_test_writes(orders: AsyncEngine) 
             assert (await wait).n == 1
             until = await wait_for_row_change(waiter, Order, 1, until=lambda order: order.n == 1)
             assert until in waiter
-            with pytest.raises(WaitTimeoutError, match="bound to"):
+            with pytest.raises(WaitTimeoutError, match="own connection"):
                 await wait_for_row_change(waiter, Order, 1, interval=0.01, timeout=0.05)
         await transaction.rollback()
     async with AsyncSession(orders) as session:

@@ -69,6 +69,17 @@ async def complete(
         raise failure
 
 
+async def finished(statement: Coroutine[Any, Any, T]) -> T:
+    """Await a short statement to its end, and only then be cancelled.
+
+    A driver gives up a connection whose statement is cancelled; this is for one that belongs to the
+    caller, and is in the caller's transaction.
+    """
+    task = asyncio.ensure_future(statement)
+    await complete(task)
+    return task.result()
+
+
 async def cancelled_once(statement: Coroutine[Any, Any, T]) -> T:
     """Await a statement; a cancellation reaches it once, and it is awaited all the same.
 

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 from sqlalchemy import CursorResult
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
-from rowbell.errors import NotFoundError
-from rowbell.watch.failure import as_result
+from rowbell.postgresql import SYNTAX_OR_ACCESS_RULE, sqlstate_of
+from rowbell.watch.since import Since
 from rowbell.watch.watch import Reading, Watch
 
 if TYPE_CHECKING:
@@ -62,8 +63,10 @@ def read(
         Each watch with its reading, ``None`` where there is no row.
     """
     maker = rows.maker if instances else None
-    by_orm = instances and maker is None
+    by_orm = instances and maker is None and not _may_be_filtered(Session())
     names = maker.names if maker else _columns(rows, watches)
+    rows.learn(connection, names)
+    _ask_baselines(connection, watches)
     condition = watches[0].condition
     places = _places(watches)
     statement, parameters = rows.read(
@@ -72,24 +75,36 @@ def read(
         until=condition,
         evidence=evidence,
         instances=by_orm,
+        values=(unread := rows.unread(names) if maker else ()),
     )
     options = rows.execution_options
     codes: tuple[Any, ...] = ()
     first = 1 + by_orm
     end = first + len(names)
+    at = list(range(first, end))
+    for i, name in enumerate(unread):
+        at[names.index(name)] = end + i
     missing = set(range(len(places)))
     with _session(connection) if by_orm else nullcontext(connection) as source:
-        result = source.execute(statement, parameters, execution_options=options)
+        try:
+            result = source.execute(statement, parameters, execution_options=options)
+        except DBAPIError as error:
+            if sqlstate_of(error).startswith(SYNTAX_OR_ACCESS_RULE):  # types may have changed
+                rows.forget()
+            raise
         if maker and isinstance(result, CursorResult) and result.cursor is not None:
-            codes = tuple(column[1] for column in result.cursor.description[first:end])
+            described = result.cursor.description
+            codes = tuple([described[i][1] for i in at])
         for row in in_turns(result.partitions(SLICE)):
             place = row[0] - 1
             missing.discard(place)
-            found, until = tuple(row[first:end]), condition is not None and bool(row[end])
+            found = tuple(row[first:end])
+            until = condition is not None and bool(row[end + len(unread)])
+            loaded = [row[i] for i in at] if unread else found
             seen = rows.evidence_of(row) if evidence else None
             for watch in places[place]:
                 # An instance of its own for each, where that is no more than its attributes.
-                instance = maker.make(found, codes) if maker else tuple(row)[1] if by_orm else None
+                instance = maker.make(loaded, codes) if maker else tuple(row)[1] if by_orm else None
                 values = found
                 if watch.columns != names:
                     by_name = dict(zip(names, found, strict=True))
@@ -98,6 +113,22 @@ def read(
     for place in missing:
         for watch in places[place]:
             yield watch, None
+
+
+def _ask_baselines(connection: Connection, watches: Sequence[Watch]) -> None:
+    """Before its first read: what a watch's caller last saw, as the read will return it."""
+    asking: list[tuple[Watch, Since]] = []
+    for watch in watches:
+        if watch.since is None or watch.over:
+            continue
+        known = watch.since.known
+        if known is None:
+            asking.append((watch, watch.since))
+        else:
+            watch.baseline, watch.since = known, None
+    baselines = Since.asked(connection, [since for _, since in asking])
+    for (watch, _), baseline in zip(asking, baselines, strict=True):
+        watch.baseline, watch.since = baseline, None
 
 
 _SHARED: Final = frozenset({int, str, bytes, UUID, date, datetime, Decimal})
@@ -140,7 +171,7 @@ def finish(connection: Connection, rows: MappedRows, ended: Sequence[tuple[Watch
     wanting: list[Watch] = []
     for watch, reading in in_turns(sliced(ended)):
         if reading.instance is not None:
-            _decide(watch, reading.instance, alone=shared[id(reading.instance)] <= 1)
+            watch.decide(reading.instance, alone=shared[id(reading.instance)] <= 1)
         elif watch.wants_instance or watch.predicate is not None:
             wanting.append(watch)
         else:
@@ -152,7 +183,7 @@ def finish(connection: Connection, rows: MappedRows, ended: Sequence[tuple[Watch
         queries += 1
         sharing = [(place, watch) for place, some in enumerate(places, 1) for watch in some]
         for place, watch in in_turns(sliced(sharing)):
-            _decide(watch, instances.get(place), alone=False)
+            watch.decide(instances.get(place), alone=False)
     return queries
 
 
@@ -168,32 +199,29 @@ def load_all(
         result = session.execute(
             statement.options(*options), parameters, execution_options=rows.execution_options
         )
-        return dict(tuple(row) for row in in_turns(result.unique().partitions(SLICE)))
+        found = dict(tuple(row) for row in in_turns(result.unique().partitions(SLICE)))
+        missing = [place for place in range(1, len(places) + 1) if place not in found]
+        if missing and _may_be_filtered(session):
+            keys = [places[place - 1][0].key for place in missing]
+            statement, parameters = rows.load(keys, unfiltered=True)
+            result = session.execute(
+                statement.options(*options), parameters, execution_options=rows.execution_options
+            )
+            found |= {missing[at - 1]: row for at, row in map(tuple, result.unique())}
+        return found
+
+
+def _may_be_filtered(session: Session) -> bool:
+    """Whether somebody listens to all sessions, and may add criteria: those of soft deletes, say.
+
+    A wait sees the row all the same: the row is the truth.
+    """
+    return bool(session.dispatch.do_orm_execute)
 
 
 def _session(connection: Connection) -> Session:
     """A session to load with, which leaves the connection as it was."""
     return Session(connection, join_transaction_mode="rollback_only")
-
-
-def _decide(watch: Watch, instance: Any, *, alone: bool) -> None:
-    """Finish a watch with an instance, if its predicate agrees.
-
-    Only an instance that nobody else gets may enter a session.
-    """
-    if instance is None:
-        watch.fail(NotFoundError(watch.rows.model, watch.key_by_name, deleted=True))
-        return
-    try:
-        holds = watch.predicate is None or bool(watch.predicate(instance))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # noqa: BLE001  # the predicate's: the caller's
-        watch.fail(as_result(error))
-    else:
-        watch.unasked = False
-        if holds:
-            watch.finish(instance if watch.wants_instance or alone else None)
 
 
 def loads_at_once(watch: Watch) -> bool:

@@ -318,7 +318,10 @@ class Board:
     def redefined(self, tables: Iterable[int], boundary: int) -> None:
         """Tables, or their triggers, are not what they were: the same for their watches."""
         for oid in tables:
-            self._prove_anew(self._interests.of_table(oid), boundary)
+            interests = self._interests.of_table(oid)
+            for rows in {watch.rows for interest in interests for watch in interest.watches}:
+                rows.forget()
+            self._prove_anew(interests, boundary)
 
     def _prove_anew(self, interests: Iterable[Interest], boundary: int) -> None:
         watches: dict[Watch, None] = {}

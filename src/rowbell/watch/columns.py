@@ -93,38 +93,35 @@ class MappedColumns:
             raise InvalidColumnError(self._model, name, self.properties, why)
         return resolved
 
-    def _resolve(self, wanted: str | QueryableAttribute[Any]) -> tuple[str, ...]:
+    def _resolve(self, wanted: object) -> tuple[str, ...]:
         name = wanted
         if isinstance(wanted, QueryableAttribute):
             owner = wanted.class_
             related = isinstance(owner, type) and (
                 issubclass(self._model, owner) or issubclass(owner, self._model)
             )
-            if not related:
-                raise InvalidColumnError(self._model, wanted, self.properties)
-            name = wanted.key
-        prop = self._mapper.synonyms.get(name) if isinstance(name, str) else None
-        name = prop.name if prop is not None else name
-        composite = self._mapper.composites.get(name) if isinstance(name, str) else None
+            name = wanted.key if related else None
+        if not isinstance(name, str):
+            raise InvalidColumnError(self._model, wanted, self.properties)
+        synonym = self._mapper.synonyms.get(name)
+        name = synonym.name if synonym is not None else name
+        composite = self._mapper.composites.get(name)
         if isinstance(composite, CompositeProperty):
             return tuple(p.key for p in composite.props)
         if name not in self.properties:
             raise InvalidColumnError(self._model, wanted, self.properties)
-        return (str(name),)
+        return (name,)
 
     def registered(self, names: Sequence[str], table: Table) -> frozenset[str] | None:
         """Which of a table's columns those attributes are to be registered with.
 
         Returns:
-            The columns' names in the database; ``None`` for any column. A generated column
-            follows from others, so it stands for any.
+            The columns' names in the database; ``None`` for any column.
         """
         if len(names) == len(self.properties):
             return None
         columns = [c for name in names for c in self.properties[name].columns]
         own = [c for c in columns if isinstance(c, Column) and c.table is table]
-        if any(column.computed is not None for column in own):
-            return None
         return frozenset(column.name for column in own)
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from rowbell.cleanup import cancelled_once, complete, own_cancellations
 from rowbell.errors import InvalidArgumentError, UnsupportedEngineError
+from rowbell.postgresql import refuse_libpq_arguments
 from rowbell.watch.failure import (
     UnreachableError,
     is_of_the_connection,
@@ -43,13 +44,14 @@ def check_engine(engine: object) -> None:
 
     Raises:
         UnsupportedEngineError: Not an ``AsyncEngine``, or one whose sessions share a
-            connection.
+            connection, or whose URL has an argument that asyncpg does not know.
     """
     if not isinstance(engine, AsyncEngine):
         raise UnsupportedEngineError(
             f"rows are watched on an AsyncEngine, not on {type(engine).__name__}: "
             "use create_async_engine()"
         )
+    refuse_libpq_arguments(engine.sync_engine)
     if isinstance(engine.pool, StaticPool):
         raise UnsupportedEngineError(
             f"{engine!r} gives all sessions one connection (StaticPool), so that committed and "

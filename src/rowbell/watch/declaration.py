@@ -1,21 +1,21 @@
-"""What a model says of its triggers: ``@watched``, kept in its tables' ``info``."""
+"""What a model says of its triggers: ``@watched``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sqlalchemy import Connection, Table, event
-
 from rowbell.mapping import mapper_of, tables_of
 from rowbell.watch.columns import MappedColumns
 from rowbell.watch.install import KeyWithoutHashError, install_triggers
 from rowbell.watch.state import logger
-from rowbell.watch.tables import INFO_KEY, TriggerOptions, options_of
+from rowbell.watch.tables import TriggerOptions, options_of
+from rowbell.watch.tables import declare as declare_options
 from rowbell.watch.triggers import ForEach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sqlalchemy import Connection, Table
     from sqlalchemy.orm import QueryableAttribute
 
 ModelT = TypeVar("ModelT", bound=type[Any])
@@ -58,7 +58,7 @@ def watched(
     Raises:
         UnmappedModelError: The class is not mapped to tables.
         InvalidColumnError: One of ``columns`` is no column of the class.
-        ValueError: ``for_each`` is neither.
+        InvalidArgumentError: ``for_each`` is neither.
 
     Example:
         .. code-block:: python
@@ -69,7 +69,7 @@ def watched(
                 id: Mapped[int] = mapped_column(primary_key=True)
                 status: Mapped[str]
     """
-    form = None if for_each is None else ForEach(for_each)
+    form = ForEach.of(for_each)
 
     def declare(model: ModelT) -> ModelT:
         declared: dict[Table, list[str]] | None = None
@@ -83,15 +83,13 @@ def watched(
             if table in inherited:  # a subclass may add to what its parents declare, not narrow it
                 before = options_of(table).columns
                 own = None if before is None else tuple(dict.fromkeys((*before, *(own or ()))))
-            table.info[INFO_KEY] = TriggerOptions(form, replicated, own)
-            if not event.contains(table, "after_create", _after_create):
-                event.listen(table, "after_create", _after_create)
+            declare_options(table, TriggerOptions(form, replicated, own), _install)
         return model
 
     return declare if model is None else declare(model)
 
 
-def _after_create(table: Table, connection: Connection, **_: object) -> None:
+def _install(table: Table, connection: Connection) -> None:
     if connection.dialect.name != "postgresql":
         return
     try:

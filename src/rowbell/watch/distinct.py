@@ -1,7 +1,8 @@
 """Whether two values differ, as SQL's ``IS DISTINCT FROM`` would say it.
 
-The values are what the driver returned for one column at two times, before SQLAlchemy's types
-make objects of them: an object's ``__eq__`` may compare identities, or not exist.
+The values are what reads returned for one column at two times, in the form of its type
+(``forms``), before SQLAlchemy's types make objects of them: an object's ``__eq__`` may compare
+identities, or not exist.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 UNSEEN: Final = object()
 """Stands in a row for a value that nobody has seen yet; it differs from nothing."""
@@ -23,14 +24,29 @@ _EXACT: Final = frozenset({int, str, bytes, bool, UUID, datetime, date, time, ti
 """The types of which two values are distinct exactly if they are not equal."""
 
 
-def rows_differ(before: Sequence[Any], after: Sequence[Any]) -> bool:
-    """Whether any of two rows' values are distinct."""
-    for old, new in zip(before, after, strict=True):
+def rows_differ(
+    before: Sequence[Any],
+    after: Sequence[Any],
+    rules: Sequence[Callable[[Any, Any], bool] | None],
+) -> bool:
+    """Whether any of two rows' values are distinct.
+
+    Args:
+        before: The values of one row.
+        after: Those of the other.
+        rules: For each column, whether two values that are not equal in Python are distinct;
+            ``None``: they are.
+    """
+    for old, new, rule in zip(before, after, rules, strict=True):
         if old is new or old is UNSEEN:
             continue
         kind = type(old)
-        exact = kind in _EXACT and kind is type(new)
-        if (old != new) if exact else is_distinct(old, new):
+        if kind in _EXACT and kind is type(new) and old == new:
+            continue
+        if rule is None or old is None or new is None:
+            if is_distinct(old, new):
+                return True
+        elif rule(old, new):
             return True
     return False
 
@@ -39,7 +55,8 @@ def is_distinct(before: object, after: object) -> bool:  # noqa: PLR0911  # one 
     """Whether two values of one column are different.
 
     NULL equals NULL and NaN equals NaN, as in PostgreSQL ("Floating-Point Types": NaN values
-    are treated as equal). JSON is compared by value, with ``true`` and 1 apart.
+    are treated as equal). Lists and dicts, of which JSON is made, are compared by value, with
+    ``true`` and 1 apart.
     """
     if before is None or after is None:
         return before is not after

@@ -1,7 +1,7 @@
 """Instances made of a row's values, without a session.
 
 Where loading a mapped class is no more than setting its columns, this does the same at a
-quarter of the cost, and from the very values that were compared. A class of which more could
+quarter of the cost, and from the same read that was compared. A class of which more could
 be expected (inheritance, load events, composites, deferred columns, SQL expressions, types
 that are SELECTed through one, eager relationships) is left to the ORM.
 """
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Column
 from sqlalchemy.orm.attributes import instance_state, manager_of_class
-from sqlalchemy.types import JSON, TypeDecorator
 
 from rowbell.keys import key_names
 
@@ -83,9 +82,7 @@ class Instances:
         return instance
 
     def _processor(self, type_: Any, code: Any) -> Callable[[Any], Any] | None:
-        """What SQLAlchemy would do with a value of that type; JSON is read through its type."""
-        if isinstance(type_, JSON):
-            return None
+        """What SQLAlchemy would do with a value of that type."""
         processor: Callable[[Any], Any] | None = type_.dialect_impl(self._dialect).result_processor(
             self._dialect, code
         )
@@ -94,11 +91,8 @@ class Instances:
 
 def _is_plain(prop: ColumnProperty[Any]) -> bool:
     column = prop.columns[0]
-    type_ = column.type
-    through = isinstance(type_, TypeDecorator) and isinstance(type_.impl_instance, JSON)
     return (
         all(isinstance(column, Column) for column in prop.columns)
         and not prop.deferred
-        and type_.column_expression(column) is None
-        and not through
+        and column.type.column_expression(column) is None
     )

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import inspect as python_inspect
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from sqlalchemy import ColumnElement, inspect
-from sqlalchemy.exc import CompileError
 from sqlalchemy.orm import LoaderCallableStatus
-from sqlalchemy.sql.elements import SQLCoreOperations
 
-from rowbell.errors import InvalidArgumentError, InvalidColumnError
-from rowbell.watch.distinct import UNSEEN
+from rowbell.errors import InvalidArgumentError
+from rowbell.watch.condition import checked_condition, condition_key, varies_by
 from rowbell.watch.rows import MappedRows
+from rowbell.watch.since import Since
+from rowbell.watch.state import Reason
+from rowbell.watch.timing import seconds_of
 from rowbell.watch.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
+    from datetime import timedelta
 
     from sqlalchemy import Connection, Dialect
     from sqlalchemy.orm import InstanceState, QueryableAttribute
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
     from rowbell.keys import Key
     from rowbell.mapping import SchemaMap
-    from rowbell.watch.state import Reason
     from rowbell.watch.watch import Until
 
 
@@ -44,8 +45,9 @@ class WaitRequest:
         timeout: How long, in seconds; ``None`` for ever.
         until: The condition, if one was given.
         condition_key: Equal for waits whose SQL condition is the same, and can share a SELECT.
-        since: The values last seen, by attribute; empty if none were given.
+        since: What the caller last saw, if that was given.
         options: Loader options.
+        again: The same request for a subclass; ``None`` where the columns do not depend on that.
     """
 
     rows: MappedRows
@@ -55,8 +57,9 @@ class WaitRequest:
     timeout: float | None
     until: Until | None
     condition_key: Hashable
-    since: Mapping[str, Any]
+    since: Since | None
     options: Sequence[ORMOption]
+    again: Callable[[type[Any]], Self] | None
 
     @classmethod
     def of(
@@ -67,49 +70,55 @@ class WaitRequest:
         pk_value: object,
         *,
         columns: Sequence[str | QueryableAttribute[Any]] | None,
-        interval: float,
-        timeout: float | None,
+        interval: float | timedelta,
+        timeout: float | timedelta | None,
         until: Until | None,
         since: object,
         options: Sequence[ORMOption],
     ) -> Self:
         """Check a wait's arguments; see ``wait_for_row_change`` for them and the errors."""
         rows = MappedRows.of(model, dialect, schema_map)
-        if not 0 < interval < math.inf:
-            raise InvalidArgumentError("interval", interval, "a number of seconds above 0")
-        if timeout is not None and not timeout >= 0:
-            raise InvalidArgumentError("timeout", timeout, "a number of seconds, or None for ever")
-        condition = _until(rows, until)
+        again = partial(
+            cls.of,
+            dialect,
+            schema_map,
+            pk_value=pk_value,
+            columns=columns,
+            interval=interval,
+            timeout=timeout,
+            until=until,
+            since=since,
+            options=options,
+        )
+        every = seconds_of("interval", interval)
+        limit = None if timeout is None else seconds_of("timeout", timeout, may_be_zero=True)
+        condition = checked_condition(rows, until)
         names = _columns(rows, columns, condition)
+        key, seen = rows.key(pk_value), _since(rows, names, since)
         return cls(
             rows,
-            rows.key(pk_value),
+            key,
             names,
-            float(interval),
-            None if timeout is None else float(timeout),
+            every,
+            limit,
             condition,
-            _condition_key(rows, condition),
-            _since(rows, names, since),
+            condition_key(rows, condition),
+            Since(rows, key, names, seen) if seen else None,
             tuple(options),
+            None if columns is not None or isinstance(condition, ColumnElement) else again,
         )
 
-    @property
-    def known_baseline(self) -> tuple[Any, ...] | None:
-        """What the caller last saw, ``None`` where only the server knows how a read returns it."""
-        if not all(self.rows.is_read_as_given(name, value) for name, value in self.since.items()):
-            return None
-        return tuple(self.since.get(name, UNSEEN) for name in self.columns)
-
-    def baseline(self, connection: Connection) -> tuple[Any, ...]:
-        """What the caller last saw, in the form in which reads return it, from the server."""
-        names = [name for name in self.columns if name in self.since]
-        result = connection.execute(
-            self.rows.literal(names, self.since),
-            execution_options=self.rows.execution_options,
-        )
-        row = result.one()
-        seen = dict(zip(names, row, strict=True))
-        return tuple(seen.get(name, UNSEEN) for name in self.columns)
+    def narrowed(self, connection: Connection) -> Self:
+        """The request for the class that the row is of, whose columns count as well."""
+        asking = self.rows.subclass(self.key) if self.again else None
+        if asking is None or self.again is None:
+            return self
+        statement, parameters = asking
+        options = self.rows.execution_options
+        identity = connection.execute(statement, parameters, execution_options=options).scalar()
+        mapper = self.rows.mapper.polymorphic_map.get(identity)
+        is_other = mapper is not None and mapper is not self.rows.mapper
+        return self.again(mapper.class_) if mapper is not None and is_other else self
 
     def watch(self, begun: float, *, wants_instance: bool) -> Watch:
         """The watch that serves this wait."""
@@ -121,6 +130,7 @@ class WaitRequest:
             timeout=self.timeout,
             deadline=math.inf if self.timeout is None else begun + self.timeout,
             result=asyncio.get_running_loop().create_future(),
+            since=self.since,
             until=self.until,
             condition_key=self.condition_key,
             options=self.options,
@@ -131,7 +141,15 @@ class WaitRequest:
     @property
     def hindrance(self) -> Reason | None:
         """Why the wait can only be polled, whatever is installed, if that is so."""
-        return self.rows.hindrance(self.columns)
+        varies = Reason.VARYING_CONDITION if varies_by(self.until) else None
+        return self.rows.hindrance(self.columns) or varies
+
+    @property
+    def hindered(self) -> str:
+        """What that concerns, for a sentence."""
+        model = f"model {self.rows.model.__name__}"
+        varies = varies_by(self.until)
+        return f"{model}, whose condition depends on {varies}" if varies else model
 
 
 def _columns(
@@ -149,46 +167,6 @@ def _columns(
     if columns is not None or until is None or len(names) == len(everything):
         return names
     return rows.columns.of(until) if isinstance(until, ColumnElement) else everything
-
-
-def _until(rows: MappedRows, until: object) -> Until | None:
-    if until is None:
-        return None
-    if isinstance(until, SQLCoreOperations):
-        to_expression = getattr(until, "__clause_element__", None)
-        expression = cast("ColumnElement[bool]", to_expression() if to_expression else until)
-        foreign = rows.foreign_column(expression)
-        if foreign is not None:
-            why = "in until= is not a column"
-            raise InvalidColumnError(rows.model, foreign, rows.columns.properties, why)
-        return expression
-    if not callable(until) or python_inspect.iscoroutinefunction(until):
-        raise InvalidArgumentError(
-            "until", until, "a function that is given an instance, or an SQL expression"
-        )
-    return until
-
-
-def _condition_key(rows: MappedRows, until: Until | None) -> Hashable:
-    """What the server is to be asked, as a key.
-
-    Raises:
-        InvalidArgumentError: The expression cannot be written in SQL of this database.
-    """
-    if not isinstance(until, ColumnElement):
-        return None
-    try:
-        compiled = until.compile(dialect=rows.dialect)
-    except CompileError as error:
-        raise InvalidArgumentError(
-            "until", type(until), f"SQL of this database ({error})"
-        ) from error
-    key = (str(compiled), tuple(sorted(compiled.params.items())))
-    try:
-        hash(key)
-    except TypeError:
-        return id(until)
-    return key
 
 
 def _since(rows: MappedRows, names: Sequence[str], since: object) -> Mapping[str, Any]:

@@ -1,9 +1,8 @@
 """The rows of a mapped class as reads want them: keys, columns, and the SELECT.
 
-Values are read as the driver returns them, past the types of SQLAlchemy: what the database
-holds is compared, one odd value cannot fail a whole batch, and no attribute is loaded that the
-caller deferred. Only JSON goes through its type (it is compared by value), and a deferred text
-or bytea column is read as its SHA-256.
+Values are read past the types of SQLAlchemy, in the form of the type that the column has in the
+database (``forms``): what the database holds is compared, one odd value cannot fail a whole batch,
+and no attribute is loaded that the caller deferred.
 """
 
 from __future__ import annotations
@@ -20,10 +19,8 @@ from sqlalchemy import (
     ColumnElement,
     Dialect,
     Integer,
-    LargeBinary,
     Numeric,
     Select,
-    String,
     Table,
     Text,
     and_,
@@ -31,6 +28,7 @@ from sqlalchemy import (
     case,
     column,
     func,
+    join,
     literal_column,
     select,
     type_coerce,
@@ -38,23 +36,31 @@ from sqlalchemy import (
 )
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import OID
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import join as orm_join
 from sqlalchemy.sql import visitors
-from sqlalchemy.types import JSON, Enum, NullType, TypeDecorator, TypeEngine
+from sqlalchemy.types import JSON, NullType, TypeDecorator, TypeEngine
 
 from rowbell.keys import Key, key_names, key_of
 from rowbell.mapping import SchemaMap, mapper_of, table_name
+from rowbell.watch import forms
 from rowbell.watch.columns import MappedColumns
 from rowbell.watch.instances import Instances
 from rowbell.watch.literal import is_read_as_given
 from rowbell.watch.state import Reason
 from rowbell.watch.tables import WatchedTable, key_columns, options_argument
+from rowbell.watch.types import ColumnType, column_types, forget_types
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from sqlalchemy import Connection
     from sqlalchemy.orm import Mapper
     from sqlalchemy.sql.selectable import FromClause
+
+    from rowbell.watch.forms import Form
+
+    Rule = Callable[[Any, Any], bool]
 
 
 class Evidence(NamedTuple):
@@ -80,6 +86,8 @@ class MappedRows:
     """The rows of one mapped class, in the tables that one schema map leads to.
 
     Attributes:
+        types: The types of its attributes' columns in the database, by attribute, once they are
+            learned.
         unprovable: Why its rows cannot be armed, once a read has shown that: the type of its key
             has no hash function, say.
         execution_options: What to execute its statements with.
@@ -92,9 +100,12 @@ class MappedRows:
         self.schema_map = dict(schema_map)
         self.on_postgresql = dialect.name == "postgresql"
         self.columns = MappedColumns(mapper)
+        self.types: dict[str, ColumnType] = {}
+        self._may_learn_all = True
         self.unprovable: Reason | None = None
         self.execution_options: dict[str, Any] = {"schema_translate_map": self.schema_map or None}
-        self._reads: dict[tuple[tuple[str, ...], bool, bool], Select[Any]] = {}
+        self._reads: dict[tuple[object, ...], Select[Any]] = {}
+        self._rules: dict[tuple[str, ...], tuple[Rule | None, ...]] = {}
 
     @classmethod
     def of(cls, model: type[Any], dialect: Dialect, schema_map: SchemaMap | None) -> MappedRows:
@@ -172,6 +183,63 @@ class MappedRows:
         """The table's name as SQL."""
         return table_name(table, self.schema_map)
 
+    # -- forms
+
+    def learn(self, connection: Connection, names: Sequence[str]) -> None:
+        """Ask which types the columns of those attributes have, unless that is known.
+
+        They belong to the database: a model may call ``citext`` a ``String``. All are asked for at
+        once, until that fails: then those that are needed, since another may be gone.
+        """
+        unknown = [name for name in names if name not in self.types]
+        if not unknown or not self.on_postgresql:
+            return
+        if self._may_learn_all:
+            unknown = [name for name in self.columns.properties if name not in self.types]
+        columns = (self.columns.properties[name].columns[0] for name in unknown)
+        types = (sql_cast(_pg_catalog.pg_typeof(column), OID) for column in columns)
+        # Not by the ORM, which adds criteria: one row of NULLs is wanted, whatever the table holds.
+        one = values(column("one", Integer), name="one").data([(1,)])
+        none = join(one, self.mapper.persist_selectable, literal_column("false"), isouter=True)
+        asking = select(*types).select_from(none)
+        try:
+            oids = connection.execute(asking, execution_options=self.execution_options).one()
+        except DBAPIError:
+            self._may_learn_all = False
+            raise
+        known = column_types(connection, oids)
+        self.types.update((name, known[oid]) for name, oid in zip(unknown, oids, strict=True))
+        self._rules.clear()
+
+    def forget(self) -> None:
+        """Ask for the types again: the table may not be what it was."""
+        self.types = {}
+        self._rules.clear()
+        forget_types(self.dialect)
+
+    def form(self, name: str) -> Form:
+        """The form that an attribute is read in."""
+        prop = self.columns.properties[name]
+        if not self.on_postgresql:
+            type_ = prop.columns[0].type
+            while isinstance(type_, TypeDecorator):
+                type_ = type_.impl_instance
+            return forms.DOCUMENT_AS_IT_IS if isinstance(type_, JSON) else forms.AS_IT_IS
+        known = self.types.get(name)
+        form = known.form if known else forms.AS_IT_IS
+        return forms.IMAGE if prop.deferred and form is forms.AS_IT_IS else form
+
+    def rules(self, names: tuple[str, ...]) -> tuple[Rule | None, ...]:
+        """How the values of those attributes are compared."""
+        rules = self._rules.get(names)
+        if rules is None:
+            rules = self._rules[names] = tuple(self.form(name).differ for name in names)
+        return rules
+
+    def unread(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those attributes of which a read returns something else than the value."""
+        return tuple(name for name in names if not self.form(name).is_value)
+
     # -- reads
 
     def read(
@@ -182,19 +250,28 @@ class MappedRows:
         until: ColumnElement[bool] | None = None,
         evidence: bool,
         instances: bool = False,
+        values: Sequence[str] = (),
     ) -> tuple[Select[Any], dict[str, Any]]:
         """The SELECT of a batch of rows, and its parameters.
 
         Its columns: the row's place in the batch (from 1), with ``instances`` the instance,
-        the values of ``names``, ``until`` if given, and with ``evidence`` oid and hash for each
-        table, the snapshot's xmin and whether the server is in recovery.
+        ``names`` in their forms, the driver's own values of ``values``, ``until`` if given, and
+        with ``evidence`` oid and hash for each table, the snapshot's xmin and whether the server
+        is in recovery.
         """
-        name = (names, evidence, instances)
+        name = (tuple((name, self.form(name)) for name in names), evidence, instances, values)
         statement: Any = self._reads.get(name) if until is None and self._as_arrays else None
         if statement is None:
             wanted = self._wanted(keys)
             columns: list[Any] = [wanted.c.place, *([self.model] if instances else ())]
-            columns += [self._raw(name).label(f"value_{i}") for i, name in enumerate(names)]
+            columns += [
+                self.form(name).read(getattr(self.model, name)).label(f"form_{i}")
+                for i, name in enumerate(names)
+            ]
+            columns += [
+                type_coerce(getattr(self.model, name), NullType()).label(f"value_{i}")
+                for i, name in enumerate(values)
+            ]
             if until is not None:
                 columns.append(type_coerce(until, Boolean()).label("until_"))
             if evidence:
@@ -204,11 +281,33 @@ class MappedRows:
                 self._reads[name] = statement
         return statement, self._parameters(keys)
 
-    def load(self, keys: Sequence[Key]) -> tuple[Select[Any], dict[str, Any]]:
-        """The SELECT of a batch of instances, each with its place before it, and its parameters."""
+    def load(
+        self, keys: Sequence[Key], *, unfiltered: bool = False
+    ) -> tuple[Select[Any], dict[str, Any]]:
+        """The SELECT of a batch of instances, each with its place before it, and its parameters.
+
+        With ``unfiltered`` no listener to the session can add criteria to it.
+        """
         wanted = self._wanted(keys)
-        statement: Any = select(wanted.c.place, self.model).select_from(self._joined(wanted))
+        statement: Any = select(wanted.c.place, self.model)
+        if unfiltered:
+            where = and_(
+                *(c == wanted.c[f"key_{i}"] for i, c in enumerate(self.mapper.primary_key))
+            )
+            table = join(wanted, self.mapper.selectable, where)
+            plain = select(wanted.c.place, *self.mapper.columns).select_from(table)
+            statement = statement.from_statement(plain)
+        else:
+            statement = statement.select_from(self._joined(wanted))
         return statement, self._parameters(keys)
+
+    def subclass(self, key: Key) -> tuple[Select[Any], dict[str, Any]] | None:
+        """The SELECT of what tells a row's own class; ``None`` where it can be of one only."""
+        if self.mapper.polymorphic_on is None or len(list(self.mapper.self_and_descendants)) == 1:
+            return None
+        wanted = self._wanted([key])
+        statement = select(self.mapper.polymorphic_on).select_from(self._joined(wanted))
+        return statement, self._parameters([key])
 
     @cached_property
     def instances_come_with_values(self) -> bool:
@@ -231,22 +330,40 @@ class MappedRows:
         names = tuple((row[i], row[i + 1]) for i in range(first, len(row) - 2, 2))
         return Evidence(names, row[-2], row[-1])
 
-    def is_read_as_given(self, name: str, value: object) -> bool:
-        """Whether a read would return that value of that attribute as it is."""
-        prop = self.columns.properties[name]
-        plain = self.on_postgresql and not prop.deferred
-        return plain and is_read_as_given(prop.columns[0].type, value)
+    def known_read(self, name: str, value: object) -> object:
+        """What a read would return for that value of that attribute, or ``UNKNOWN``."""
+        form = self.form(name)
+        if name not in self.types or form.given is None:
+            return forms.UNKNOWN
+        if not is_read_as_given(self.columns.properties[name].columns[0].type, value):
+            return forms.UNKNOWN
+        return None if value is None else form.given(value)
 
-    def literal(self, names: Sequence[str], given: Mapping[str, Any]) -> Select[Any]:
+    def literals(self, given: Mapping[str, Any]) -> Select[Any]:
         """The SELECT of given values, in the form in which ``read`` returns those columns."""
         parts: list[ColumnElement[Any]] = []
-        for name in names:
+        for name, one in given.items():
             type_ = self.columns.properties[name].columns[0].type
-            value: ColumnElement[Any] = bindparam(None, given[name], type_=type_)
+            bound = bindparam(None, one, type_=type_)
+            value: ColumnElement[Any] = select(bound).scalar_subquery()
             if self.on_postgresql:
-                value = sql_cast(value, type_)
-            parts.append(self._plain(value, type_, name).label(f"since_{name}"))
+                value = sql_cast(bound, type_)
+            if name in self.types:
+                value = sql_cast(value, self.types[name].named)
+            parts.append(self.form(name).read(value).label(f"since_{name}"))
         return select(*parts)
+
+    def current(
+        self, keys: Sequence[Key], names: Sequence[str]
+    ) -> tuple[Select[Any], dict[str, Any]]:
+        """The SELECT of some attributes of rows, each in its form and as its type returns it."""
+        wanted = self._wanted(keys)
+        columns: list[Any] = [wanted.c.place]
+        for i, name in enumerate(names):
+            attribute = getattr(self.model, name)
+            columns += [self.form(name).read(attribute).label(f"form_{i}"), attribute]
+        statement: Any = select(*columns).select_from(self._joined(wanted))
+        return statement, self._parameters(keys)
 
     @cached_property
     def _as_arrays(self) -> bool:
@@ -270,25 +387,6 @@ class MappedRows:
     def _joined(self, wanted: FromClause) -> FromClause:
         pairs = zip(self.mapper.primary_key, range(len(self.key_names)), strict=True)
         return orm_join(wanted, self.mapper, and_(*(c == wanted.c[f"key_{i}"] for c, i in pairs)))
-
-    def _raw(self, name: str) -> ColumnElement[Any]:
-        attribute: ColumnElement[Any] = getattr(self.model, name)
-        return self._plain(attribute, self.columns.properties[name].columns[0].type, name)
-
-    def _plain(
-        self, value: ColumnElement[Any], type_: TypeEngine[Any], name: str
-    ) -> ColumnElement[Any]:
-        while isinstance(type_, TypeDecorator):
-            type_ = type_.impl_instance
-        if isinstance(type_, JSON):
-            return type_coerce(value, type_)
-        if self.on_postgresql and self.columns.properties[name].deferred:
-            if isinstance(type_, LargeBinary):
-                return _pg_catalog.sha256(value, type_=LargeBinary())
-            if isinstance(type_, String) and not isinstance(type_, Enum):
-                octets = _pg_catalog.convert_to(sql_cast(value, Text), "UTF8")
-                return _pg_catalog.sha256(octets, type_=LargeBinary())
-        return type_coerce(value, NullType())
 
     def _evidence(self) -> list[ColumnElement[Any]]:
         columns: list[ColumnElement[Any]] = []

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 import anyio
 from sqlalchemy import Connection, Engine, and_, inspect, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session, SessionTransactionOrigin, undefer
 from sqlalchemy.pool import QueuePool
 
-from rowbell.cleanup import cancelled_once
+from rowbell.cleanup import cancelled_once, complete, finished
 from rowbell.errors import NotFoundError, RowbellError, SessionStateError
 from rowbell.watch.connection import run_apart
 from rowbell.watch.failure import UnreachableError, is_of_the_connection, is_passing
+from rowbell.watch.held import held_connection
 from rowbell.watch.state import logger
 from rowbell.watch.timing import Backoff, Timing
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import AsyncGenerator, Generator
 
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm.interfaces import ORMOption
@@ -52,58 +54,60 @@ def alone(session: Session) -> Generator[None]:
         _waiting.discard(session)
 
 
-def _held(session: Session, bind: Engine | Connection) -> Connection | None:
-    """The connection that the session holds, if it does.
+@asynccontextmanager
+async def connection_kept(
+    session: AsyncSession, held: Connection | None, idle_limit: str
+) -> AsyncGenerator[None]:
+    """Say what has happened where the connection that a session held was lost during the wait.
 
-    ``Session.connection()`` would take one out of the pool, and nothing public tells
-    beforehand, hence the private attribute.
-    """
-    if isinstance(bind, Connection):
-        return bind if bind.in_transaction() else None
-    transaction = session.get_transaction()
-    held = getattr(transaction, "_connections", {}).get(bind)
-    return held[0] if held else None
-
-
-async def refuse_frozen_snapshot(session: AsyncSession, bind: Engine | Connection) -> None:
-    """Refuse a session whose open transaction would never show it a change.
+    Args:
+        session: The session.
+        held: That connection, if it held one.
+        idle_limit: The server's ``idle_in_transaction_session_timeout`` for it.
 
     Raises:
-        SessionStateError: It is REPEATABLE READ or SERIALIZABLE.
+        SessionStateError: It was lost, and the transaction with it.
     """
-    held = _held(session.sync_session, bind)
-    if held is None or bind.dialect.name != "postgresql":
-        return
-    level = await session.run_sync(lambda _: held.get_isolation_level())
-    if level in {"REPEATABLE READ", "SERIALIZABLE"}:
+    try:
+        yield
+    except DBAPIError as error:
+        if held is None or not (held.invalidated or error.connection_invalidated):
+            raise
+        await complete(session.run_sync(lambda _: held.invalidate()))  # else no rollback works
+        why = "it was lost"
+        if idle_limit != "0":
+            why = (
+                "it was lost; the server ends transactions that are idle for longer than "
+                f"{idle_limit} (idle_in_transaction_session_timeout)"
+            )
         raise SessionStateError(
-            f"the session is in a {level} transaction, whose snapshot will never show the "
-            "change: commit() or rollback() before the wait, or wait in another session"
-        )
+            f"the session held a connection in a transaction during the wait, and {why}: "
+            "rollback() now, and commit() or rollback() before the wait"
+        ) from error
 
 
-async def sees(session: AsyncSession, bind: Engine | Connection, request: WaitRequest) -> bool:
+async def sees(session: AsyncSession, held: Connection, request: WaitRequest) -> bool:
     """Whether the session itself sees a row that was not found for it."""
-    held = _held(session.sync_session, bind)
-    if held is None or held is bind:
-        return False
     statement, parameters = request.rows.read([request.key], request.rows.key_names, evidence=False)
     options = request.rows.execution_options
     asking = session.run_sync(
         lambda _: held.execute(statement, parameters, execution_options=options).first()
     )
-    result = await cancelled_once(asking)
+    result = await finished(asking)
     return result is not None
 
 
-def adopt(session: Session, instance: Any) -> bool:
+def adopt(session: Session, instance: Any, *, begins: bool) -> bool:
     """Make the instance that the wait was ended with the session's own, if it is free to be.
 
     It saves the session a SELECT. Not where the session has that row already, where other
-    instances would come along, or where somebody listens to the session's own statements.
+    instances would come along, or where somebody listens to the session's own statements, or to
+    the transaction that it ``begins``: that may set what decides which rows it sees.
     """
     state = inspect(instance)
     if state.key in session.identity_map or session.dispatch.do_orm_execute:
+        return False
+    if begins and session.dispatch.after_begin:
         return False
     if any(name in state.dict for name in state.mapper.relationships.keys()):  # noqa: SIM118
         return False
@@ -180,7 +184,7 @@ def _is_ours_to_end(session: Session, bind: Engine | Connection) -> bool:
     Adding an object begins one, which has no connection yet; what was begun by ``begin()`` is for
     the caller to end.
     """
-    if isinstance(bind, Connection) or _held(session, bind) is not None:
+    if isinstance(bind, Connection) or held_connection(session, bind) is not None:
         return False
     transaction = session.get_transaction()
     begun_by_itself = (
@@ -230,6 +234,9 @@ class _Refreshing:
                     present = instance
             if present is not None:
                 instance = await cancelled_once(self._select(present))
+            if instance is None and session.sync_session.dispatch.do_orm_execute:
+                # Criteria that a listener adds, of soft deletes say, hide nothing from a wait.
+                instance = await cancelled_once(self._select_unfiltered())
         if instance is None:
             raise NotFoundError(rows.model, rows.describe(self._request.key), deleted=True)
         return instance
@@ -244,6 +251,12 @@ class _Refreshing:
         result = await session.execute(statement.options(*options))
         return result.unique().scalar_one_or_none()
 
+    async def _select_unfiltered(self) -> Any:
+        statement, parameters = self._request.rows.load([self._request.key], unfiltered=True)
+        result = await self._session.execute(statement.options(*self._request.options), parameters)
+        row = result.unique().first()
+        return None if row is None else tuple(row)[1]
+
 
 def _places(engine: Engine) -> int:
     """How many connections the engine's pool may hold that are older than a migration."""
@@ -254,9 +267,11 @@ def _places(engine: Engine) -> int:
 def _expire(session: Session, present: Any) -> list[ORMOption]:
     """Expire what the caller has not changed; how to load all of it again."""
     state, entity = inspect(present), type(present)
-    stale = [
-        name for name in state.dict if name in state.attrs and name not in state.committed_state
-    ]
+    kept = set(state.committed_state)
+    if kept and state.mapper.version_id_col is not None:
+        # Another's change must not make the caller's own, which is pending, pass for a later one.
+        kept.add(state.mapper.get_property_by_column(state.mapper.version_id_col).key)
+    stale = [name for name in state.dict if name in state.attrs and name not in kept]
     if stale:  # an empty list would mean all, what is pending included
         session.expire(present, stale)
     properties = inspect(entity).column_attrs

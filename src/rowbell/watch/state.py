@@ -106,6 +106,14 @@ class Reason(StrEnum):
     NOT_DECLARED = "not_declared"
     """Listening, but a wait watches columns that its model does not declare as worth watching."""
 
+    VARYING_CONDITION = "varying_condition"
+    """Listening, but the condition of a wait may change without its row: it calls a function such
+    as ``now()``, or looks at other rows."""
+
+    OWN_CONNECTION = "own_connection"
+    """The session sees the table in a way of its own, by row-level security or as another role, so
+    its wait polls on the connection that it holds."""
+
 
 REMEDIES = {
     Reason.UNSUPPORTED: 'give listen_url="postgresql+asyncpg://…", or say mode="poll"',
@@ -131,6 +139,9 @@ REMEDIES = {
     Reason.TOO_MANY_REGISTRATIONS: "raise the role's limit in rowbell.registration_limit",
     Reason.NO_KEY: "give the table a primary key",
     Reason.NO_HASH: "poll, or give the type an operator class for hash indexes",
+    Reason.OWN_CONNECTION: "commit() before the wait, or wait without a session, if that may see "
+    "the row",
+    Reason.VARYING_CONDITION: "compare with a value, or say how often it is asked with interval=",
     Reason.NOT_DECLARED: "add the columns to @watched(columns=…) and install the triggers anew",
 }
 """What to do about each reason, as a clause."""
@@ -202,10 +213,19 @@ class StateLog:
 
     def warn(self, reason: Reason, detail: str) -> None:
         """Say once that waits are polled, why, and what to do about it."""
-        if (reason, detail) not in self._told:
-            self._told.add((reason, detail))
-            logger.warning("rowbell %s polls (%s): %s", self._name, reason, explain(reason, detail))
+        _warn(self._told, self._name, reason, detail)
 
     def note(self, what: str) -> None:
         """Log what has happened though the state stays."""
         logger.warning("rowbell %s: %s", self._name, what)
+
+
+def warn_once(dialect: Dialect, reason: Reason, detail: str) -> None:
+    """Say once for an engine that a wait is polled where no watcher has a say."""
+    _warn(_told.setdefault(dialect, set()), "", reason, detail)
+
+
+def _warn(told: set[tuple[Reason, str]], name: str, reason: Reason, detail: str) -> None:
+    if (reason, detail) not in told:
+        told.add((reason, detail))
+        logger.warning("rowbell %s polls (%s): %s", name, reason, explain(reason, detail))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sqlalchemy import Column, Connection, Table, text
+from sqlalchemy import Column, Connection, Table, event, text
 from sqlalchemy.dialects.postgresql import BIT, MONEY
 
 from rowbell.errors import TriggerError
@@ -13,13 +13,14 @@ from rowbell.mapping import qualified
 from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers, trigger_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-INFO_KEY: Final = "rowbell"
-"""Where a table's ``info`` keeps its ``TriggerOptions``."""
+    Created = Callable[[Table, Connection], None]
 
 Columns: TypeAlias = frozenset[str] | None
 """Columns of a table in the database; ``None`` for any."""
+
+_KINDS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 _CASTS: Final = ((BIT, "text"), (MONEY, "numeric"))  # the key types that have no hash function
 
@@ -62,10 +63,50 @@ class WatchedTable:
         return qualified(self.schema, self.name)
 
 
+class _Declared:
+    """Keeps a table's options, as a listener to its creation.
+
+    Not in ``Table.info``, which Alembic writes into migrations. Copies of the table
+    (``to_metadata()``) have it too.
+    """
+
+    def __init__(self, options: TriggerOptions, created: Created | None) -> None:
+        self.options = options
+        self._created = created
+
+    def __call__(self, table: Table, connection: Connection, **_: object) -> None:
+        if self._created is not None:
+            self._created(table, connection)
+
+
+def declare(table: Table, options: TriggerOptions, created: Created | None = None) -> None:
+    """Declare a table's options, instead of earlier ones.
+
+    Args:
+        table: The table.
+        options: The options.
+        created: Called with the table and the connection after ``create_all()`` has created it.
+    """
+    before = _declared(table)
+    if before is not None:
+        event.remove(table, "after_create", before)
+    event.listen(table, "after_create", _Declared(options, created), propagate=True)
+
+
+def is_declared(table: Table) -> bool:
+    """Whether options were declared for a table."""
+    return _declared(table) is not None
+
+
 def options_of(table: Table) -> TriggerOptions:
     """The options that were declared for a table, or the default ones."""
-    options: TriggerOptions | None = table.info.get(INFO_KEY)
-    return options or TriggerOptions()
+    declared = _declared(table)
+    return TriggerOptions() if declared is None else declared.options
+
+
+def _declared(table: Table) -> _Declared | None:
+    listeners = (each for each in table.dispatch.after_create if isinstance(each, _Declared))
+    return next(listeners, None)
 
 
 def key_columns(columns: Iterable[Column[Any]]) -> tuple[KeyColumn, ...]:
@@ -138,7 +179,9 @@ def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
         why = "it is a partition; install the triggers on the partitioned table"
         raise TriggerError(triggers.name, why)
     if kind not in {"r", "p"}:
-        raise TriggerError(triggers.name, "only ordinary and partitioned tables can be watched")
+        what = _KINDS.get(kind, "no table")
+        why = f"it is {what}, and only ordinary and partitioned tables have row triggers; wait for "
+        raise TriggerError(triggers.name, why + "rows of the tables behind it, or poll")
     if not triggers.key:
         raise TriggerError(triggers.name, "it has no primary key, so no row of it has a name")
     by_row = kind == "p" or triggers.needs_rows

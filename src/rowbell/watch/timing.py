@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, fields
+from datetime import timedelta
+from decimal import Decimal
 
 from rowbell.errors import InvalidArgumentError
+
+
+def seconds_of(argument: str, value: object, *, may_be_zero: bool = False) -> float:
+    """The seconds that a caller gives.
+
+    Args:
+        argument: The argument's name, for the error.
+        value: A number of seconds, or a ``timedelta``.
+        may_be_zero: Whether it is a limit, which may be 0 or infinite.
+
+    Raises:
+        InvalidArgumentError: It is something else, negative, 0 or infinite.
+    """
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        seconds = math.nan
+    if not (seconds >= 0 if may_be_zero else 0 < seconds < math.inf):
+        which = "not negative" if may_be_zero else "above 0 and finite"
+        none = ", or None for ever" if may_be_zero else ""
+        expected = f"a number of seconds or a timedelta, {which}{none}"
+        raise InvalidArgumentError(argument, value, expected)
+    return seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +79,8 @@ class Timing:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if not value > 0:
-                raise InvalidArgumentError(
-                    f"timing.{field.name}", value, "a number of seconds above 0"
-                )
+            seconds = seconds_of(f"timing.{field.name}", getattr(self, field.name))
+            object.__setattr__(self, field.name, seconds)
 
 
 class Backoff:

@@ -24,6 +24,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Final
 
+from rowbell.errors import InvalidArgumentError
 from rowbell.mapping import qualified, quote_identifier, quote_literal
 from rowbell.watch.schema import KEYS_PER_TRANSACTION, SCHEMA, TRIGGERS, sql
 
@@ -35,6 +36,20 @@ class ForEach(StrEnum):
 
     ROW = "row"
     STATEMENT = "statement"
+
+    @classmethod
+    def of(cls, value: ForEach | str | None) -> ForEach | None:
+        """What a caller names; ``None`` leaves it to the other options.
+
+        Raises:
+            InvalidArgumentError: It is neither.
+        """
+        if value is None:
+            return None
+        try:
+            return cls(value)
+        except ValueError:
+            raise InvalidArgumentError("for_each", value, "'row' or 'statement'") from None
 
 
 @dataclass(frozen=True, slots=True)

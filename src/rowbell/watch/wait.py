@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
-from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 
-from rowbell.cleanup import cancelled_once
+from rowbell.cleanup import finished
 from rowbell.errors import NotFoundError, UnsupportedEngineError
 from rowbell.mapping import mapper_of, schema_map_of
+from rowbell.postgresql import IN_FAILED_TRANSACTION, has_sqlstate
+from rowbell.session import refuse_unbegun
 from rowbell.watch.batch import finish, read
 from rowbell.watch.connection import check_engine
+from rowbell.watch.held import held_connection, outlook_of
 from rowbell.watch.request import WaitRequest
+from rowbell.watch.savepoint import in_savepoint
 from rowbell.watch.session import (
     adopt,
     alone,
+    connection_kept,
     refresh,
-    refuse_frozen_snapshot,
     sees,
 )
-from rowbell.watch.watcher import RowWatcher, open_watcher
+from rowbell.watch.state import Reason, warn_once
+from rowbell.watch.watcher import RowWatcher, open_watcher, running_loop
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import AsyncGenerator, Mapping, Sequence
+    from datetime import timedelta
 
-    from sqlalchemy import Dialect
+    from sqlalchemy import Connection, Dialect
     from sqlalchemy.orm import QueryableAttribute
     from sqlalchemy.orm.interfaces import ORMOption
 
@@ -47,8 +53,8 @@ async def wait_for_row_change(
     pk_value: object,
     *,
     columns: Sequence[str | QueryableAttribute[Any]] | None = None,
-    interval: float = 0.5,
-    timeout: float | None = None,  # noqa: ASYNC109  # the contract's name, and kept to the end
+    interval: float | timedelta = 0.5,
+    timeout: float | timedelta | None = None,  # noqa: ASYNC109  # the contract's name, and kept to the end
     until: Until | None = None,
     since: ModelT | Mapping[str, Any] | None = None,
     options: Sequence[ORMOption] = (),
@@ -111,10 +117,14 @@ async def wait_for_row_change(
     if not isinstance(session, AsyncSession):
         kind = type(session).__name__
         raise UnsupportedEngineError(f"waiting takes an AsyncSession, not a {kind}")
+    begun = running_loop().time()
     bind = session.sync_session.get_bind(mapper_of(model))
+    held = held_connection(session.sync_session, bind)
+    refuse_unbegun(session)
+
     request = WaitRequest.of(
         bind.dialect,
-        schema_map_of(session.sync_session, bind),
+        schema_map_of(session.sync_session, bind if held is None else held),
         model,
         pk_value,
         columns=columns,
@@ -124,62 +134,90 @@ async def wait_for_row_change(
         since=since,
         options=options,
     )
-    begun = asyncio.get_running_loop().time()
     with alone(session.sync_session):
-        await refuse_frozen_snapshot(session, bind)
+        outlook = await outlook_of(session, held, request.rows)
         try:
-            if isinstance(bind, Connection) and bind.in_transaction():
-                instance = await _wait_on_connection(session, bind, request)
+            if held is not None and (held is bind or outlook.differs):
+                async with connection_kept(session, held, outlook.idle_limit):
+                    instance = await _wait_on_connection(session, held, request, outlook.differs)
             else:
                 engine = AsyncEngine(bind.engine)
                 check_engine(engine)
                 async with _watcher(engine) as watcher:
                     instance = await watcher.wait(request, wants_instance=False)
         except NotFoundError as error:
-            if error.deleted or not await sees(session, bind, request):
+            if error.deleted or held is None or held is bind:
+                raise
+            if not await sees(session, held, request):
                 raise
             hint = (
                 "this session sees it, but no other connection does: it is not committed yet, "
                 "or row-level security hides it from the engine's other connections"
             )
             raise NotFoundError(model, error.key, hint=hint) from None
-        if instance is None or not adopt(session.sync_session, instance):
-            deadline = math.inf if timeout is None else begun + timeout
-            instance = await refresh(session, request, deadline)
+        if instance is None or not adopt(session.sync_session, instance, begins=held is None):
+            deadline = math.inf if request.timeout is None else begun + request.timeout
+            async with connection_kept(session, held, outlook.idle_limit):
+                instance = await refresh(session, request, deadline)
         changed: ModelT = instance
         return changed
 
 
-async def _wait_on_connection(session: AsyncSession, bind: Connection, request: WaitRequest) -> Any:
-    """Wait on the connection that the session is bound to, inside its transaction.
+async def _wait_on_connection(
+    session: AsyncSession, held: Connection, request: WaitRequest, differs: str
+) -> Any:
+    """Wait on the connection that the session is bound to or holds, inside its transaction.
 
-    Nobody else sees what is written there, so there the row is polled.
+    Nobody else sees what is written there, or as it does, so there the row is polled.
     """
+    if differs:
+        warn_once(
+            held.dialect,
+            Reason.OWN_CONNECTION,
+            f"a session waits for {request.rows.model.__name__} on its own connection: {differs}",
+        )
     loop = asyncio.get_running_loop()
     begun = loop.time()
     connection = session.bind
-    if not isinstance(connection, AsyncConnection) or connection.sync_connection is not bind:
-        connection = AsyncConnection(AsyncEngine(bind.engine), bind)
+    if not isinstance(connection, AsyncConnection) or connection.sync_connection is not held:
+        connection = AsyncConnection(AsyncEngine(held.engine), held)
+    if request.again is not None and request.rows.subclass(request.key) is not None:
+        request = await finished(connection.run_sync(_narrowed, request))
     watch = request.watch(begun, wants_instance=False)
-    if request.since:
-        known = request.known_baseline
-        if known is None:
-            known = await connection.run_sync(request.baseline)
-        watch.baseline = known
+    failed_since = math.inf
     while True:
         started = loop.time()
-        await cancelled_once(connection.run_sync(_look, watch))
+        try:
+            await finished(connection.run_sync(_look, watch))
+            failed_since = math.inf
+        except DBAPIError as error:
+            # Another's statement has failed, who is about to undo it.
+            failed_since = min(failed_since, started)
+            if not has_sqlstate(error, IN_FAILED_TRANSACTION) or started > failed_since + _UNDO:
+                raise
         if not watch.over and started >= watch.deadline:
-            watch.time_out("on the connection that the session is bound to")
+            watch.time_out("on the session's own connection")
         if watch.over:
             return await watch.result
         await anyio.sleep(max(0.0, min(watch.interval, watch.deadline - loop.time())))
 
 
+_UNDO: Final = 1.0
+"""How long, in seconds, others who use the connection may take to undo what has failed."""
+
+
+def _narrowed(connection: Connection, request: WaitRequest) -> WaitRequest:
+    with in_savepoint(connection) if request.rows.on_postgresql else nullcontext():
+        return request.narrowed(connection)
+
+
 def _look(connection: Connection, watch: Watch) -> None:
-    [(_, reading)] = read(connection, watch.rows, [watch], evidence=False)
-    if watch.observe(reading) and reading is not None:
-        finish(connection, watch.rows, [(watch, reading)])
+    with in_savepoint(connection) if watch.rows.on_postgresql else nullcontext():
+        [(_, reading)] = read(connection, watch.rows, [watch], evidence=False)
+        if watch.observe(reading) and reading is not None:
+            finish(connection, watch.rows, [(watch, reading)])
+        else:
+            watch.ask_again()
 
 
 @dataclass

@@ -19,6 +19,7 @@ what they committed. A trigger that runs later sees the registration, or broadca
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
 from enum import Enum
@@ -26,8 +27,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from sqlalchemy import ColumnElement
 
-from rowbell.errors import NotFoundError, WaitTimeoutError
+from rowbell.errors import InvalidArgumentError, NotFoundError, WaitTimeoutError
 from rowbell.watch.distinct import UNSEEN, rows_differ
+from rowbell.watch.failure import as_result
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from rowbell.keys import Key
     from rowbell.watch.rows import Evidence, MappedRows
+    from rowbell.watch.since import Since
     from rowbell.watch.state import Reason
 
 Until: TypeAlias = "Callable[[Any], object] | ColumnElement[bool]"
@@ -94,6 +97,8 @@ class Watch:
         interval: The polling interval, in seconds.
         timeout: The time given, in seconds; ``None`` for ever.
         deadline: When that time has passed, on the loop's clock.
+        since: What the caller last saw, if that was given, until the first read has made the
+            baseline of it.
         until: The condition, if one was given.
         condition_key: Equal for watches whose ``condition`` is the same.
         options: Loader options for the instance.
@@ -104,6 +109,7 @@ class Watch:
             those of the last read: a predicate is asked again when they have changed.
         found: Whether a read has found the row.
         unasked: Whether the predicate is to be asked about what was read last.
+        asked_of: The instance that it was asked about last.
         arming: How the watch is served.
         boundary: What a read's horizon must exceed to arm it; negative once the lock table has
             shown that any read that begins now will do.
@@ -124,6 +130,7 @@ class Watch:
     timeout: float | None
     deadline: float
     result: Future[Any]
+    since: Since | None = None
     until: Until | None = None
     condition_key: Hashable = None
     options: Sequence[ORMOption] = ()
@@ -132,6 +139,7 @@ class Watch:
     baseline: tuple[Any, ...] = ()
     found: bool = False
     unasked: bool = True
+    asked_of: Any = None
     arming: Arming = Arming.UNARMED
     boundary: int = 0
     names: tuple[tuple[int, int], ...] = ()
@@ -187,7 +195,7 @@ class Watch:
             self.baseline = tuple(
                 new if old is UNSEEN else old for old, new in zip(before, values, strict=True)
             )
-        return rows_differ(before, values)
+        return rows_differ(before, values, self.rows.rules(self.columns))
 
     def prove(self, evidence: Evidence, boundary: int | None) -> None:
         """Become armed if that read proves that nothing was missed.
@@ -198,6 +206,32 @@ class Watch:
         """
         if self.arming is Arming.ARMING and boundary == self.boundary < evidence.horizon:
             self.arming = Arming.ARMED
+
+    def decide(self, instance: Any, *, alone: bool) -> None:
+        """End the wait with an instance, if the predicate agrees.
+
+        Args:
+            instance: The row; ``None`` where it is gone.
+            alone: Whether nobody else gets that instance: only then may it enter a session.
+        """
+        if instance is None:
+            self.fail(NotFoundError(self.rows.model, self.key_by_name, deleted=True))
+            return
+        try:
+            holds = self.predicate is None or _holds(self.predicate, instance)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  # the predicate's: the caller's
+            self.fail(as_result(error))
+        else:
+            self.unasked, self.asked_of = False, instance
+            if holds:
+                self.finish(instance if self.wants_instance or alone else None)
+
+    def ask_again(self) -> None:
+        """Ask the predicate about the row as it was read last: it may look at the clock."""
+        if self.asked_of is not None and not self.over and not self.unasked:
+            self.decide(self.asked_of, alone=False)
 
     def finish(self, instance: Any) -> None:
         """End the wait with its result."""
@@ -210,7 +244,8 @@ class Watch:
             self.result.set_exception(error)
 
     def time_out(self, trouble: str = "") -> None:
-        """End the wait because its time has passed."""
+        """End the wait because its time has passed; a predicate is asked for the last time."""
+        self.ask_again()
         served = {
             Arming.ARMED: "armed: a notification would have ended it",
             Arming.ARMING: f"polled every {self.interval:g}s while it was being armed",
@@ -227,3 +262,13 @@ class Watch:
     def key_by_name(self) -> dict[str, object]:
         """The key for errors."""
         return self.rows.describe(self.key)
+
+
+def _holds(predicate: Callable[[Any], object], instance: Any) -> bool:
+    answer = predicate(instance)
+    if inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()
+        expected = "a plain function: this one has returned something to be awaited"
+        raise InvalidArgumentError("until", predicate, expected)
+    return bool(answer)

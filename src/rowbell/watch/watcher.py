@@ -11,6 +11,7 @@ import anyio
 
 from rowbell.cleanup import complete, own_cancellations
 from rowbell.errors import InvalidArgumentError, ListenError, WatcherStateError
+from rowbell.watch.asking import Asking
 from rowbell.watch.board import Board
 from rowbell.watch.connection import Connections, check_engine
 from rowbell.watch.failure import UnreachableError, is_passing
@@ -21,11 +22,12 @@ from rowbell.watch.reader import Reader
 from rowbell.watch.request import WaitRequest
 from rowbell.watch.state import Mode, Reason, StateLog, WatcherState, explain, logger
 from rowbell.watch.statistics import statistics_of, trouble_of
-from rowbell.watch.timing import Timing
+from rowbell.watch.timing import Timing, seconds_of
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Handle, Task
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import timedelta
 
     from sqlalchemy import URL, Dialect
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm.interfaces import ORMOption
 
     from rowbell.watch.statistics import WatcherStatistics
-    from rowbell.watch.watch import Until, Watch
+    from rowbell.watch.watch import Until
 
 ModelT = TypeVar("ModelT")
 
@@ -76,19 +78,18 @@ class RowWatcher:
         *,
         mode: Mode | str = Mode.AUTO,
         listen_url: str | URL | None = None,
-        recheck: float | None = 30.0,
+        recheck: float | timedelta | None = 30.0,
         timing: Timing | None = None,
     ) -> None:
         check_engine(engine)
         if mode not in set(Mode):
             raise InvalidArgumentError("mode", mode, "'auto', 'listen' or 'poll'")
-        if recheck is not None and not 0 < recheck < math.inf:
-            raise InvalidArgumentError("recheck", recheck, "a number of seconds above 0, or None")
+        every = None if recheck is None else seconds_of("recheck", recheck)
         self._engine = engine
         self._mode = Mode(mode)
         self._timing = timing or Timing()
         self._connections = Connections(engine, listen_url, self._timing)
-        self._board = Board(self._time, self._timing, recheck, self._changed)
+        self._board = Board(self._time, self._timing, every, self._changed)
         self._state = StateLog(engine, self._changed)
         self._reader = Reader(self._board, self._connections, self._state)
         self._listener = Listener(self._board, self._connections, self._state, self._timing)
@@ -96,7 +97,6 @@ class RowWatcher:
         self._task: Task[None] | None = None
         self._failure: BaseException | None = None
         self._observers = Observers()
-        self._asking = anyio.Semaphore(_ASKING)
         self._look: Handle | None = None
 
     # -- start and stop
@@ -128,7 +128,7 @@ class RowWatcher:
         """
         if self._task is not None:
             raise WatcherStateError(f"{self!r} cannot be entered twice: make a new one")
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         open_here = _open.setdefault(self._loop, {})
         if self._engine.dialect in open_here:
             raise WatcherStateError(
@@ -187,8 +187,8 @@ class RowWatcher:
         pk_value: object,
         *,
         columns: Sequence[str | QueryableAttribute[Any]] | None = None,
-        interval: float = 0.5,
-        timeout: float | None = None,  # noqa: ASYNC109  # the contract's name, and kept to the end
+        interval: float | timedelta = 0.5,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109  # the contract's name, and kept to the end
         until: Until | None = None,
         since: ModelT | Mapping[str, Any] | None = None,
         options: Sequence[ORMOption] = (),
@@ -245,48 +245,45 @@ class RowWatcher:
     async def wait(self, request: WaitRequest, *, wants_instance: bool) -> Any:
         """Wait as requested; without ``wants_instance`` it may return ``None``."""
         self._check_open()
+        begun = self._time()
+        request = await self._narrowed(request, begun)
+        self._check_open()
         if request.hindrance is not None and self._mode is not Mode.POLL:
             self._tell_hindrance(request.hindrance, request)
-        watch = request.watch(self._time(), wants_instance=wants_instance)
-        last_read = LastRead(watch, self._timing.last_read)
+        watch = request.watch(begun, wants_instance=wants_instance)
+        last_read, asking = LastRead(watch, self._timing.last_read), Asking(watch)
         try:
-            if request.since:
-                watch.baseline = request.known_baseline or await self._ask_baseline(request, watch)
-            if not watch.over:
-                self._check_open()
-                self._board.add(watch)
+            self._board.add(watch)
             return await watch.result
         finally:
             last_read.stop()
+            asking.stop()
             self._board.discard(watch)
             take_notice(watch.result)
 
-    async def _ask_baseline(self, request: WaitRequest, watch: Watch) -> tuple[Any, ...]:
-        """What the caller last saw, as a read would return it; nothing if the wait ends first."""
-        seen: tuple[Any, ...] = ()
-        with anyio.CancelScope() as asking:
-            watch.result.add_done_callback(lambda _: asking.cancel())
-            while not seen:
-                try:
-                    async with (
-                        self._asking
-                    ):  # a thousand waits at once take no thousand connections
-                        seen = await self._connections.run(request.baseline)
-                except UnreachableError as error:
-                    if not error.passes:
-                        raise error.reason from None
-                    await anyio.sleep(request.interval)
-                except Exception as error:
-                    if not is_passing(error):
-                        raise
-                    await anyio.sleep(request.interval)
-        return seen
+    async def _narrowed(self, request: WaitRequest, begun: float) -> WaitRequest:
+        """The request for the row's own class; as it is where there is no time to find that out."""
+        limit = math.inf if request.timeout is None else begun + request.timeout
+        while request.again is not None and request.rows.subclass(request.key) is not None:
+            try:
+                return await self._connections.run(request.narrowed)
+            except UnreachableError as error:
+                if not error.passes:
+                    raise error.reason from None
+            except Exception as error:
+                if not is_passing(error):
+                    raise
+            self._check_open()
+            soon = min(request.interval, self._timing.first_read)
+            if self._time() + soon >= limit:
+                return request
+            await anyio.sleep(soon)
+        return request
 
     def _tell_hindrance(self, hindrance: Reason, request: WaitRequest) -> None:
-        model = f"model {request.rows.model.__name__}"
         if self._mode is Mode.LISTEN:
-            raise ListenError(hindrance, explain(hindrance, model))
-        self._state.warn(hindrance, model)
+            raise ListenError(hindrance, explain(hindrance, request.hindered))
+        self._state.warn(hindrance, request.hindered)
 
     def _check_open(self) -> None:
         if self._task is None:
@@ -338,6 +335,21 @@ async def _run(part: Reader | Listener) -> None:
     """A part ends when it is stopped or cancelled; anything else is a failure of the watcher."""
     with own_cancellations():
         await part.run()
+
+
+def running_loop() -> AbstractEventLoop:
+    """The running event loop of asyncio.
+
+    Raises:
+        WatcherStateError: There is none, or another library's.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise WatcherStateError(
+            "waiting needs a running event loop of asyncio, as SQLAlchemy's asyncio API does: use "
+            "asyncio.run(), and with anyio or trio the backend 'asyncio'"
+        ) from None
 
 
 _open: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, RowWatcher]] = WeakKeyDictionary()

@@ -3,7 +3,8 @@
 -- to be 0 and set. Returns for each table what stands in the way, if anything does, and its version.
 -- `row_columns` names what is watched in each row, NULL: any column, which for a role that may not
 -- SELECT them all are those of `table_columns`. Rows with other columns than the caller may SELECT
--- are not registered. `over_limit`: none were, because the role would have more than
+-- are not registered. A virtual column is not stored, so triggers see nothing of it: what it derives
+-- from is registered with it. `over_limit`: none were, because the role would have more than
 -- registration_limit allows it (by default a hundred thousand).
 CREATE OR REPLACE FUNCTION rowbell.register(
   tables oid[], options bytea[], table_columns text[],
@@ -46,19 +47,33 @@ BEGIN
              SELECT count(*) FROM pg_attribute AS a
              WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
            ) > cardinality(p.permitted)
-           THEN coalesce(t.columns::text[], p.permitted) END AS instead_of_any
+           THEN ARRAY(SELECT unnest(coalesce(t.columns::text[], p.permitted))
+                      INTERSECT SELECT unnest(p.permitted)) END AS instead_of_any
     FROM unnest(tables, obstacles, table_columns) AS t(oid, obstacle, columns)
     CROSS JOIN LATERAL (SELECT rowbell.permitted_columns(caller, t.oid)) AS p(permitted)
     WHERE t.obstacle IS NULL
   ), lists AS MATERIALIZED (
     SELECT d.columns AS given, ARRAY(SELECT DISTINCT c FROM unnest(d.columns::text[]) AS c) AS names
     FROM (SELECT DISTINCT c AS columns FROM unnest(row_columns) AS c WHERE c IS NOT NULL) AS d
+  ), derived AS MATERIALIZED (
+    SELECT s.oid, l.given, array_agg(DISTINCT source.attname::text) AS names
+    FROM sound AS s CROSS JOIN (SELECT given, names FROM lists UNION ALL SELECT NULL, NULL) AS l
+    JOIN pg_attribute AS a ON a.attrelid = s.oid AND a.attgenerated NOT IN ('', 's')
+                          AND a.attname::text = ANY (coalesce(l.names, s.instead_of_any))
+    JOIN pg_attrdef AS e ON e.adrelid = a.attrelid AND e.adnum = a.attnum
+    JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass AND d.objid = e.oid
+                       AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid
+    JOIN pg_attribute AS source ON source.attrelid = a.attrelid AND source.attnum = d.refobjsubid
+                               AND source.attnum > 0
+    GROUP BY s.oid, l.given
   ), registered AS (
     INSERT INTO rowbell.registration AS r (table_oid, key_hash, listener, columns)
     SELECT DISTINCT ON (w.table_oid, w.key_hash)
-           w.table_oid, w.key_hash, own.number, coalesce(l.names, s.instead_of_any)
+           w.table_oid, w.key_hash, own.number,
+           coalesce(l.names, s.instead_of_any) || d.names
     FROM unnest(row_tables, key_hashes, row_columns) AS w(table_oid, key_hash, columns)
     JOIN sound AS s ON s.oid = w.table_oid LEFT JOIN lists AS l ON l.given = w.columns
+    LEFT JOIN derived AS d ON d.oid = w.table_oid AND d.given IS NOT DISTINCT FROM w.columns
     WHERE w.columns IS NULL OR l.names <@ s.permitted AND l.names <> '{}'
     ON CONFLICT (table_oid, key_hash, listener) DO UPDATE SET columns = excluded.columns
     RETURNING (r.xmax = 0)::integer AS new
