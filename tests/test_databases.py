@@ -15,6 +15,7 @@ from sqlalchemy import (
     Identity,
     Integer,
     MetaData,
+    Sequence,
     Table,
     insert,
     select,
@@ -276,3 +277,78 @@ async def test_commits_and_rollbacks_stay_inside(engine: AsyncEngine) -> None:
             raise LookupError
     async with AsyncSession(engine) as other:
         assert list(await other.scalars(select(Plain.id))) == []
+
+
+async def test_a_base_without_a_registry_of_that_name_is_emptied(session: AsyncSession) -> None:
+    """SQLModel's has metadata alone."""
+
+    class Model:
+        metadata = Base.metadata
+
+    session.add(Plain(id=1))
+    await session.commit()
+    await cleanup_tables(session, Model)
+    assert await session.get(Plain, 1) is None
+
+
+async def test_what_has_no_metadata_is_refused(session: AsyncSession) -> None:
+    with pytest.raises(InvalidArgumentError, match="base must be a declarative base"):
+        await cleanup_tables(session, dict)
+
+
+async def test_views_are_left_alone_and_materialized_ones_refreshed(session: AsyncSession) -> None:
+    metadata = MetaData()
+    Table("things", metadata, Column("id", Integer, primary_key=True))
+    Table("all_things", metadata, Column("id", Integer))
+    Table("kept_things", metadata, Column("id", Integer))
+    Table("more_things", metadata, Column("id", Integer))
+    for statement in (
+        "CREATE TABLE things (id int PRIMARY KEY)",
+        "INSERT INTO things VALUES (1)",
+        "CREATE VIEW all_things AS SELECT * FROM things",
+        "CREATE MATERIALIZED VIEW more_things AS SELECT * FROM things",
+        "CREATE MATERIALIZED VIEW kept_things AS SELECT * FROM more_things",
+    ):
+        await session.execute(text(statement))
+    await session.commit()
+    await cleanup_tables(session, metadata)
+    for name in metadata.tables:
+        assert await session.scalar(text(f"SELECT count(*) FROM {name}")) == 0
+
+
+async def test_sequences_of_the_metadata_begin_anew(session: AsyncSession) -> None:
+    """Those of a column's default, and those that no column has."""
+    metadata = MetaData()
+    Sequence("tickets", start=5, metadata=metadata)
+    table = Table(
+        "numbered", metadata, Column("id", Integer, Sequence("numbers"), primary_key=True)
+    )
+    await (await session.connection()).run_sync(metadata.create_all)
+    for _ in range(3):
+        await session.execute(insert(table))
+        await session.execute(text("SELECT nextval('tickets')"))
+    await session.commit()
+    await cleanup_tables(session, metadata)
+    await session.execute(insert(table))
+    assert await session.scalar(select(table.c.id)) == 1
+    assert await session.scalar(text("SELECT nextval('tickets')")) == 5
+
+
+async def test_a_session_that_begins_nothing_by_itself_can_clean_up(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine, autobegin=False) as session:
+        await cleanup_tables(session, Base)
+        assert not session.in_transaction()
+
+
+async def test_who_uses_a_template_is_named(server: URL) -> None:
+    name = f"template_{uuid4().hex[:8]}"
+    await create_database(name, server_url=server)
+    settings = {"server_settings": {"application_name": "the forgetful one"}}
+    engine = create_async_engine(server.set(database=name), connect_args=settings)
+    async with engine.connect() as connection:
+        pid = await connection.scalar(text("SELECT pg_backend_pid()"))
+        with pytest.raises(DatabaseStateError, match=f"in use: by pid {pid} .*forgetful") as caught:
+            await create_database(f"{name}_copy", server_url=server, template=name)
+        assert caught.value.state == "in use"
+    await engine.dispose()
+    await drop_database(name, server_url=server)

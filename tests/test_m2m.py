@@ -23,12 +23,21 @@ from sqlalchemy import (
     func,
     insert,
     join,
+    literal_column,
+    or_,
     select,
     text,
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, selectinload
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    foreign,
+    mapped_column,
+    relationship,
+    selectinload,
+)
 
 from observed import blocked, statements
 from rowbell import (
@@ -573,3 +582,103 @@ async def test_a_failure_of_the_connection_is_the_drivers_own_error(
         await m2m_set(session, post, Post.tags, tag)
     await session.rollback()
     await m2m_set(session, Post(id=1), Post.tags, Tag(id=1))
+
+
+# -- joins that say more, association objects
+
+
+class Blog(DeclarativeBase):
+    pass
+
+
+kinds = Table(
+    "entry_labels",
+    Blog.metadata,
+    Column("entry_id", ForeignKey("entries.id"), primary_key=True),
+    Column("label_id", ForeignKey("labels.id"), primary_key=True),
+    Column("kind", String, primary_key=True, server_default="main"),
+)
+
+
+class Label(Blog):
+    __tablename__ = "labels"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    entries: Mapped[list[Entry]] = relationship(secondary=kinds, viewonly=True)
+    links: Mapped[list[Link]] = relationship(viewonly=True)
+
+
+class Link(Blog):
+    """The association object of the same table."""
+
+    __table__ = kinds
+
+
+class Entry(Blog):
+    __tablename__ = "entries"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    labels: Mapped[list[Label]] = relationship(secondary=kinds, viewonly=True)
+    links: Mapped[list[Link]] = relationship(cascade="all, delete-orphan")
+    by_text: Mapped[list[Label]] = relationship(
+        secondary=kinds,
+        viewonly=True,
+        primaryjoin=lambda: and_(Entry.id == kinds.c.entry_id, text("entry_labels.kind = 'main'")),
+    )
+    by_literal: Mapped[list[Label]] = relationship(
+        secondary=kinds,
+        viewonly=True,
+        primaryjoin=lambda: and_(
+            Entry.id == kinds.c.entry_id,
+            literal_column("entry_labels.kind") == literal_column("'main'"),
+        ),
+    )
+    by_function: Mapped[list[Label]] = relationship(
+        secondary=kinds,
+        viewonly=True,
+        primaryjoin=lambda: and_(Entry.id == kinds.c.entry_id, func.length(kinds.c.kind) > 3),
+    )
+    or_none: Mapped[list[Label]] = relationship(
+        secondary=kinds,
+        viewonly=True,
+        primaryjoin=lambda: or_(Entry.id == kinds.c.entry_id, Entry.id == 0),
+    )
+    greater: Mapped[list[Label]] = relationship(
+        secondary=kinds,
+        viewonly=True,
+        primaryjoin=lambda: Entry.id == kinds.c.entry_id,
+        secondaryjoin=lambda: and_(
+            Label.id == kinds.c.label_id, foreign(kinds.c.label_id) >= Label.id
+        ),
+    )
+
+
+@pytest.mark.parametrize("name", ["by_text", "by_literal", "by_function", "or_none", "greater"])
+async def test_a_join_that_says_anything_else_is_refused(session: AsyncSession, name: str) -> None:
+    """Whatever it leaves out would be deleted."""
+    with pytest.raises(RelationshipError, match="cannot be written to"):
+        await m2m_set(session, Entry(id=1), getattr(Entry, name), Label(id=1))
+
+
+async def test_collections_of_association_objects_show_the_change_too(
+    session: AsyncSession,
+) -> None:
+    """On both sides; and what is loaded anew can be flushed."""
+    await (await session.connection()).run_sync(Blog.metadata.create_all)
+    session.add_all([Entry(id=1), Label(id=1), Label(id=2), Label(id=3)])
+    await session.flush()
+    entry, *labels = [await session.get_one(Entry, 1)]
+    labels = [await session.get_one(Label, i) for i in (1, 2, 3)]
+    await m2m_add(session, entry, Entry.labels, *labels[:2])
+    for instance, names in ((entry, ["labels", "links"]), (labels[2], ["entries", "links"])):
+        await session.refresh(instance, names)
+    await m2m_set(session, entry, Entry.labels, labels[0], labels[2])
+
+    def seen(_: object) -> list[list[int]]:
+        return [
+            sorted(label.id for label in entry.labels),
+            sorted(link.label_id for link in entry.links),  # type: ignore[attr-defined]
+            [link.entry_id for link in labels[2].links],  # type: ignore[attr-defined]
+            [owner.id for owner in labels[2].entries],
+        ]
+
+    assert await session.run_sync(seen) == [[1, 3], [1, 3], [1], [1]]
+    await session.flush()

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey, insert, select, text, update
+from sqlalchemy import URL, ForeignKey, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from models import Animal, Dog, Item, Order, Seat
@@ -21,7 +21,9 @@ from rowbell import (
     NotFoundError,
     SessionStateError,
     UnmappedModelError,
+    advisory_lock,
     lock_rows,
+    lock_tables,
 )
 
 
@@ -317,3 +319,56 @@ async def test_a_frozen_snapshot_is_the_servers_own_error(
         await other.commit()
         with pytest.raises(DBAPIError, match="could not serialize"):
             await lock_rows(session, Order, [1])
+
+
+@pytest.fixture
+async def hurried(engine: AsyncEngine, database: URL) -> AsyncIterator[AsyncEngine]:
+    """An engine whose statements may take 200 ms; another transaction holds all that is wanted."""
+    async with engine.begin() as connection:
+        await connection.execute(insert(Order).values(id=1))
+    settings = {"server_settings": {"statement_timeout": "200ms"}}
+    hurried = create_async_engine(database, connect_args=settings)
+    async with engine.begin() as holder:
+        await holder.execute(text("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"))
+        await holder.execute(text("SELECT pg_advisory_xact_lock(7)"))
+        yield hurried
+    await hurried.dispose()
+
+
+async def lock_a_row(session: AsyncSession, limit: Any) -> None:
+    await lock_rows(session, Order, [1], timeout=limit)
+
+
+async def lock_a_table(session: AsyncSession, limit: Any) -> None:
+    async with lock_tables(session, [Order], timeout=limit):
+        pass
+
+
+async def lock_a_key(session: AsyncSession, limit: Any) -> None:
+    async with advisory_lock(session, 7, timeout=limit, transaction=True):
+        pass
+
+
+@pytest.mark.parametrize("limit", [5, None])
+@pytest.mark.parametrize("lock", [lock_a_row, lock_a_table, lock_a_key])
+async def test_a_shorter_statement_timeout_is_a_lock_timeout_that_says_so(
+    hurried: AsyncEngine, lock: Any, limit: Any
+) -> None:
+    """And the transaction around it stays usable."""
+    async with AsyncSession(hurried) as session:
+        await session.execute(text("SELECT 1"))
+        with pytest.raises(LockTimeoutError, match="statement timeout") as caught:
+            await lock(session, limit)
+        assert caught.value.cancelled
+        assert await session.scalar(text("SELECT 1")) == 1
+
+
+async def test_a_session_that_begins_nothing_is_told_how(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine, autobegin=False) as session:
+        with pytest.raises(SessionStateError, match="autobegin=False"):
+            await lock_rows(session, Order, [1])
+        with pytest.raises(SessionStateError, match="autobegin=False"):
+            async with advisory_lock(session, 7):
+                pass
+        async with lock_tables(session, [Order]):  # a transaction of its own
+            assert session.in_transaction()

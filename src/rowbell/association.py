@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 from sqlalchemy import Column, ColumnElement, Table, and_, delete, inspect, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import PassiveFlag, QueryableAttribute, RelationshipProperty
-from sqlalchemy.sql import visitors
-from sqlalchemy.sql.elements import BindParameter
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping
 
 from rowbell.cleanup import cancelled_once
 from rowbell.errors import (
@@ -100,12 +100,13 @@ class Association:
             )
         owner = _Side(prop.parent, *zip(*prop.synchronize_pairs, strict=True))
         other = _Side(prop.mapper, *zip(*(prop.secondary_synchronize_pairs or ()), strict=True))
-        known = {*owner.columns, *owner.references, *other.columns, *other.references}
-        joins = [*visitors.iterate(prop.primaryjoin), *visitors.iterate(prop.secondaryjoin)]
-        if not isinstance(table, Table) or any(
-            isinstance(part, BindParameter) or (isinstance(part, Column) and part not in known)
-            for part in joins
-        ):
+        pairs = {
+            frozenset(pair)
+            for side in (owner, other)
+            for pair in zip(side.columns, side.references, strict=True)
+        }
+        joins = [prop.primaryjoin, prop.secondaryjoin]
+        if not isinstance(table, Table) or not all(_compares_only(join, pairs) for join in joins):
             raise RelationshipError(
                 rel_attr,
                 "is a Many-to-Many relationship that cannot be written to: its joins do more "
@@ -132,6 +133,14 @@ class Association:
             yield rows
         await session.run_sync(lambda _: self._expire(session, rows.touched))
 
+    def _showing(self, mapper: Mapper[Any]) -> list[str]:
+        """One side's relationships over the secondary table, and those to what is mapped to it."""
+        return [
+            other.key
+            for other in mapper.relationships
+            if other.secondary is self.table or other.mapper.local_table is self.table
+        ]
+
     def _refuse_pending(self) -> None:
         """Refuse where expiring the collection would drop what the caller did to it."""
         if _has_changes(inspect(self.instance), self.prop.key):
@@ -141,13 +150,9 @@ class Association:
             )
 
     def _expire(self, session: AsyncSession, touched: set[Key]) -> None:
-        """Expire the loaded collection, and those of the other side that mirror it."""
-        _expire_loaded(session, self.instance, [self.prop.key])
-        mirrors = [
-            other.key
-            for other in self.prop.mapper.relationships
-            if other.secondary is self.table and other is not self.prop
-        ]
+        """Expire the loaded collections that show these rows, on both sides."""
+        _expire_loaded(session, self.instance, self._showing(self.prop.parent))
+        mirrors = [name for name in self._showing(self.prop.mapper) if name != self.prop.key]
         for instance in list(session.identity_map.values()) if mirrors and touched else ():
             loaded = inspect(instance).dict
             if (
@@ -156,6 +161,23 @@ class Association:
                 and self.related.key(instance) in touched
             ):
                 _expire_loaded(session, instance, mirrors)
+
+
+def _compares_only(join: object, pairs: set[frozenset[Any]]) -> bool:
+    """Whether a join says no more than that columns of those pairs are equal.
+
+    Whatever else it says, rows that it leaves out belong to somebody else, and are not to be
+    deleted.
+    """
+    if isinstance(join, Grouping):
+        return _compares_only(join.element, pairs)
+    if isinstance(join, BooleanClauseList) and join.operator is operators.and_:
+        return all(_compares_only(part, pairs) for part in join.clauses)
+    return (
+        isinstance(join, BinaryExpression)
+        and join.operator is operators.eq
+        and frozenset((join.left, join.right)) in pairs
+    )
 
 
 def _has_changes(state: InstanceState[Any], name: str) -> bool:

@@ -113,23 +113,33 @@ class LockTimeoutError(RowbellError, SQLAlchemyError, TimeoutError):
         timeout: The wait, as PostgreSQL writes it (``"5s"``); ``None`` where none was allowed,
             or where it was the caller's own ``lock_timeout`` that ended it.
         holders: The process IDs of the sessions that hold it, where they are known.
+        cancelled: What the server said, where it ended the statement before that time: for a
+            ``statement_timeout`` that is shorter, say.
     """
 
     def __init__(
-        self, objects: Iterable[str], mode: str, timeout: str | None, holders: Iterable[int] = ()
+        self,
+        objects: Iterable[str],
+        mode: str,
+        timeout: str | None,
+        holders: Iterable[int] = (),
+        *,
+        cancelled: str | None = None,
     ) -> None:
         self.objects = tuple(objects)
         self.mode = mode
         self.timeout = timeout
         self.holders = tuple(holders)
+        self.cancelled = cancelled
         wait = f"within {timeout}" if timeout else "without a longer wait"
         held = "another transaction holds one that conflicts (pg_blocking_pids() tells whose)"
         if self.holders:
             held = f"held by process {', '.join(map(str, self.holders))} (see pg_stat_activity)"
-        super().__init__(
-            f"no {mode} lock on {', '.join(self.objects)} {wait}: {held}. Try again when it has "
-            "ended, or allow a longer wait"
-        )
+        remedy = "Try again when it has ended, or allow a longer wait"
+        if cancelled:
+            held = f"{cancelled} (statement_timeout limits the wait for a lock, too)"
+            remedy = "Allow the statement more time, or the lock less"
+        super().__init__(f"no {mode} lock on {', '.join(self.objects)} {wait}: {held}. {remedy}")
 
 
 class PoolExhaustedError(RowbellError, PoolTimeoutError, TimeoutError):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import URL, make_url
 
-from rowbell.errors import InvalidArgumentError
+from rowbell.errors import InvalidArgumentError, UnsupportedEngineError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 NO_ACTIVE_TRANSACTION: Final = "25P01"
 IN_FAILED_TRANSACTION: Final = "25P02"
@@ -20,7 +23,9 @@ INVALID_SQL_STATEMENT_NAME: Final = "26000"
 READ_ONLY_TRANSACTION: Final = "25006"
 UNDEFINED_FUNCTION: Final = "42883"
 UNDEFINED_TABLE: Final = "42P01"
+SYNTAX_OR_ACCESS_RULE: Final = "42"  # the class of the two above, and of what else is unknown
 LOCK_NOT_AVAILABLE: Final = "55P03"
+QUERY_CANCELED: Final = "57014"
 
 _MAX_PARAMETERS: Final = 32_767  # of one statement, as asyncpg writes the protocol
 _MAX_ROWS: Final = 1_000  # in an IN list of rows, which the parser nests, and its stack is limited
@@ -48,6 +53,20 @@ def asyncpg_url(url: str | URL) -> URL:
         raise InvalidArgumentError("the URL", url.get_backend_name(), "PostgreSQL's")
     query = {{"sslmode": "ssl"}.get(name, name): value for name, value in url.query.items()}
     return url.set(drivername="postgresql+asyncpg", query=query)
+
+
+def refuse_libpq_arguments(engine: Engine) -> None:
+    """Refuse a URL with an argument of libpq's that asyncpg has another name for.
+
+    Raises:
+        UnsupportedEngineError: It has ``?sslmode=``.
+    """
+    if engine.dialect.driver == "asyncpg" and "sslmode" in engine.url.query:
+        mode = engine.url.query["sslmode"]
+        raise UnsupportedEngineError(
+            f"the engine's URL says ?sslmode={mode}, which is libpq's and psycopg's: for asyncpg "
+            f"it is ?ssl={mode}"
+        )
 
 
 def longest_in_list(columns: int, *, besides: int = 0) -> int:

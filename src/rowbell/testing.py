@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, MetaData
+from sqlalchemy import URL, MetaData, Sequence, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -14,7 +14,13 @@ from rowbell.cleanup import complete
 from rowbell.errors import DatabaseStateError, InvalidArgumentError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.locks.waiting import lock_wait
-from rowbell.mapping import quote_identifier, schema_map_of, sync_connection, table_name
+from rowbell.mapping import (
+    qualified,
+    quote_identifier,
+    schema_map_of,
+    sync_connection,
+    table_name,
+)
 from rowbell.postgresql import (
     DUPLICATE_DATABASE,
     IN_FAILED_TRANSACTION,
@@ -28,9 +34,8 @@ from rowbell.postgresql import (
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from sqlalchemy import Connection, Engine, Table
-    from sqlalchemy.ext.asyncio import AsyncEngine
-    from sqlalchemy.orm import DeclarativeBase
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 _LONGEST_NAME: Final = 63
 """In bytes; PostgreSQL cuts longer ones, so two of them could mean one database."""
@@ -78,7 +83,8 @@ async def create_database(
         if has_sqlstate(error, INVALID_CATALOG_NAME):
             raise DatabaseStateError(source, "missing", "create the template first") from error
         if has_sqlstate(error, OBJECT_IN_USE):
-            remedy = "a database can be cloned while nobody is connected to it: close those"
+            users = await _users(server_url, source)
+            remedy = f"by {users}; it can be cloned while nobody is connected to it: close those"
             raise DatabaseStateError(source, "in use", remedy) from error
         raise
 
@@ -114,34 +120,37 @@ async def drop_database(
                 db_name, "missing", "there is nothing to drop; missing_ok=True accepts that"
             ) from error
         if has_sqlstate(error, OBJECT_IN_USE):
-            raise DatabaseStateError(
-                db_name, "in use", "close the connections to it, or pass force=True to end them"
-            ) from error
+            users = await _users(server_url, db_name)
+            remedy = f"by {users}; close those, or pass force=True to end them"
+            raise DatabaseStateError(db_name, "in use", remedy) from error
         raise
 
 
 async def cleanup_tables(
     session: AsyncSession,
-    base: type[DeclarativeBase] | MetaData,
+    base: type[Any] | MetaData,
     *,
     timeout: LockTimeoutValue | None = "10s",
 ) -> None:
     """Empty all tables of a declarative base, restart their sequences, and commit.
 
     It is one ``TRUNCATE … RESTART IDENTITY CASCADE``, which empties tables outside of the
-    metadata too where they refer to one in it.
+    metadata too where they refer to one in it. Sequences of the metadata that belong to no column
+    are restarted as well. Materialized views in it are refreshed; views and foreign tables are
+    left alone.
 
     Args:
         session: The session. Its instances are expunged: their rows are gone, and what is
             pending is not inserted any more. A transaction that has failed is rolled back, any
             other one committed, with what else it did.
-        base: The declarative base, or a ``MetaData``. Without tables nothing is done.
+        base: The declarative base (or ``SQLModel``), or a ``MetaData``. Without tables nothing
+            is done.
         timeout: The longest wait for the tables: seconds, a ``timedelta``, or a text as
             PostgreSQL takes it; ``None`` leaves the session's own ``lock_timeout`` in force. A
             transaction that a test has left open ends here as an error, not as a hang.
 
     Raises:
-        InvalidArgumentError: A timeout that is none; at the call.
+        InvalidArgumentError: ``base`` has no metadata, or the timeout is none; at the call.
         LockTimeoutError: Another transaction uses one of the tables; the session is rolled back.
 
     Example:
@@ -149,41 +158,71 @@ async def cleanup_tables(
 
             await rowbell.cleanup_tables(session, Base)
     """
-    metadata = base if isinstance(base, MetaData) else base.metadata
+    metadata = base if isinstance(base, MetaData) else getattr(base, "metadata", None)
+    if not isinstance(metadata, MetaData):
+        raise InvalidArgumentError("base", base, "a declarative base, or a MetaData")
     limit = None if timeout is None else LockTimeout.of(timeout)
     tables = sorted(metadata.tables.values(), key=lambda table: table.fullname)
     if not tables:
         return
-    mapper = None if isinstance(base, MetaData) else next(iter(base.registry.mappers), None)
-    bind = session.sync_session.get_bind(mapper, clause=tables[0])
+    mappers = getattr(getattr(base, "registry", None), "mappers", ())
+    bind = session.sync_session.get_bind(next(iter(mappers), None), clause=tables[0])
     session.expunge_all()  # what is pending would be inserted after the TRUNCATE
     if not session.is_active:
         await session.rollback()
+    if not session.sync_session.autobegin and not session.in_transaction():
+        await session.begin()
     try:
         try:
-            await _truncate(session, bind, tables, limit)
+            await _empty(session, bind, metadata, limit)
         except DBAPIError as error:
             if not has_sqlstate(error, IN_FAILED_TRANSACTION):
                 raise
             await session.rollback()
-            await _truncate(session, bind, tables, limit)
+            await _empty(session, bind, metadata, limit)
         await session.commit()
     except BaseException:
         await complete(session.rollback())
         raise
 
 
-async def _truncate(
+_KINDS: Final = text(
+    "SELECT n.name, c.relkind::text, c.relispopulated FROM unnest(CAST(:names AS text[]))"
+    " WITH ORDINALITY AS n(name, place) LEFT JOIN pg_class AS c ON c.oid = to_regclass(n.name)"
+    " ORDER BY c.oid"
+)
+
+
+async def _empty(
     session: AsyncSession,
     bind: Engine | Connection,
-    tables: list[Table],
+    metadata: MetaData,
     timeout: LockTimeout | None,
 ) -> None:
     connection = await session.connection(bind_arguments={"bind": bind})
     schema_map = schema_map_of(session.sync_session, sync_connection(connection))
-    names = [table_name(table, schema_map) for table in tables]
-    async with lock_wait(connection, timeout, names, "ACCESS EXCLUSIVE"):
-        await connection.exec_driver_sql(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE")
+    names = sorted(table_name(table, schema_map) for table in metadata.tables.values())
+    found = (await connection.execute(_KINDS, {"names": names})).all()
+    tables = [name for name, kind, _ in found if kind not in {"v", "m", "f"}]
+    # In the order in which they were made: one may select from those before it.
+    views = [name for name, kind, populated in found if kind == "m" and populated]
+    statements = [f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE"] if tables else []
+    statements += [
+        f"ALTER SEQUENCE IF EXISTS {qualified(schema_map.get(s.schema, s.schema), s.name)} RESTART"
+        for s in _sequences(metadata)
+    ]
+    statements += [f"REFRESH MATERIALIZED VIEW {name}" for name in views]
+    async with lock_wait(connection, timeout, tables + views, "ACCESS EXCLUSIVE"):
+        for statement in statements:
+            await connection.exec_driver_sql(statement)
+
+
+def _sequences(metadata: MetaData) -> list[Sequence]:
+    """Those of columns, and those that were made for the metadata, which nothing public lists."""
+    of_columns = (c.default for table in metadata.tables.values() for c in table.columns)
+    declared = getattr(metadata, "_sequences", {}).values()
+    found = dict.fromkeys(s for s in (*of_columns, *declared) if isinstance(s, Sequence))
+    return sorted(found, key=lambda sequence: (sequence.schema or "", sequence.name))
 
 
 @asynccontextmanager
@@ -227,11 +266,34 @@ def _name(argument: str, name: str) -> str:
 
 
 async def _execute(server_url: str | URL, statement: str) -> None:
+    async with _connected(server_url) as connection:
+        await connection.exec_driver_sql(statement)
+
+
+_USERS: Final = text(
+    "SELECT pid, usename, application_name, state FROM pg_stat_activity"
+    " WHERE datname = :database AND pid <> pg_backend_pid() ORDER BY pid LIMIT 5"
+)
+
+
+async def _users(server_url: str | URL, database: str) -> str:
+    """Who is connected to a database, for a sentence."""
+    async with _connected(server_url) as connection:
+        users = (await connection.execute(_USERS, {"database": database})).all()
+    described = (
+        f"pid {pid} ({', '.join(filter(None, (role, application, state)))})"
+        for pid, role, application, state in users
+    )
+    return ", ".join(described) or "a connection that is gone by now"
+
+
+@asynccontextmanager
+async def _connected(server_url: str | URL) -> AsyncGenerator[AsyncConnection, None]:
     engine = create_async_engine(
         asyncpg_url(server_url), poolclass=NullPool, isolation_level="AUTOCOMMIT"
     )
     try:
         async with engine.connect() as connection:
-            await connection.exec_driver_sql(statement)
+            yield connection
     finally:
         await engine.dispose()

@@ -26,7 +26,7 @@ from rowbell.errors import InvalidArgumentError, SessionStateError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell.locks.waiting import lock_wait
 from rowbell.mapping import sync_connection
-from rowbell.session import savepoint
+from rowbell.session import refuse_unbegun, savepoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -132,6 +132,7 @@ class _Lock:
 async def _held(
     session: AsyncSession, lock: _Lock, timeout: LockTimeout | None
 ) -> AsyncGenerator[bool, None]:
+    refuse_unbegun(session)
     held = sync_connection(await session.connection())
     driver = held.connection.dbapi_connection
     if not lock.transaction:

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from rowbell.errors import LockTimeoutError
-from rowbell.postgresql import LOCK_NOT_AVAILABLE, has_sqlstate
+from rowbell.postgresql import LOCK_NOT_AVAILABLE, QUERY_CANCELED, has_sqlstate
 from rowbell.session import refuse_autocommit
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ async def lock_wait(
         with refuse_autocommit():
             yield
     except DBAPIError as error:
+        wait = None if timeout is None else str(timeout)
         if has_sqlstate(error, LOCK_NOT_AVAILABLE):
-            wait = None if timeout is None else str(timeout)
             raise LockTimeoutError(objects, mode, wait) from error
+        if has_sqlstate(error, QUERY_CANCELED):  # by a shorter statement_timeout, or by somebody
+            raise LockTimeoutError(objects, mode, wait, cancelled=str(error.orig)) from error
         raise
     await connection.execute(_RESTORE, {"previous": previous})
