@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import anyio
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from sqlalchemy import ForeignKey, func, select, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import URL, ForeignKey, func, select, text, update
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -27,13 +27,23 @@ from rowbell import (
     LockTimeoutError,
     NotFoundError,
     PoolExhaustedError,
+    RowWatcher,
     SessionStateError,
+    UnsupportedEngineError,
+    WaitTimeoutError,
     create_db_context,
     create_db_dependency,
     get_transaction,
     lock_tables,
+    wait_for_row_change,
 )
-from rowbell.fastapi import SessionDep, StreamingSessionDep, add_exception_handlers, add_sessions
+from rowbell.fastapi import (
+    SessionDep,
+    StreamingSessionDep,
+    add_exception_handlers,
+    add_sessions,
+    while_connected,
+)
 from web import serve
 
 
@@ -574,3 +584,132 @@ async def test_the_servers_connection_is_lost_in_a_request_and_the_next_one_work
     async with client(app) as http:
         assert (await http.get("/", params={"die": True})).status_code == 500
         assert (await http.get("/")).status_code == 200
+
+
+# -- what outlives its request, and what its client outlives
+
+
+async def test_a_background_task_cannot_go_on_with_a_session_that_has_ended(
+    engine: AsyncEngine, maker: async_sessionmaker[OwnSession]
+) -> None:
+    """An error, not a write that nobody commits on a connection that nobody returns."""
+    app, raised = FastAPI(), list[str]()
+    add_sessions(app, maker)  # type: ignore[arg-type]
+
+    @app.post("/")
+    async def post(session: SessionDep, background: BackgroundTasks) -> None:
+        async def work() -> None:
+            try:
+                session.add(Plain(id=2))
+                await session.flush()
+            except InvalidRequestError as error:
+                raised.append(str(error))
+
+        session.add(Plain(id=1))
+        background.add_task(work)
+
+    async with client(app) as http:
+        await http.post("/")
+    assert "permanently closed" in raised[0]
+    assert await count(engine) == 1
+    assert in_use(engine) == 0
+
+
+async def test_a_session_maker_may_say_that_its_sessions_can_be_used_again(
+    engine: AsyncEngine,
+) -> None:
+    maker = async_sessionmaker(engine, close_resets_only=True)
+    async with create_db_context(maker)() as session:
+        pass
+    assert await session.scalar(text("SELECT 1")) == 1
+    await session.close()
+
+
+async def test_a_session_that_begins_nothing_by_itself_is_left_to_its_user(
+    engine: AsyncEngine,
+) -> None:
+    maker = async_sessionmaker(engine, autobegin=False)
+    async with create_db_context(maker)() as session:
+        assert not session.in_transaction()
+        async with session.begin():
+            session.add(Plain(id=1))
+    assert await count(engine) == 1
+
+
+async def test_an_argument_of_libpq_is_named_with_asyncpgs(database: URL) -> None:
+    engine = create_async_engine(database.update_query_dict({"sslmode": "require"}))
+    with pytest.raises(UnsupportedEngineError, match=r"\?ssl=require"):
+        async with create_db_context(async_sessionmaker(engine))():
+            pass
+    with pytest.raises(UnsupportedEngineError, match=r"\?ssl=require"):
+        RowWatcher(engine)
+    await engine.dispose()
+
+
+def polling(engine: AsyncEngine, ended: asyncio.Event) -> FastAPI:
+    """The README's endpoint."""
+    app, new_session = FastAPI(), async_sessionmaker(engine)
+    add_exception_handlers(app)
+
+    @app.get("/{key}", response_model=str)
+    async def poll(key: int, request: Request, seconds: float = 60) -> str | Response:
+        try:
+            async with while_connected(request), new_session() as session:
+                try:
+                    await wait_for_row_change(session, Plain, key, timeout=seconds)
+                except WaitTimeoutError:
+                    return Response(status_code=204)
+                return "changed"
+        finally:
+            ended.set()
+
+    return app
+
+
+async def test_a_long_poll_ends_when_its_client_leaves(engine: AsyncEngine) -> None:
+    """Not at its timeout; and nothing is left of it."""
+    async with AsyncSession(engine) as session:
+        session.add(Plain(id=1))
+        await session.commit()
+    ended = asyncio.Event()
+    async with RowWatcher(engine) as watcher, serve(polling(engine, ended)) as url:
+        async with httpx.AsyncClient() as http:
+            leaving = asyncio.create_task(http.get(f"{url}/1"))
+            await watcher.reached(lambda now: now.armed + now.polled == 1)
+            leaving.cancel()
+            await asyncio.wait({leaving})
+        await asyncio.wait_for(ended.wait(), 20)
+        await watcher.reached(lambda now: now.armed + now.polled == 0)
+    assert in_use(engine) == 0
+
+
+async def test_a_long_poll_answers_what_has_happened(engine: AsyncEngine) -> None:
+    """Nothing new, a change, no such row, a shutdown."""
+    async with AsyncSession(engine) as session:
+        session.add(Plain(id=1))
+        await session.commit()
+    app = polling(engine, asyncio.Event())
+    async with RowWatcher(engine) as watcher, serve(app) as url, httpx.AsyncClient() as http:
+        assert (await http.get(f"{url}/1", params={"seconds": 0.05})).status_code == 204
+        assert (await http.get(f"{url}/2")).status_code == 404
+        asked = asyncio.create_task(http.get(f"{url}/1"))
+        await watcher.reached(lambda now: now.armed + now.polled == 1)
+        async with engine.begin() as connection:
+            await connection.execute(update(Plain).values(n=Plain.n + 1))
+        assert (await asked).json() == "changed"
+        asked = asyncio.create_task(http.get(f"{url}/1"))
+        await watcher.reached(lambda now: now.armed + now.polled == 1)
+        await watcher.aclose()
+        assert (await asked).status_code == 503
+
+
+async def test_what_an_endpoint_raises_while_connected_stays_what_it_is() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    async def get(request: Request) -> None:
+        async with while_connected(request):
+            raise HTTPException(418)
+
+    async with client(app) as http:
+        assert (await http.get("/")).status_code == 418

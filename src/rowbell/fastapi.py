@@ -1,4 +1,4 @@
-"""For FastAPI: a request's session as an annotated parameter, and answers to rowbell's errors.
+"""For FastAPI: a request's session as a parameter, answers to errors, clients that leave.
 
 ``pip install rowbell[fastapi]``
 """
@@ -7,16 +7,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Final, TypeAlias
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse
+import anyio
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from starlette.requests import HTTPConnection
 
-from rowbell.errors import LockTimeoutError, NotFoundError, SessionStateError
+try:
+    from fastapi import Depends, FastAPI, Request
+    from fastapi.responses import JSONResponse
+    from starlette.requests import ClientDisconnect, HTTPConnection
+    from starlette.responses import Response
+except ImportError as error:
+    raise ImportError("rowbell.fastapi needs FastAPI: pip install rowbell[fastapi]") from error
+
+from rowbell.errors import (
+    LockTimeoutError,
+    NotFoundError,
+    SessionStateError,
+    WatcherStateError,
+)
 from rowbell.session import create_db_context
 
 _SESSION_MAKER: Final = "rowbell_session_maker"
@@ -24,7 +36,9 @@ _ANSWERS: Final = (
     (NotFoundError, HTTPStatus.NOT_FOUND),
     (LockTimeoutError, HTTPStatus.CONFLICT),
     (PoolTimeoutError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (WatcherStateError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
+_CLIENT_CLOSED_REQUEST: Final = 499  # nginx's; nobody is left to read it
 _RETRY_AFTER: Final = {"Retry-After": "1"}
 
 logger = logging.getLogger("rowbell")
@@ -77,10 +91,15 @@ that go on using the session. Not the session of a ``SessionDep`` in the same re
 def add_exception_handlers(app: FastAPI) -> None:
     """Answer 404, 409 and 503 where rowbell's errors leave an endpoint.
 
-    ``NotFoundError`` becomes 404, ``LockTimeoutError`` 409, and ``PoolExhaustedError`` (with
-    any other ``sqlalchemy.exc.TimeoutError``) 503; the last two with ``Retry-After: 1``. The
-    body is FastAPI's ``{"detail": "Not Found"}``. The error's own sentence, which names tables
-    and keys, goes to the logger ``rowbell`` for the last two, and never to the client.
+    ``NotFoundError`` becomes 404, ``LockTimeoutError`` 409, ``PoolExhaustedError`` (with any
+    other ``sqlalchemy.exc.TimeoutError``) and ``WatcherStateError`` (the application shuts down)
+    503; all but the first with ``Retry-After: 1``. The body is FastAPI's
+    ``{"detail": "Not Found"}``. The error's own sentence, which names tables and keys, goes to the
+    logger ``rowbell`` for all but the first, and never to the client. A ``ClientDisconnect`` of
+    :func:`while_connected` ends quietly.
+
+    ``WaitTimeoutError`` is not among them: what the end of a long poll means is the application's
+    to say.
 
     Args:
         app: The application. A handler that it adds afterwards for one of them takes over.
@@ -93,6 +112,61 @@ def add_exception_handlers(app: FastAPI) -> None:
     """
     for error, status in _ANSWERS:
         app.add_exception_handler(error, _answer(status))
+    app.add_exception_handler(ClientDisconnect, _nobody)
+
+
+async def _nobody(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+
+@asynccontextmanager
+async def while_connected(request: Request) -> AsyncGenerator[None, None]:
+    """Cancel the block when the client leaves.
+
+    An endpoint is not told of that: a long poll would go on to its timeout for nobody. The
+    request's body must have been read before.
+
+    Args:
+        request: The request.
+
+    Raises:
+        ClientDisconnect: Starlette's: the client has left. ``add_exception_handlers`` ends it
+            quietly.
+
+    Example:
+        .. code-block:: python
+
+            @app.get("/orders/{order_id}/next", response_model=str)
+            async def next_state(order_id: int, seen: str, request: Request) -> str | Response:
+                async with rowbell.fastapi.while_connected(request), new_session() as session:
+                    try:
+                        order = await rowbell.wait_for_row_change(
+                            session, Order, order_id, since={"status": seen}, timeout=25
+                        )
+                    except rowbell.WaitTimeoutError:
+                        return Response(status_code=204)
+                    return order.status
+    """
+    has_left, failure = False, None
+    async with anyio.create_task_group() as tasks:
+
+        async def look() -> None:
+            nonlocal has_left
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            has_left = True
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(look)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # raised below, not in a group of one
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if has_left:
+        raise ClientDisconnect
 
 
 def _answer(status: HTTPStatus) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:

@@ -23,7 +23,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from rowbell.cleanup import complete
 from rowbell.errors import PoolExhaustedError, SessionStateError
 from rowbell.mapping import sync_connection
-from rowbell.postgresql import IN_FAILED_TRANSACTION, NO_ACTIVE_TRANSACTION, has_sqlstate
+from rowbell.postgresql import (
+    IN_FAILED_TRANSACTION,
+    NO_ACTIVE_TRANSACTION,
+    has_sqlstate,
+    refuse_libpq_arguments,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -94,7 +99,9 @@ def create_db_context(
         A function whose result is used in ``async with``. It yields a session that has its
         connection, commits at the end if a transaction is open, and rolls back on an exception
         or a cancellation. It raises ``PoolExhaustedError`` where all connections are in use for
-        as long as the pool waits: when it is entered, or when that happens in the block.
+        as long as the pool waits: when it is entered, or when that happens in the block. After the
+        block the session is closed for good: using it raises SQLAlchemy's
+        ``InvalidRequestError``.
 
     Example:
         .. code-block:: python
@@ -104,10 +111,13 @@ def create_db_context(
             async with db() as session:
                 session.add(Order(status="new"))
     """
+    # A session that is used after its end, by a background task say, would begin anew, and nobody
+    # would commit or close it. So it refuses, unless the maker says otherwise.
+    options = {"close_resets_only": False} | session_maker.kw
 
     @asynccontextmanager
     async def db_context() -> AsyncGenerator[SessionT, None]:
-        session = session_maker()
+        session = session_maker(**options)
         try:
             await _check_out(session)
             yield session
@@ -174,8 +184,10 @@ async def savepoint(
         The connection.
 
     Raises:
-        SessionStateError: The session is in AUTOCOMMIT, where there are no transactions.
+        SessionStateError: The session is in AUTOCOMMIT, where there are no transactions, or has
+            ``autobegin=False`` and none.
     """
+    refuse_unbegun(session)
     connection = await session.connection(bind_arguments={"bind": bind})
     async with _completed(connection.begin_nested()):
         yield connection
@@ -214,10 +226,27 @@ async def _completed(
         await transaction.__aexit__(None, None, None)
 
 
+def refuse_unbegun(session: AsyncSession) -> None:
+    """Refuse a session that is in no transaction and begins none by itself.
+
+    Raises:
+        SessionStateError: It has ``autobegin=False``, and no transaction.
+    """
+    if not session.sync_session.autobegin and not session.in_transaction():
+        raise SessionStateError(
+            "the session has autobegin=False and is in no transaction: await session.begin() "
+            "first, or put this into get_transaction(session)"
+        )
+
+
 async def _check_out(session: AsyncSession) -> None:
-    """Check the session's connection out of the pool."""
+    """Check the session's connection out of the pool, unless its transactions are the caller's."""
     _note_failures(session)
-    if _engine_of(session) is not None:
+    engine = _engine_of(session)
+    if engine is None:
+        return
+    refuse_libpq_arguments(engine)
+    if session.sync_session.autobegin:
         await session.connection()
 
 
