@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from alembic import command
+from alembic.autogenerate import produce_migrations, render_python_code
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, MetaData, text
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import NullPool
 
 import rowbell.alembic
 from rowbell import (
+    InvalidArgumentError,
     TriggerError,
     TriggerState,
     create_database,
     drop_database,
     trigger_status,
+    watched,
 )
 from rowbell.alembic import CreateRowTriggersOp, DropRowTriggersOp
 
@@ -155,3 +161,88 @@ def test_each_operation_is_the_others_reverse() -> None:
     assert isinstance(again, CreateRowTriggersOp)
     assert again.arguments() == create.arguments()
     assert again.to_diff_tuple() == ("CreateRowTriggersOp", "s", "t")
+
+
+class Shop(DeclarativeBase):
+    pass
+
+
+@watched(columns=["state"], for_each="row")
+class Article(Shop):
+    __tablename__ = "articles"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str]
+
+
+def produced(connection: Connection, **options: Any) -> Any:
+    """What ``--autogenerate`` would write."""
+    context = MigrationContext.configure(
+        connection, opts={"target_metadata": Shop.metadata, **options}
+    )
+    return produce_migrations(context, Shop.metadata)
+
+
+def test_autogenerate_writes_a_table_of_a_watched_model_as_any_other(empty: URL) -> None:
+    """A migration that it writes can be executed: nothing of ours is in it."""
+    script = in_database(empty, produced)
+    code = render_python_code(script.upgrade_ops)
+    assert "op.create_table('articles'" in code
+    assert "info" not in code
+
+    def execute(connection: Connection) -> None:
+        operations = Operations(MigrationContext.configure(connection))
+        for line in code.splitlines():
+            assert "rowbell" not in line
+        exec(  # noqa: S102  # as Alembic does
+            "import sqlalchemy as sa\n" + "\n".join(line.strip() for line in code.splitlines()),
+            {"op": operations},
+        )
+
+    in_database(empty, execute)
+    assert in_database(empty, lambda c: c.scalar(text("SELECT count(*) FROM articles"))) == 0
+
+
+def test_autogenerate_leaves_the_schema_of_rowbell_alone(empty: URL) -> None:
+    """Also where it looks at all schemas."""
+    rowbell.alembic.register()
+    in_database(empty, Shop.metadata.create_all)
+    in_database(
+        empty, lambda c: c.execute(text("CREATE SCHEMA mine CREATE TABLE left_over (id int)"))
+    )
+    script = in_database(empty, lambda c: produced(c, include_schemas=True))
+    dropped = [(op.schema, op.table_name) for op in script.upgrade_ops.ops]
+    assert dropped == [("mine", "left_over")]
+
+
+def test_copies_of_a_table_know_what_was_declared(empty: URL) -> None:
+    """``to_metadata()`` takes it along, as tenants' schemas are made."""
+    other = MetaData()
+    Shop.metadata.tables["articles"].to_metadata(other, schema="tenant")
+
+    def create(connection: Connection) -> Any:
+        connection.execute(text("CREATE SCHEMA tenant"))
+        other.create_all(connection)
+        return rowbell.trigger_status(connection, other.tables["tenant.articles"])
+
+    [status] = in_database(empty, create)
+    assert status.state == "installed"
+
+
+def test_a_form_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(InvalidArgumentError, match="for_each must be 'row' or 'statement'"):
+        CreateRowTriggersOp("orders", for_each="rows")
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [
+        ("rowbell.alembic", "alembic", "alembic"),
+        ("rowbell.fastapi", "fastapi", "fastapi"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(module: str, package: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; import {module}"
+    ran = subprocess.run(  # noqa: S603  # a constant
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert f"pip install rowbell[{extra}]" in ran.stderr.splitlines()[-1]

@@ -17,15 +17,22 @@ and a migration uses them::
         op.drop_table("orders")
 
 Both are idempotent, take their locks under a timeout, and work with ``--sql`` too.
+``--autogenerate`` leaves the schema ``rowbell`` alone.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import MetaData, Table
 from sqlalchemy.exc import NoSuchTableError
+
+try:
+    from alembic import util
+    from alembic.autogenerate import comparators
+    from alembic.operations import MigrateOperation, Operations
+except ImportError as error:
+    raise ImportError("rowbell.alembic needs Alembic: pip install rowbell[alembic]") from error
 
 from rowbell.errors import TriggerError
 from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
@@ -38,12 +45,15 @@ from rowbell.watch.install import (
     remove_triggers,
 )
 from rowbell.watch.schema import SCHEMA, schema_statements
-from rowbell.watch.tables import INFO_KEY, TriggerOptions
+from rowbell.watch.tables import TriggerOptions, declare
 from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
 from rowbell.watch.trust import refuse_untrusted_owners
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from alembic.autogenerate.api import AutogenContext
+    from alembic.operations.ops import UpgradeOps
 
 
 class RowTriggersOp(MigrateOperation):
@@ -75,7 +85,7 @@ class RowTriggersOp(MigrateOperation):
         self.table_name = table_name
         self.key = None if key is None else list(key)
         self.schema = schema
-        self.for_each = None if for_each is None else ForEach(for_each)
+        self.for_each = ForEach.of(for_each)
         self.replicated = replicated
         self.columns = None if columns is None else list(columns)
         self.lock_timeout = str(LockTimeout.of(lock_timeout, "lock_timeout"))
@@ -128,7 +138,7 @@ class RowTriggersOp(MigrateOperation):
             why = f"columns={self.columns}: it has no column {', '.join(unknown)}"
             raise TriggerError(self.qualified_name, why)
         declared = None if self.columns is None else tuple(self.columns)
-        table.info[INFO_KEY] = TriggerOptions(self.for_each, self.replicated, declared)
+        declare(table, TriggerOptions(self.for_each, self.replicated, declared))
         return table
 
 
@@ -181,6 +191,8 @@ class DropRowTriggersOp(RowTriggersOp):
 def register() -> None:
     """Make ``op.create_row_triggers()`` and ``op.drop_row_triggers()`` known to Alembic.
 
+    With ``include_schemas=True``, ``--autogenerate`` leaves out the schema ``rowbell``.
+
     Call it in ``env.py``; calling it again does no harm. It is explicit, because an
     ``alembic.plugins`` entry point makes some releases of Alembic fail at import.
     """
@@ -190,6 +202,19 @@ def register() -> None:
     Operations.register_operation("drop_row_triggers", "invoke")(DropRowTriggersOp)
     Operations.implementation_for(CreateRowTriggersOp)(_create)
     Operations.implementation_for(DropRowTriggersOp)(_drop)
+    priority = getattr(
+        util, "DispatchPriority", None
+    )  # since Alembic 1.18; before it, ours is last
+    last: dict[str, Any] = {} if priority is None else {"priority": priority.LAST}
+    comparators.dispatch_for("schema", **last)(_leave_our_schema_alone)
+
+
+def _leave_our_schema_alone(
+    _context: AutogenContext, upgrade_ops: UpgradeOps, _schemas: set[str | None]
+) -> None:
+    """No metadata has our tables, so Alembic would drop them."""
+    found = upgrade_ops.ops
+    upgrade_ops.ops = [op for op in found if getattr(op, "schema", None) != SCHEMA]
 
 
 def _create(operations: Operations, operation: CreateRowTriggersOp) -> None:
