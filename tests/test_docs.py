@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import URL, select, text
 from sqlalchemy.ext.asyncio import (
@@ -29,14 +30,14 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 
 
-def blocks(path: Path) -> list[str]:
-    """The Python blocks of a page."""
+def blocks(path: Path, language: str = "python") -> list[str]:
+    """The blocks of a page."""
     found: list[str] = []
 
     def keep(example: Example) -> None:
         found.append("\n" * (example.line + 1) + str(example.parsed))
 
-    for example in Document.parse(str(path), CodeBlockParser("python", keep)).examples():
+    for example in Document.parse(str(path), CodeBlockParser(language, keep)).examples():
         example.evaluate()
     return found
 
@@ -71,6 +72,7 @@ async def work(url: URL, stop: asyncio.Event) -> None:
 
 PAGES = [
     "waiting",
+    "in-your-application",
     "triggers",
     "operating",
     "scaling",
@@ -90,6 +92,8 @@ async def test_the_docs_run(database: URL, page: str, capsys: pytest.CaptureFixt
         "rowbell": rowbell,
         "AsyncSession": AsyncSession,
         "select": select,
+        "op": None,
+        "sa": None,
         "DATABASE_URL": database,
         "DIRECT_URL": database,
     }
@@ -140,7 +144,12 @@ async def test_the_readme_runs(database: URL) -> None:
         await connection.run_sync(namespace["Base"].metadata.create_all)
         await connection.execute(text("INSERT INTO orders VALUES (7, 'paid')"))
     async with namespace["lifespan"](namespace["app"]):
-        assert await namespace["next_state"](7, "new") == "paid"
+        transport = httpx.ASGITransport(namespace["app"])
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            answer = await http.get("/orders/7/next", params={"seen": "new"})
+            assert (answer.status_code, answer.json()) == (200, "paid")
+            answer = await http.get("/orders/8/next", params={"seen": "new"})
+            assert answer.status_code == 404
         namespace["session"] = session = AsyncSession(engine)
         await run(blocks(README)[0], README, namespace)
         await session.close()
@@ -175,10 +184,10 @@ def test_the_page_on_tests_is_a_project_whose_tests_pass(pytester: pytest.Pytest
     pytester.makepyfile(shop=SHOP, test_orders=test_orders, test_app=test_app)
     shutil.copytree(ROOT / "migrations", pytester.path / "migrations")
     shutil.copy(ROOT / "alembic.ini", pytester.path)
-    options = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
+    pytester.makepyprojecttoml(blocks(ROOT / "docs" / "testing.md", "toml")[0])
     for conftest in (by_base, by_alembic):
         pytester.makeconftest(conftest)
-        result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", *options)
+        result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error")
         result.assert_outcomes(passed=2)
 
 

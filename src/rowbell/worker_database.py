@@ -1,0 +1,145 @@
+"""A database of a worker of the test run: a clone of a template, made anew when it must be clean.
+
+The fixtures of ``rowbell_pytest`` are made of this. Nothing here is asynchronous, since fixtures of
+a whole test run outlive the event loops of its tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from anyio.from_thread import start_blocking_portal
+from sqlalchemy import URL, MetaData
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateSchema
+
+from rowbell.testing import create_database, drop_database
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Schema: TypeAlias = (
+    type[DeclarativeBase] | MetaData | Callable[[URL], None] | Callable[[URL], Awaitable[None]]
+)
+"""A declarative base or metadata to create, or a function that migrates the database at a URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One test run.
+
+    Attributes:
+        directory: Where its processes keep what they share.
+        uid: Tells its databases from those of other runs on the same server.
+        worker: The name of this process in it.
+    """
+
+    directory: Path
+    uid: str
+    worker: str
+
+
+class Condition(StrEnum):
+    """What a worker's database may contain beside the template."""
+
+    CLEAN = "clean"
+    """Nothing."""
+    ROLLED_BACK = "rolled back"
+    """Sequences that have moved; no rows."""
+    LENT = "lent"
+    """What the test does that has it now."""
+    DIRTY = "dirty"
+    """Anything, or there is no such database."""
+
+
+class WorkerDatabase:
+    """A clone of the template, made anew when it is wanted clean and may not be.
+
+    Args:
+        server_url: A URL of the server.
+        name: The clone's name.
+        template: The template's name.
+    """
+
+    def __init__(self, server_url: URL, name: str, template: str) -> None:
+        self._server_url = server_url
+        self._url = server_url.set(database=name)
+        self._name = name
+        self._template = template
+        self.condition = Condition.DIRTY
+
+    @contextmanager
+    def lent(self) -> Generator[URL]:
+        """Its URL, clean; for a test that may change it."""
+        if self.condition is not Condition.CLEAN:
+            self._clone()
+        self.condition = Condition.LENT
+        yield self._url
+        self.condition = Condition.DIRTY
+
+    def to_roll_back(self) -> URL:
+        """Its URL, for work that is rolled back; that of the same test that it is lent to, too."""
+        if self.condition is Condition.DIRTY:
+            self._clone()
+        if self.condition is not Condition.LENT:
+            self.condition = Condition.ROLLED_BACK
+        return self._url
+
+    def _clone(self) -> None:
+        self.drop()
+        _call(create_database, self._name, server_url=self._server_url, template=self._template)
+        self.condition = Condition.CLEAN
+
+    def drop(self) -> None:
+        """Drop it, if it is there."""
+        _call(drop_database, self._name, server_url=self._server_url, missing_ok=True)
+
+
+def create_template(server_url: URL, name: str, schema: Schema) -> None:
+    """Create a database with that schema in it."""
+    _call(create_database, name, server_url=server_url)
+    try:
+        _fill(server_url.set(database=name), schema)
+    except BaseException:
+        drop_template(server_url, name)
+        raise
+
+
+def drop_template(server_url: URL, name: str) -> None:
+    """Drop it."""
+    _call(drop_database, name, server_url=server_url)
+
+
+def _fill(url: URL, schema: Schema) -> None:
+    metadata = schema if isinstance(schema, MetaData) else getattr(schema, "metadata", None)
+    if isinstance(metadata, MetaData):
+        _call(_create_all, url, metadata)
+    elif not isinstance(schema, MetaData | type):
+        pending = schema(url)
+        if pending is not None:
+            _call(_awaited, pending)
+
+
+async def _create_all(url: URL, metadata: MetaData) -> None:
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.begin() as connection:
+        for name in {table.schema for table in metadata.tables.values() if table.schema}:
+            await connection.execute(CreateSchema(name, if_not_exists=True))
+        await connection.run_sync(metadata.create_all)
+
+
+async def _awaited(pending: Awaitable[None]) -> None:
+    await pending
+
+
+def _call(function: Callable[..., Awaitable[None]], *arguments: Any, **options: Any) -> None:
+    """Run an async function in an event loop of its own, whatever runs the tests."""
+    with start_blocking_portal() as portal:
+        portal.call(partial(function, *arguments, **options))
