@@ -353,6 +353,12 @@ class MappedRows:
             parts.append(self.form(name).read(value).label(f"since_{name}"))
         return select(*parts)
 
+    def is_opaque(self, name: str) -> bool:
+        """Whether only the attribute's type, the application's own, can compare its values."""
+        type_ = self.columns.properties[name].columns[0].type
+        own = not type(type_).__module__.startswith("sqlalchemy.")
+        return own or isinstance(type_, TypeDecorator)
+
     def current(
         self, keys: Sequence[Key], names: Sequence[str]
     ) -> tuple[Select[Any], dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import DBAPIError
 
-from rowbell.watch.distinct import UNSEEN
+from rowbell.watch.distinct import UNSEEN, is_distinct
 from rowbell.watch.failure import is_passing
 from rowbell.watch.forms import UNKNOWN
 
@@ -82,7 +82,9 @@ class Since:
         return seen
 
     def is_as_seen(self, name: str, value: object) -> bool:
-        """Whether the attribute's type calls that value what the caller last saw."""
+        """Whether that value is what the caller last saw, or its type calls it that."""
+        if not self.rows.is_opaque(name):
+            return not is_distinct(self.values[name], value)
         type_ = self.rows.columns.properties[name].columns[0].type
         try:
             return bool(type_.compare_values(self.values[name], value))
