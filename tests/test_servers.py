@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+import rowbell
 from catalogue import due, seen
 from models import Base, Order
 from observed import execute
@@ -331,3 +333,63 @@ def test_waiting_under_another_event_loop_says_what_it_needs() -> None:
     waiting = RowWatcher(engine).__aenter__()
     with pytest.raises(WatcherStateError, match="a running event loop of asyncio"):
         waiting.send(None)
+
+
+FORKED = """
+import asyncio, os, sys
+import rowbell
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from models import Plain
+
+engine = create_async_engine(sys.argv[1])
+
+
+async def child(watcher):
+    try:
+        await watcher.wait_for_change(Plain, 1, timeout=5)
+    except rowbell.WatcherStateError as error:
+        assert "another event loop" in str(error), error
+    await engine.dispose(close=False)  # forget the parent's connections
+    async with AsyncSession(engine) as session:
+        plain = await rowbell.wait_for_row_change(session, Plain, 1, since={"n": -1}, timeout=20)
+        assert plain.n == 0
+    await engine.dispose()
+
+
+async def parent():
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+    return await rowbell.RowWatcher(engine).__aenter__()
+
+
+loop = asyncio.new_event_loop()
+watcher = loop.run_until_complete(parent())
+pid = os.fork()
+if pid == 0:
+    asyncio.set_event_loop(None)
+    asyncio.run(child(watcher))
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+loop.run_until_complete(watcher.aclose())
+loop.run_until_complete(engine.dispose())
+print("both")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+async def test_what_was_opened_before_a_fork_is_the_parents(database: URL) -> None:
+    """The child is told so, and can go on with connections of its own."""
+    await execute(database, "INSERT INTO plain VALUES (1, 0)")
+    url = database.render_as_string(hide_password=False)
+    tests, source = Path(__file__).parent, Path(rowbell.__file__).parent.parent
+    ran = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", FORKED, url],
+        env={**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{source}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "both\n"), ran.stderr
