@@ -16,7 +16,8 @@ from alembic.autogenerate import produce_migrations, render_python_code
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import URL, Connection, MetaData, text
+from sqlalchemy import URL, Connection, MetaData, String, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import NullPool
@@ -24,6 +25,8 @@ from sqlalchemy.pool import NullPool
 import rowbell.alembic
 from rowbell import (
     InvalidArgumentError,
+    RowWatcher,
+    Timing,
     TriggerError,
     TriggerState,
     create_database,
@@ -246,3 +249,36 @@ def test_a_missing_package_is_named_with_its_extra(module: str, package: str, ex
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert f"pip install rowbell[{extra}]" in ran.stderr.splitlines()[-1]
+
+
+def test_a_declared_column_is_altered_between_drop_and_create(empty: URL) -> None:
+    """As the docs say; without it PostgreSQL refuses. A wait that is under way loses nothing."""
+    in_database(empty, Shop.metadata.create_all)
+    in_database(empty, lambda c: c.execute(text("INSERT INTO articles VALUES (1, 'new')")))
+    rowbell.alembic.register()
+    named: dict[str, Any] = {"key": ["id"], "columns": ["state"], "for_each": "row"}
+
+    def alter(connection: Connection) -> None:
+        operations: Any = Operations(MigrationContext.configure(connection))
+        operations.drop_row_triggers("articles", **named)
+        operations.alter_column("articles", "state", type_=String(20))
+        operations.create_row_triggers("articles", **named)
+
+    async def waited() -> Any:
+        engine = create_async_engine(empty)
+        timing = Timing(heartbeat=0.1)
+        async with RowWatcher(engine, mode="listen", recheck=None, timing=timing) as watcher:
+            wait = asyncio.create_task(watcher.wait_for_change(Article, 1, timeout=20))
+            await watcher.reached(lambda now: now.armed == 1)
+            async with engine.begin() as connection:
+                await connection.run_sync(alter)
+            async with engine.begin() as connection:
+                await connection.execute(text("UPDATE articles SET state = 'sold'"))
+            article = await wait
+        await engine.dispose()
+        return article
+
+    refused = text("ALTER TABLE articles ALTER state TYPE varchar(20)")
+    with pytest.raises(DBAPIError, match="used in a trigger definition"):
+        in_database(empty, lambda c: c.execute(refused))
+    assert asyncio.run(waited()).state == "sold"
