@@ -427,8 +427,9 @@ async def test_row_level_security_by_a_setting_of_the_session(
         await session.execute(text("SET LOCAL app.tenant = 'new'"))
         known = {"n": -1}
         await wait_for_row_change(session, Order, 1, since=known, timeout=20)
-        own = asyncio.create_task(wait_for_row_change(session, Order, 1, interval=0.05, timeout=60))
-        await asyncio.sleep(0.2)  # not for something: it is polled meanwhile
+        own = asyncio.create_task(
+            wait_for_row_change(session, Order, 1, since={"n": 0}, interval=0.05, timeout=60)
+        )
         await execute(database, CHANGE)
         await seen(own)
     await engine.dispose()

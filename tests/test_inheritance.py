@@ -105,10 +105,9 @@ async def test_on_a_connection_too(people: AsyncEngine) -> None:
     async with rolled_back_session(people, expire_on_commit=False) as session:
         manager = await session.get_one(Manager, 2)
         wait = asyncio.create_task(
-            wait_for_row_change(session, Person, 2, interval=0.01, timeout=20)
+            wait_for_row_change(session, Person, 2, since=manager, interval=0.01, timeout=20)
         )
         async with AsyncSession(session.bind, join_transaction_mode="create_savepoint") as other:
-            await asyncio.sleep(0.1)  # polled meanwhile
             await other.execute(text("UPDATE managers SET budget = 7"))
             await other.commit()
         assert await wait is manager

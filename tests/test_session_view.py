@@ -96,18 +96,19 @@ async def test_a_session_waits_for_the_row_of_its_own_tenant(
     async with watching as watcher, AsyncSession(tasks) as session:
         await enter(session)
         assert (await session.get_one(Task, 1)).state == "one"
-        wait = asyncio.create_task(wait_for_row_change(session, Task, 1, interval=0.05, timeout=20))
+        seen = {"state": "one"}
+        wait = asyncio.create_task(
+            wait_for_row_change(session, Task, 1, since=seen, interval=0.05, timeout=20)
+        )
         if mode == "listen":
             await watcher.reached(lambda now: now.armed == 1)
         elif mode == "poll":
             await watcher.reached(lambda now: now.queries > 1)
-        else:
-            await asyncio.sleep(0.2)  # polled meanwhile
         before = watcher.statistics().rereads
         await set_state(tasks, "of another")
         if mode == "poll":
             await watcher.reached(lambda now: now.rereads > before + 1)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # in which a wait for the other row would end
         assert not wait.done()
         await set_state(tasks, "changed", "one")
         assert (await wait).state == "changed"
@@ -254,10 +255,10 @@ async def test_a_session_under_row_level_security_waits_as_it_sees(
     async with tenants(database) as engine, AsyncSession(engine) as session:
         await session.execute(text("SELECT set_config('app.tenant', 'a', true)"))
         with caplog.at_level(logging.WARNING, "rowbell"):
+            seen = {"state": "public"}
             wait = asyncio.create_task(
-                wait_for_row_change(session, Task, 1, interval=0.02, timeout=20)
+                wait_for_row_change(session, Task, 1, since=seen, interval=0.02, timeout=20)
             )
-            await asyncio.sleep(0.1)  # polled meanwhile
             await set_state(tasks, "changed")
             assert (await wait).state == "changed"
         assert "own_connection" in caplog.text
