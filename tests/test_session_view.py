@@ -318,7 +318,7 @@ async def test_an_idle_transaction_that_the_server_ends_is_named(
 ) -> None:
     await execute(
         database,
-        f"ALTER DATABASE {database.database} SET idle_in_transaction_session_timeout = '300ms'",
+        f"ALTER DATABASE {database.database} SET idle_in_transaction_session_timeout = '1s'",
     )
     engine = create_async_engine(database)
     async with RowWatcher(engine, mode="listen") as watcher, AsyncSession(engine) as session:
@@ -334,7 +334,7 @@ async def test_an_idle_transaction_that_the_server_ends_is_named(
                 await connection.rollback()  # the view is cached for a transaction
                 await asyncio.sleep(0.02)
         await set_state(tasks, "changed")
-        with pytest.raises(SessionStateError, match="idle for longer than 300ms"):
+        with pytest.raises(SessionStateError, match="idle for longer than 1s"):
             await wait
         await session.rollback()
         assert await session.get_one(Task, 1) is task
