@@ -27,9 +27,10 @@ from sqlalchemy.schema import CreateSchema, ForeignKey
 
 import rowbell
 from models import Order
-from observed import execute
+from observed import blocked, execute
 from roles import role
 from rowbell import NotFoundError, RowWatcher, SessionStateError, wait_for_row_change
+from rowbell.cleanup import CLEANUP_SECONDS
 from rowbell.testing import rolled_back_session
 
 
@@ -185,12 +186,29 @@ async def test_a_wait_that_is_cancelled_leaves_the_callers_connection_as_it_was(
         for moment in range(100):
             wait = asyncio.create_task(wait_for_row_change(session, Order, 1, interval=0.001))
             for _ in range(moment % 25):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # not for something: another moment each time
             if moment >= 50:
-                await asyncio.sleep(0.0005)
+                await asyncio.sleep(0.0005)  # the same, between two reads
             wait.cancel()
             await asyncio.gather(wait, return_exceptions=True)
             assert await session.scalar(select(Order.id)) == 1
+
+
+async def test_a_read_on_the_callers_connection_may_wait_for_long(engine: AsyncEngine) -> None:
+    """A lock on the table holds it up; nobody was cancelled, so nothing is cut short."""
+    async with AsyncSession(engine) as session:
+        session.add(Order(id=1))
+        await session.commit()
+    async with rolled_back_session(engine) as session, engine.connect() as holder:
+        await session.execute(select(1))
+        await holder.execute(text("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"))
+        wait = asyncio.create_task(
+            wait_for_row_change(session, Order, 1, since={"n": 7}, interval=0.01, timeout=20)
+        )
+        await blocked(engine)
+        await asyncio.sleep(CLEANUP_SECONDS + 0.2)  # longer than a clean-up may take
+        await holder.rollback()
+        assert (await wait).n == 0
 
 
 async def test_a_temporary_table_is_refused(tasks: AsyncEngine) -> None:

@@ -70,14 +70,21 @@ async def complete(
 
 
 async def finished(statement: Coroutine[Any, Any, T]) -> T:
-    """Await a short statement to its end, and only then be cancelled.
+    """Await a short statement to its end, however long that takes, and only then be cancelled.
 
     A driver gives up a connection whose statement is cancelled; this is for one that belongs to the
-    caller, and is in the caller's transaction.
+    caller, and is in the caller's transaction. A cancellation gives it ``CLEANUP_SECONDS``.
+
+    Args:
+        statement: What ends soon, unless the server makes it wait.
+
+    Returns:
+        What the statement returns.
+
+    Raises:
+        HookCancelledError: The application's code has raised a CancelledError of its own.
     """
-    task = asyncio.ensure_future(statement)
-    await complete(task)
-    return task.result()
+    return await _result(asyncio.ensure_future(statement), cancel=False)
 
 
 async def cancelled_once(statement: Coroutine[Any, Any, T]) -> T:
@@ -96,11 +103,16 @@ async def cancelled_once(statement: Coroutine[Any, Any, T]) -> T:
     Raises:
         HookCancelledError: The application's code has raised a CancelledError of its own.
     """
-    task = asyncio.ensure_future(statement)
+    return await _result(asyncio.ensure_future(statement), cancel=True)
+
+
+async def _result(task: Task[T], *, cancel: bool) -> T:
+    """A task's result; where the caller is cancelled, not before the task has ended."""
     try:
         await asyncio.wait({task})
     except asyncio.CancelledError:
-        task.cancel()
+        if cancel:
+            task.cancel()
         with anyio.CancelScope(shield=True):
             await _settled(task)
         raise
