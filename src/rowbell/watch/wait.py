@@ -68,7 +68,8 @@ async def wait_for_row_change(
     does not. A change there and back between two reads is not seen: watch a version column.
 
     Until the change has come nothing is flushed, committed or loaded in the session, and it
-    takes no connection; one that it holds already is asked for its isolation level. The
+    takes no connection; one that it holds already is asked how it sees the table, and the
+    wait polls on it where other connections may see other rows. The
     instance is the session's own; attributes with changes that were not flushed keep them, all
     others are refreshed.
 
@@ -77,13 +78,17 @@ async def wait_for_row_change(
         model: The mapped class.
         pk_value: The primary key, as ``Session.get`` takes it: a value, a tuple, a dict.
         columns: The columns to watch, as names or mapped attributes; by default those that the
-            model declares (``@watched(columns=…)``), or else all mapped columns. With ``until``,
+            model declares (``@watched(columns=…)``), or else all mapped columns, those of the
+            row's own subclass included. With ``until``,
             the columns whose change makes it be asked again.
-        interval: The polling interval while nothing rings, in seconds (default 0.5).
-        timeout: How long to wait, in seconds of wall time; ``None`` (the default) for ever.
+        interval: The polling interval while nothing notifies, in seconds (default 0.5) or as a
+            ``timedelta``; also how often a function ``until`` is asked again.
+        timeout: How long to wait, in seconds of wall time or as a ``timedelta``; ``None`` (the
+            default) for ever.
         until: End the wait once this holds instead of at any change, at once if it holds
-            already: a function of an instance (loaded with ``options``, belonging to no
-            session), or an SQL expression on the model's columns.
+            already: a plain function of an instance (loaded with ``options``, belonging to no
+            session), or an SQL expression on the model's columns. An expression that may change
+            without the row, by ``now()`` say, is polled.
         since: What the caller last saw, as an instance or as values by attribute: a row that
             differs from it already ends the wait at once.
         options: Loader options for the returned instance.
@@ -97,13 +102,16 @@ async def wait_for_row_change(
         WaitTimeoutError: No change within ``timeout``; a ``TimeoutError``.
         InvalidKeyError: ``pk_value`` is no key of the model.
         InvalidColumnError: One of ``columns``, or of ``until``, is no column of the model.
-        InvalidArgumentError: ``interval``, ``timeout``, ``until`` or ``since`` is none.
+        InvalidArgumentError: ``interval``, ``timeout``, ``until`` or ``since`` is invalid.
         UnmappedModelError: ``model`` is not a mapped class.
-        SessionStateError: The session waits already, or its transaction's isolation level
-            would show it no change.
-        UnsupportedEngineError: The session is not an asyncio one, or its engine gives all
-            sessions one connection.
-        ListenError: The open watcher has ``mode="listen"``, and this table cannot ring.
+        SessionStateError: The session waits already; its transaction would show it no change
+            (REPEATABLE READ, SERIALIZABLE, or one that has failed); it is in none and has
+            ``autobegin=False``; its row is in a temporary table; or the server has ended its
+            idle transaction meanwhile.
+        WatcherStateError: The watcher was closed meanwhile, or no event loop of asyncio runs.
+        UnsupportedEngineError: The session is not an asyncio one; or its engine gives all
+            sessions one connection, or has ``?sslmode=`` for asyncpg.
+        ListenError: The open watcher has ``mode="listen"``, and this wait can only be polled.
         DBAPIError: The row cannot be read, for a reason that does not pass: a column is gone, a
             right is missing. What passes is waited out within ``timeout``.
 

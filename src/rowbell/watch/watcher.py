@@ -203,9 +203,11 @@ class RowWatcher:
             pk_value: The primary key, as ``Session.get`` takes it.
             columns: The columns to watch, as names or mapped attributes; by default those that
                 the model declares (``@watched(columns=…)``), or else all.
-            interval: The polling interval while nothing rings, in seconds.
-            timeout: How long to wait, in seconds; ``None`` (the default) for ever.
-            until: End the wait once this holds instead of at any change: a predicate on an
+            interval: The polling interval while nothing notifies, in seconds (default 0.5) or as
+                a ``timedelta``; also how often a function ``until`` is asked again.
+            timeout: How long to wait, in seconds or as a ``timedelta``; ``None`` (the default)
+                for ever.
+            until: End the wait once this holds instead of at any change: a plain function of an
                 instance, or an SQL expression on the model's columns.
             since: What the caller last saw, as an instance or as values by attribute.
             options: Loader options for the instance.
@@ -217,9 +219,9 @@ class RowWatcher:
             NotFoundError: The row does not exist, or was deleted.
             WaitTimeoutError: No change within ``timeout``.
             InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError: An
-                argument is none.
+                argument is invalid.
             WatcherStateError: The watcher is not open, or belongs to another event loop.
-            ListenError: ``mode="listen"``, and this table cannot ring.
+            ListenError: ``mode="listen"``, and this wait can only be polled.
             DBAPIError: The row cannot be read, for a reason that does not pass.
 
         Example:
