@@ -31,8 +31,7 @@ class Scene:
             registered=lambda _: (None,),
             watched_tables=(object(),),
             model=object,
-            rules=lambda _: (None,),
-            forget=lambda: None,
+            forms=SimpleNamespace(rules=lambda _: (None,), forget=lambda: None),
         )
         self.board.heard(SERVER)
         self.watch = self.begun()

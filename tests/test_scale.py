@@ -398,7 +398,7 @@ async def test_what_is_known_without_asking_is_what_the_server_would_have_said(
     assert request.since is not None
     async with engine.begin() as connection:
         await connection.run_sync(Given.metadata.create_all)
-        await connection.run_sync(request.rows.learn, [name])
+        await connection.run_sync(request.rows.forms.learn, [name])
         asked = await connection.run_sync(Since.asked, [request.since])
     assert [request.since.known] == asked
 
@@ -413,5 +413,5 @@ async def test_what_the_server_may_change_is_asked(
     assert request.since is not None
     async with engine.begin() as connection:
         await connection.run_sync(Given.metadata.create_all)
-        await connection.run_sync(request.rows.learn, [name])
+        await connection.run_sync(request.rows.forms.learn, [name])
     assert request.since.known is None

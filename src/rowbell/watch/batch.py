@@ -65,7 +65,7 @@ def read(
     maker = rows.maker if instances else None
     by_orm = instances and maker is None and not _may_be_filtered(Session())
     names = maker.names if maker else _columns(rows, watches)
-    rows.learn(connection, names)
+    rows.forms.learn(connection, names)
     _ask_baselines(connection, watches)
     condition = watches[0].condition
     places = _places(watches)
@@ -75,7 +75,7 @@ def read(
         until=condition,
         evidence=evidence,
         instances=by_orm,
-        values=(unread := rows.unread(names) if maker else ()),
+        values=(unread := rows.forms.unread(names) if maker else ()),
     )
     options = rows.execution_options
     codes: tuple[Any, ...] = ()
@@ -90,7 +90,7 @@ def read(
             result = source.execute(statement, parameters, execution_options=options)
         except DBAPIError as error:
             if sqlstate_of(error).startswith(SYNTAX_OR_ACCESS_RULE):  # types may have changed
-                rows.forget()
+                rows.forms.forget()
             raise
         if maker and isinstance(result, CursorResult) and result.cursor is not None:
             described = result.cursor.description

@@ -150,7 +150,7 @@ class Blame:
         return None
 
     def _read_none(self, connection: Connection, watch: Watch) -> None:
-        self._rows.learn(connection, watch.columns)
+        self._rows.forms.learn(connection, watch.columns)
         statement, parameters = self._rows.read(
             [], watch.columns, until=watch.condition, evidence=False
         )

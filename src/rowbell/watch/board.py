@@ -320,7 +320,7 @@ class Board:
         for oid in tables:
             interests = self._interests.of_table(oid)
             for rows in {watch.rows for interest in interests for watch in interest.watches}:
-                rows.forget()
+                rows.forms.forget()
             self._prove_anew(interests, boundary)
 
     def _prove_anew(self, interests: Iterable[Interest], boundary: int) -> None:

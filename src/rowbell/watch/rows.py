@@ -36,31 +36,23 @@ from sqlalchemy import (
 )
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import OID
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import join as orm_join
 from sqlalchemy.sql import visitors
-from sqlalchemy.types import JSON, NullType, TypeDecorator, TypeEngine
+from sqlalchemy.types import NullType, TypeEngine
 
 from rowbell.keys import Key, key_names, key_of
 from rowbell.mapping import SchemaMap, mapper_of, table_name
-from rowbell.watch import forms
+from rowbell.watch.column_forms import ColumnForms
 from rowbell.watch.columns import MappedColumns
 from rowbell.watch.instances import Instances
-from rowbell.watch.literal import is_read_as_given
 from rowbell.watch.state import Reason
 from rowbell.watch.tables import WatchedTable, key_columns, options_argument
-from rowbell.watch.types import ColumnType, column_types, forget_types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Connection
     from sqlalchemy.orm import Mapper
     from sqlalchemy.sql.selectable import FromClause
-
-    from rowbell.watch.forms import Form
-
-    Rule = Callable[[Any, Any], bool]
 
 
 class Evidence(NamedTuple):
@@ -86,8 +78,7 @@ class MappedRows:
     """The rows of one mapped class, in the tables that one schema map leads to.
 
     Attributes:
-        types: The types of its attributes' columns in the database, by attribute, once they are
-            learned.
+        forms: The forms in which its columns are read.
         unprovable: Why its rows cannot be armed, once a read has shown that: the type of its key
             has no hash function, say.
         execution_options: What to execute its statements with.
@@ -100,12 +91,10 @@ class MappedRows:
         self.schema_map = dict(schema_map)
         self.on_postgresql = dialect.name == "postgresql"
         self.columns = MappedColumns(mapper)
-        self.types: dict[str, ColumnType] = {}
-        self._may_learn_all = True
         self.unprovable: Reason | None = None
         self.execution_options: dict[str, Any] = {"schema_translate_map": self.schema_map or None}
+        self.forms = ColumnForms(mapper, dialect, self.columns, self.execution_options)
         self._reads: dict[tuple[object, ...], Select[Any]] = {}
-        self._rules: dict[tuple[str, ...], tuple[Rule | None, ...]] = {}
 
     @classmethod
     def of(cls, model: type[Any], dialect: Dialect, schema_map: SchemaMap | None) -> MappedRows:
@@ -183,63 +172,6 @@ class MappedRows:
         """The table's name as SQL."""
         return table_name(table, self.schema_map)
 
-    # -- forms
-
-    def learn(self, connection: Connection, names: Sequence[str]) -> None:
-        """Ask which types the columns of those attributes have, unless that is known.
-
-        They belong to the database: a model may call ``citext`` a ``String``. All are asked for at
-        once, until that fails: then those that are needed, since another may be gone.
-        """
-        unknown = [name for name in names if name not in self.types]
-        if not unknown or not self.on_postgresql:
-            return
-        if self._may_learn_all:
-            unknown = [name for name in self.columns.properties if name not in self.types]
-        columns = (self.columns.properties[name].columns[0] for name in unknown)
-        types = (sql_cast(_pg_catalog.pg_typeof(column), OID) for column in columns)
-        # Not by the ORM, which adds criteria: one row of NULLs is wanted, whatever the table holds.
-        one = values(column("one", Integer), name="one").data([(1,)])
-        none = join(one, self.mapper.persist_selectable, literal_column("false"), isouter=True)
-        asking = select(*types).select_from(none)
-        try:
-            oids = connection.execute(asking, execution_options=self.execution_options).one()
-        except DBAPIError:
-            self._may_learn_all = False
-            raise
-        known = column_types(connection, oids)
-        self.types.update((name, known[oid]) for name, oid in zip(unknown, oids, strict=True))
-        self._rules.clear()
-
-    def forget(self) -> None:
-        """Ask for the types again: the table may not be what it was."""
-        self.types = {}
-        self._rules.clear()
-        forget_types(self.dialect)
-
-    def form(self, name: str) -> Form:
-        """The form that an attribute is read in."""
-        prop = self.columns.properties[name]
-        if not self.on_postgresql:
-            type_ = prop.columns[0].type
-            while isinstance(type_, TypeDecorator):
-                type_ = type_.impl_instance
-            return forms.DOCUMENT_AS_IT_IS if isinstance(type_, JSON) else forms.AS_IT_IS
-        known = self.types.get(name)
-        form = known.form if known else forms.AS_IT_IS
-        return forms.IMAGE if prop.deferred and form is forms.AS_IT_IS else form
-
-    def rules(self, names: tuple[str, ...]) -> tuple[Rule | None, ...]:
-        """How the values of those attributes are compared."""
-        rules = self._rules.get(names)
-        if rules is None:
-            rules = self._rules[names] = tuple(self.form(name).differ for name in names)
-        return rules
-
-    def unread(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Those attributes of which a read returns something else than the value."""
-        return tuple(name for name in names if not self.form(name).is_value)
-
     # -- reads
 
     def read(
@@ -259,13 +191,13 @@ class MappedRows:
         with ``evidence`` oid and hash for each table, the snapshot's xmin and whether the server
         is in recovery.
         """
-        name = (tuple((name, self.form(name)) for name in names), evidence, instances, values)
+        name = (tuple((name, self.forms.of(name)) for name in names), evidence, instances, values)
         statement: Any = self._reads.get(name) if until is None and self._as_arrays else None
         if statement is None:
             wanted = self._wanted(keys)
             columns: list[Any] = [wanted.c.place, *([self.model] if instances else ())]
             columns += [
-                self.form(name).read(getattr(self.model, name)).label(f"form_{i}")
+                self.forms.of(name).read(getattr(self.model, name)).label(f"form_{i}")
                 for i, name in enumerate(names)
             ]
             columns += [
@@ -330,15 +262,6 @@ class MappedRows:
         names = tuple((row[i], row[i + 1]) for i in range(first, len(row) - 2, 2))
         return Evidence(names, row[-2], row[-1])
 
-    def known_read(self, name: str, value: object) -> object:
-        """What a read would return for that value of that attribute, or ``UNKNOWN``."""
-        form = self.form(name)
-        if name not in self.types or form.given is None:
-            return forms.UNKNOWN
-        if not is_read_as_given(self.columns.properties[name].columns[0].type, value):
-            return forms.UNKNOWN
-        return None if value is None else form.given(value)
-
     def literals(self, given: Mapping[str, Any]) -> Select[Any]:
         """The SELECT of given values, in the form in which ``read`` returns those columns."""
         parts: list[ColumnElement[Any]] = []
@@ -348,16 +271,10 @@ class MappedRows:
             value: ColumnElement[Any] = select(bound).scalar_subquery()
             if self.on_postgresql:
                 value = sql_cast(bound, type_)
-            if name in self.types:
-                value = sql_cast(value, self.types[name].named)
-            parts.append(self.form(name).read(value).label(f"since_{name}"))
+            if name in self.forms.types:
+                value = sql_cast(value, self.forms.types[name].named)
+            parts.append(self.forms.of(name).read(value).label(f"since_{name}"))
         return select(*parts)
-
-    def is_opaque(self, name: str) -> bool:
-        """Whether only the attribute's type, the application's own, can compare its values."""
-        type_ = self.columns.properties[name].columns[0].type
-        own = not type(type_).__module__.startswith("sqlalchemy.")
-        return own or isinstance(type_, TypeDecorator)
 
     def current(
         self, keys: Sequence[Key], names: Sequence[str]
@@ -367,7 +284,7 @@ class MappedRows:
         columns: list[Any] = [wanted.c.place]
         for i, name in enumerate(names):
             attribute = getattr(self.model, name)
-            columns += [self.form(name).read(attribute).label(f"form_{i}"), attribute]
+            columns += [self.forms.of(name).read(attribute).label(f"form_{i}"), attribute]
         statement: Any = select(*columns).select_from(self._joined(wanted))
         return statement, self._parameters(keys)
 

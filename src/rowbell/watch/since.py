@@ -44,7 +44,9 @@ class Since:
     @property
     def known(self) -> tuple[Any, ...] | None:
         """The baseline, ``None`` where it is to be asked for."""
-        seen = {name: self.rows.known_read(name, value) for name, value in self.values.items()}
+        seen = {
+            name: self.rows.forms.known_read(name, value) for name, value in self.values.items()
+        }
         if any(value is UNKNOWN for value in seen.values()):
             return None
         return self._in_order(seen)
@@ -83,7 +85,7 @@ class Since:
 
     def is_as_seen(self, name: str, value: object) -> bool:
         """Whether that value is what the caller last saw, or its type calls it that."""
-        if not self.rows.is_opaque(name):
+        if not self.rows.forms.is_opaque(name):
             return not is_distinct(self.values[name], value)
         type_ = self.rows.columns.properties[name].columns[0].type
         try:

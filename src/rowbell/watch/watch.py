@@ -195,7 +195,7 @@ class Watch:
             self.baseline = tuple(
                 new if old is UNSEEN else old for old, new in zip(before, values, strict=True)
             )
-        return rows_differ(before, values, self.rows.rules(self.columns))
+        return rows_differ(before, values, self.rows.forms.rules(self.columns))
 
     def prove(self, evidence: Evidence, boundary: int | None) -> None:
         """Become armed if that read proves that nothing was missed.
