@@ -158,7 +158,10 @@ async def test_a_lock_that_is_granted_as_its_wait_is_cancelled_is_given_back(
         key = text("SELECT pg_advisory_lock(hashtextextended('job', 0))")
         await other.execute(key)
         entered = asyncio.create_task(rowbell.advisory_lock(session, "job").__aenter__())
-        waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        waiting = text(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
         while not await other.scalar(waiting):
             await asyncio.sleep(0.01)  # the server tells nobody that a session waits
         await other.execute(text("SELECT pg_advisory_unlock_all()"))
