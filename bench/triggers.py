@@ -7,8 +7,9 @@ import os
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from rowbell.watch.schema import schema_statements
-from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
+from rowbell._watch.database.schema import schema_statements
+from rowbell._watch.database.triggers import ForEach, TableTriggers
+from rowbell._watch.values.key_hash import KeyColumn
 from table import connect, execute, model
 
 TABLE = "written"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-    from rowbell.worker_database import Run, Schema, WorkerDatabase
+    from rowbell._pytest.worker_database import Run, Schema, WorkerDatabase
 
 if find_spec("pytest_asyncio"):
     from pytest_asyncio import fixture as async_fixture
@@ -57,7 +57,7 @@ def rowbell_server_settings() -> Mapping[str, object]:
 @pytest.fixture(scope="session")
 def rowbell_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """What the processes of this test run have in common."""
-    from rowbell.worker_database import Run
+    from rowbell._pytest.worker_database import Run
 
     directory = tmp_path_factory.getbasetemp()
     worker = getattr(request.config, "workerinput", None)  # pytest-xdist's, in its workers
@@ -74,8 +74,8 @@ def rowbell_server_url(
 
     On the server that it names, only databases are used that the run has made.
     """
+    from rowbell._pytest.shared import shared
     from rowbell.embedded import EmbeddedServer, named_server
-    from rowbell.shared import shared
 
     named = named_server()
     if named is not None:
@@ -111,8 +111,8 @@ def rowbell_template(
     rowbell_run: Run, rowbell_server_url: URL, rowbell_schema: Schema
 ) -> Iterator[str]:
     """The name of a database with ``rowbell_schema`` in it, made once a test run."""
-    from rowbell.shared import shared
-    from rowbell.worker_database import create_template, drop_template
+    from rowbell._pytest.shared import shared
+    from rowbell._pytest.worker_database import create_template, drop_template
 
     def make() -> str:
         name = f"rowbell_{rowbell_run.uid}_template"
@@ -129,7 +129,7 @@ def rowbell_worker_database(
     rowbell_run: Run, rowbell_server_url: URL, rowbell_template: str
 ) -> Iterator[WorkerDatabase]:
     """The worker's own clone of the template."""
-    from rowbell.worker_database import WorkerDatabase
+    from rowbell._pytest.worker_database import WorkerDatabase
 
     name = f"rowbell_{rowbell_run.uid}_{rowbell_run.worker}"
     database = WorkerDatabase(rowbell_server_url, name, rowbell_template)

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 import catalogue
 from models import Base
 from proxy import Proxy, proxy_to
-from rowbell.worker_database import Schema
+from rowbell._pytest.worker_database import Schema
 
 pytest_plugins = ["pytester"]
 

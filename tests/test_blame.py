@@ -33,9 +33,9 @@ from models import Order
 from observed import execute
 from roles import role
 from rowbell import Reason, RowWatcher, WatcherStatistics, wait_for_row_change
-from rowbell.cleanup import cancelled_once, complete
-from rowbell.watch.failing import Failing
-from rowbell.watch.failure import own
+from rowbell._cancellation import cancelled_once, complete
+from rowbell._watch.failures import own
+from rowbell._watch.reading.failing import Failing
 from waits import QUICK, armed
 
 

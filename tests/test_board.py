@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from check import modelled
-from rowbell.watch.board import Board
-from rowbell.watch.rows import Evidence
-from rowbell.watch.timing import Timing
-from rowbell.watch.watch import Arming, Reading, Watch
+from rowbell._watch.board.board import Board
+from rowbell._watch.board.watch import Arming, Reading, Watch
+from rowbell._watch.rows.mapped_rows import Evidence
+from rowbell._watch.timing import Timing
 
 SERVER = 1_764_000_000.0  # when it was started
 NAMES = ((16384, 7),)  # the table's oid, and the hash of the row's key
-SQL = Path(__file__).parent.parent / "src" / "rowbell" / "watch" / "sql"
+SQL = Path(__file__).parent.parent / "src" / "rowbell" / "_watch" / "database" / "sql"
 
 
 class Scene:

@@ -40,7 +40,7 @@ from rowbell import (
     WaitTimeoutError,
     wait_for_row_change,
 )
-from rowbell.watch.condition import varies_by
+from rowbell._watch.condition import varies_by
 
 
 class Base(DeclarativeBase):

@@ -41,8 +41,8 @@ from rowbell import (
     WatcherStateError,
     wait_for_row_change,
 )
+from rowbell._mapping import tables_of
 from rowbell.embedded import EmbeddedServer
-from rowbell.mapping import tables_of
 from waits import QUICK, armed, run
 
 

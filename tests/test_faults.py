@@ -227,7 +227,7 @@ async def test_a_condition_whose_reads_fail_is_asked_again(
     orders: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the predicate would have been asked about is not lost with the connection."""
-    from rowbell.watch import batch
+    from rowbell._watch.reading import batch
 
     load, failures = batch.finish, [ConnectionResetError("gone"), ConnectionResetError("gone")]
 
@@ -236,7 +236,7 @@ async def test_a_condition_whose_reads_fail_is_asked_again(
             raise failures.pop()
         return load(*arguments)
 
-    monkeypatch.setattr("rowbell.watch.reader.finish", finish)
+    monkeypatch.setattr("rowbell._watch.reading.reader.finish", finish)
     async with RowWatcher(orders, mode="poll") as watcher:
         order = await watcher.wait_for_change(
             Order, 1, interval=0.02, timeout=20, until=lambda order: order.n == 0, since={"n": 0}

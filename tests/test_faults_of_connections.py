@@ -24,8 +24,8 @@ from observed import backends, execute, kill_listener
 from proxy import Proxy, error
 from roles import connected, role
 from rowbell import ListenError, Reason, RowWatcher, Timing, WatcherState, WatcherStatistics
+from rowbell._watch.database.calls import Calls
 from rowbell.embedded import EmbeddedServer
-from rowbell.watch.calls import Calls
 from waits import IMPATIENT as QUICK
 
 LISTENING, POLLING = WatcherState.LISTENING, WatcherState.POLLING

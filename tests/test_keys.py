@@ -40,7 +40,7 @@ from sqlalchemy.types import TypeEngine
 import rowbell
 from models import Order, Seat
 from rowbell import InvalidKeyError, RowWatcher, Timing
-from rowbell.watch.rows import MappedRows
+from rowbell._watch.rows.mapped_rows import MappedRows
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=50)
 TIMES = st.datetimes(datetime(1900, 1, 1), datetime(9000, 1, 1))  # noqa: DTZ001

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models import Order
 from rowbell import RowWatcher, Timing
-from rowbell.watch.board import Board
-from rowbell.watch.watch import Arming, Watch
+from rowbell._watch.board.board import Board
+from rowbell._watch.board.watch import Arming, Watch
 
 ROWS = 2_000
 WRITERS = 8

@@ -254,7 +254,7 @@ def test_a_run_that_asks_for_nothing_starts_nothing(pytester: pytest.Pytester) -
 
 async def test_databases_left_by_a_killed_worker_are_replaced(server: URL) -> None:
     """A worker of the same name in the same run begins by dropping what it finds."""
-    from rowbell.worker_database import WorkerDatabase
+    from rowbell._pytest.worker_database import WorkerDatabase
 
     await execute(server, 'CREATE DATABASE "rowbell_left_main"')
     database = WorkerDatabase(server, "rowbell_left_main", "template1")

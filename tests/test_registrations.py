@@ -13,8 +13,8 @@ import rowbell
 from models import Order
 from roles import Isolation, Warned, connected, role
 from rowbell import Reason, RowWatcher, Timing, TriggerState, install_triggers, remove_triggers
-from rowbell.watch.calls import checksum
-from rowbell.watch.notification import Heard, Notification
+from rowbell._watch.database.calls import checksum
+from rowbell._watch.database.payload import Heard, Notification
 from waits import QUICK, armed, run, state_of
 
 SLOW = Timing(heartbeat=2, narrow=0.1)  # the announcement is answered before that

@@ -31,8 +31,9 @@ from rowbell import (
     install_triggers,
     trigger_status,
 )
-from rowbell.watch.schema import FUNCTIONS
-from rowbell.watch.triggers import KeyColumn, TableTriggers
+from rowbell._watch.database.schema import FUNCTIONS
+from rowbell._watch.database.triggers import TableTriggers
+from rowbell._watch.values.key_hash import KeyColumn
 from waits import QUICK, armed, run, state_of
 
 SECURITY = Path(__file__).parent.parent / "SECURITY.md"

@@ -41,10 +41,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from models import Animal, Colour, Odd, Order, Sealed, SealedType
 from observed import everything_sent
 from rowbell import RowWatcher, wait_for_row_change, watched
-from rowbell.watch.batch import SLICE
-from rowbell.watch.instances import Instances
-from rowbell.watch.request import WaitRequest
-from rowbell.watch.since import Since
+from rowbell._watch.reading.batch import SLICE
+from rowbell._watch.request import WaitRequest
+from rowbell._watch.rows.instances import Instances
+from rowbell._watch.rows.since import Since
 
 WAITS = 2_000
 

@@ -26,9 +26,9 @@ from rowbell import (
     TriggerState,
     install_triggers,
 )
+from rowbell._watch.database import schema
+from rowbell._watch.database.schema import FUNCTIONS, schema_statements, sql
 from rowbell.testing import create_database, drop_database
-from rowbell.watch import schema
-from rowbell.watch.schema import FUNCTIONS, schema_statements, sql
 from waits import QUICK, armed, run, state_of
 
 ROOT = Path(__file__).parent.parent
@@ -70,7 +70,7 @@ def test_the_wheel_contains_the_sql(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     [wheel] = tmp_path.glob("*.whl")
     packed = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
-    assert {path.name for path in (ROOT / "src/rowbell/watch/sql").iterdir()} <= packed
+    assert {path.name for path in (ROOT / "src/rowbell/_watch/database/sql").iterdir()} <= packed
 
 
 # -- versions

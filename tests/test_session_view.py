@@ -30,7 +30,7 @@ from models import Order
 from observed import blocked, execute
 from roles import role
 from rowbell import NotFoundError, RowWatcher, SessionStateError, wait_for_row_change
-from rowbell.cleanup import CLEANUP_SECONDS
+from rowbell._cancellation import CLEANUP_SECONDS
 from rowbell.testing import rolled_back_session
 
 

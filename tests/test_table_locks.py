@@ -26,7 +26,7 @@ from rowbell import (
     UnmappedModelError,
     lock_tables,
 )
-from rowbell.lock_timeout import LockTimeout
+from rowbell._lock_timeout import LockTimeout
 
 
 async def locks_of(session: AsyncSession) -> set[tuple[str, str]]:

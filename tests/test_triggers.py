@@ -35,8 +35,9 @@ from rowbell import (
     remove_triggers,
     trigger_status,
 )
-from rowbell.watch.tables import is_declared
-from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
+from rowbell._watch.database.tables import is_declared
+from rowbell._watch.database.triggers import ForEach, TableTriggers
+from rowbell._watch.values.key_hash import KeyColumn
 
 QUICK = Timing(heartbeat=0.1, narrow=0.1)
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import rowbell
 from rowbell import Timing
-from rowbell.mapping import quote_identifier
-from rowbell.watch.distinct import is_distinct
-from rowbell.watch.interest import Interest
-from rowbell.watch.notification import Notification, decode
-from rowbell.watch.schedule import Schedule
-from rowbell.watch.throttle import ALLOWANCE, LONGEST, ROWS_PER_SECOND, TOGETHER, Throttle
-from rowbell.watch.timing import Backoff
+from rowbell._identifiers import quote_identifier
+from rowbell._watch.board.registrations import Interest
+from rowbell._watch.board.schedule import Schedule
+from rowbell._watch.board.throttle import ALLOWANCE, LONGEST, ROWS_PER_SECOND, TOGETHER, Throttle
+from rowbell._watch.database.payload import Notification, decode
+from rowbell._watch.timing import Backoff
+from rowbell._watch.values.distinct import is_distinct
 
 
 class Due:

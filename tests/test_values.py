@@ -33,7 +33,7 @@ from sqlalchemy.types import UserDefinedType
 
 import rowbell
 from rowbell import RowWatcher
-from rowbell.watch.forms import FORMS
+from rowbell._watch.values.forms import FORMS
 from waits import QUICK, armed
 
 TYPES = """

@@ -32,7 +32,7 @@ from rowbell import (
     WatcherStateError,
     wait_for_row_change,
 )
-from rowbell.watch.watcher import open_watcher
+from rowbell._watch.watcher import open_watcher
 
 QUICK = Timing(heartbeat=0.1, narrow=0.1)
 ROWS = 1_000

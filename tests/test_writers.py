@@ -28,8 +28,8 @@ from rowbell import (
     trigger_status,
     watched,
 )
-from rowbell.watch.schema import COMPACT_BEYOND
-from rowbell.watch.tables import options_of
+from rowbell._watch.database.schema import COMPACT_BEYOND
+from rowbell._watch.database.tables import options_of
 
 QUICK = Timing(heartbeat=0.05, narrow=0.1)
 ROWS = 100

@@ -3,6 +3,19 @@
 Beside it stand sessions, transactions, locks, test databases and many-to-many.
 """
 
+from rowbell._locks.advisory import advisory_lock
+from rowbell._locks.rows import lock_rows
+from rowbell._locks.tables import LockMode, lock_tables
+from rowbell._m2m.related import m2m_add, m2m_remove, m2m_set
+from rowbell._session import create_db_context, create_db_dependency, get_transaction
+from rowbell._watch.database.inspection import TriggerState, TriggerStatus
+from rowbell._watch.database.install import install_triggers, remove_triggers, trigger_status
+from rowbell._watch.declaration import watched
+from rowbell._watch.state import Reason, WatcherState
+from rowbell._watch.statistics import WatcherStatistics
+from rowbell._watch.timing import Timing
+from rowbell._watch.wait import wait_for_row_change
+from rowbell._watch.watcher import RowWatcher
 from rowbell.errors import (
     DatabaseStateError,
     InvalidArgumentError,
@@ -22,20 +35,7 @@ from rowbell.errors import (
     WaitTimeoutError,
     WatcherStateError,
 )
-from rowbell.locks.advisory import advisory_lock
-from rowbell.locks.rows import lock_rows
-from rowbell.locks.tables import LockMode, lock_tables
-from rowbell.m2m import m2m_add, m2m_remove, m2m_set
-from rowbell.session import create_db_context, create_db_dependency, get_transaction
 from rowbell.testing import cleanup_tables, create_database, drop_database
-from rowbell.watch.declaration import watched
-from rowbell.watch.inspection import TriggerState, TriggerStatus
-from rowbell.watch.install import install_triggers, remove_triggers, trigger_status
-from rowbell.watch.state import Reason, WatcherState
-from rowbell.watch.statistics import WatcherStatistics
-from rowbell.watch.timing import Timing
-from rowbell.watch.wait import wait_for_row_change
-from rowbell.watch.watcher import RowWatcher
 
 __all__ = [
     "DatabaseStateError",

@@ -34,20 +34,21 @@ try:
 except ImportError as error:
     raise ImportError("rowbell.alembic needs Alembic: pip install rowbell[alembic]") from error
 
-from rowbell.errors import TriggerError
-from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
-from rowbell.mapping import qualified, quote_literal
-from rowbell.watch.ddl import limited, pinned
-from rowbell.watch.install import (
+from rowbell._identifiers import qualified, quote_literal
+from rowbell._lock_timeout import LockTimeout, LockTimeoutValue
+from rowbell._watch.database.ddl import limited, pinned
+from rowbell._watch.database.install import (
     announcement,
     drop_statements,
     install_triggers,
     remove_triggers,
 )
-from rowbell.watch.schema import SCHEMA, schema_statements
-from rowbell.watch.tables import TriggerOptions, declare
-from rowbell.watch.triggers import ForEach, KeyColumn, TableTriggers
-from rowbell.watch.trust import refuse_untrusted_owners
+from rowbell._watch.database.schema import SCHEMA, schema_statements
+from rowbell._watch.database.tables import TriggerOptions, declare
+from rowbell._watch.database.triggers import ForEach, TableTriggers
+from rowbell._watch.database.trust import refuse_untrusted_owners
+from rowbell._watch.values.key_hash import KeyColumn
+from rowbell.errors import TriggerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from sqlalchemy import URL
 
-from rowbell.postgresql import asyncpg_url
+from rowbell._urls import asyncpg_url
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping

@@ -23,13 +23,13 @@ try:
 except ImportError as error:
     raise ImportError("rowbell.fastapi needs FastAPI: pip install rowbell[fastapi]") from error
 
+from rowbell._session import create_db_context
 from rowbell.errors import (
     LockTimeoutError,
     NotFoundError,
     SessionStateError,
     WatcherStateError,
 )
-from rowbell.session import create_db_context
 
 _SESSION_MAKER: Final = "rowbell_session_maker"
 _ANSWERS: Final = (

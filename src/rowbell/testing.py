@@ -10,26 +10,21 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from rowbell.cleanup import complete
-from rowbell.errors import DatabaseStateError, InvalidArgumentError
-from rowbell.lock_timeout import LockTimeout, LockTimeoutValue
-from rowbell.locks.waiting import lock_wait
-from rowbell.mapping import (
-    qualified,
-    quote_identifier,
-    schema_map_of,
-    sync_connection,
-    table_name,
-)
-from rowbell.postgresql import (
+from rowbell._cancellation import complete
+from rowbell._identifiers import qualified, quote_identifier
+from rowbell._lock_timeout import LockTimeout, LockTimeoutValue
+from rowbell._locks.waiting import lock_wait
+from rowbell._mapping import schema_map_of, sync_connection, table_name
+from rowbell._sqlstate import (
     DUPLICATE_DATABASE,
     IN_FAILED_TRANSACTION,
     INVALID_CATALOG_NAME,
     OBJECT_IN_USE,
     UNIQUE_VIOLATION,
-    asyncpg_url,
     has_sqlstate,
 )
+from rowbell._urls import asyncpg_url
+from rowbell.errors import DatabaseStateError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -1,0 +1,22 @@
+"""SQL identifiers and literals, quoted."""
+
+from __future__ import annotations
+
+
+def quote_identifier(name: str) -> str:
+    """The name as an SQL identifier, quoted always: no word is reserved inside quotes."""
+    if "\0" in name or not name:
+        raise ValueError(f"not an identifier: {name!r}")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_literal(value: str) -> str:
+    """The text as an SQL literal, whatever ``standard_conforming_strings`` says."""
+    quoted = "'" + value.replace("'", "''").replace("\\", "\\\\") + "'"
+    return f"E{quoted}" if "\\" in value else quoted
+
+
+def qualified(schema: str | None, name: str) -> str:
+    """The name of a table, with its schema if it has one."""
+    table = quote_identifier(name)
+    return f"{quote_identifier(schema)}.{table}" if schema else table

@@ -1,0 +1,130 @@
+"""Table locks."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, Engine, Table
+
+from rowbell._cancellation import cancelled_once
+from rowbell._lock_timeout import LockTimeout, LockTimeoutValue
+from rowbell._locks.waiting import lock_wait
+from rowbell._mapping import (
+    ModelOrTable,
+    mapper_of,
+    schema_map_of,
+    sync_connection,
+    table_name,
+    tables_of,
+)
+from rowbell._session import SessionT, get_transaction
+from rowbell.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+
+class LockMode(StrEnum):
+    """PostgreSQL's table lock modes, weakest first (manual, 13.3.1 "Table-Level Locks")."""
+
+    ACCESS_SHARE = "ACCESS SHARE"
+    ROW_SHARE = "ROW SHARE"
+    ROW_EXCLUSIVE = "ROW EXCLUSIVE"
+    SHARE_UPDATE_EXCLUSIVE = "SHARE UPDATE EXCLUSIVE"
+    SHARE = "SHARE"
+    SHARE_ROW_EXCLUSIVE = "SHARE ROW EXCLUSIVE"
+    EXCLUSIVE = "EXCLUSIVE"
+    ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
+
+
+def lock_tables(
+    session: SessionT,
+    tables: Sequence[ModelOrTable],
+    *,
+    mode: LockMode = LockMode.SHARE_UPDATE_EXCLUSIVE,
+    timeout: LockTimeoutValue | None = "5s",
+) -> AbstractAsyncContextManager[SessionT]:
+    """Lock tables until the transaction ends.
+
+    The block is a transaction, or a SAVEPOINT inside the one that is open, as with
+    ``get_transaction``. In a SAVEPOINT the locks outlive the block: they are held until the
+    transaction around it ends. All tables are locked by one statement, in the same order
+    whatever order they are named in, so two callers cannot deadlock on them.
+
+    Args:
+        session: The session.
+        tables: Mapped classes (all of their tables, with joined inheritance) or tables.
+        mode: The lock mode. The default conflicts with itself, and lets others read and write.
+        timeout: The longest wait: seconds, a ``timedelta``, or a text as PostgreSQL takes it
+            (``"500ms"``); ``None`` leaves the session's own ``lock_timeout`` in force. It
+            limits the wait for these locks only, not those of the block.
+
+    Yields:
+        The session.
+
+    Raises:
+        InvalidArgumentError: No tables, tables of several databases, an unknown mode, or a
+            timeout that is none; at the call.
+        UnmappedModelError: A model is neither a mapped class nor a table; at the call.
+        LockTimeoutError: The locks were not to be had in time. The block's transaction or
+            SAVEPOINT is rolled back.
+        SessionStateError: The session is in AUTOCOMMIT.
+
+    Example:
+        .. code-block:: python
+
+            async with rowbell.lock_tables(session, [Account, Transfer], timeout=2):
+                session.add(Transfer(...))
+    """
+    models = _listed(tables)
+    wanted = tables_of(models)
+    if not wanted:
+        raise InvalidArgumentError("tables", tables, "one mapped class or table at least")
+    try:
+        mode = LockMode(mode)
+    except ValueError:
+        raise InvalidArgumentError("mode", mode, f"one of {', '.join(LockMode)}") from None
+    limit = None if timeout is None else LockTimeout.of(timeout)
+    binds = {_bind(session, model) for model in models}
+    if len(binds) > 1:
+        raise InvalidArgumentError("tables", tables, "tables of one database")
+    return _locked(session, binds.pop(), wanted, mode, limit)
+
+
+@asynccontextmanager
+async def _locked(
+    session: SessionT,
+    bind: Engine | Connection,
+    tables: list[Table],
+    mode: LockMode,
+    timeout: LockTimeout | None,
+) -> AsyncGenerator[SessionT, None]:
+    async with get_transaction(session):
+        connection = await session.connection(bind_arguments={"bind": bind})
+        schema_map = schema_map_of(session.sync_session, sync_connection(connection))
+        # Not by oid: asking for those takes a snapshot, which in REPEATABLE READ would be older
+        # than the locks. Without a schema a table is in the default one, as when it has that.
+        default = bind.dialect.default_schema_name or ""
+        tables.sort(key=lambda t: (schema_map.get(t.schema, t.schema) or default, t.name))
+        names = [table_name(table, schema_map) for table in tables]
+        async with lock_wait(connection, timeout, names, mode):
+            lock = f"LOCK TABLE {', '.join(names)} IN {mode} MODE"
+            await cancelled_once(connection.exec_driver_sql(lock))
+        yield session
+
+
+def _bind(session: AsyncSession, model: ModelOrTable) -> Engine | Connection:
+    if isinstance(model, Table):
+        return session.sync_session.get_bind(clause=model)
+    return session.sync_session.get_bind(mapper_of(model))
+
+
+def _listed(tables: Sequence[ModelOrTable]) -> list[ModelOrTable]:
+    try:
+        return list(tables)
+    except TypeError:
+        raise InvalidArgumentError("tables", tables, "a list of mapped classes") from None

@@ -1,0 +1,1 @@
+"""What the fixtures of ``rowbell_pytest`` are made of."""

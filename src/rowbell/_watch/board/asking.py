@@ -1,0 +1,37 @@
+"""Asks a predicate again while its row stays as it is: it may look at the clock."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rowbell._watch.board.watch import Watch
+
+
+class Asking:
+    """Asks at the interval of a watch, without reading.
+
+    Args:
+        watch: The watch; where it has no predicate, nothing is asked.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._timer: asyncio.TimerHandle | None = None
+        if watch.predicate is not None:
+            self._later()
+
+    def _later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._watch.interval, self._ask)
+
+    def _ask(self) -> None:
+        self._watch.ask_again()
+        if not self._watch.over:
+            self._later()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,0 +1,47 @@
+"""The limit of a wait's last read, for a server that does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from asyncio import TimerHandle
+
+    from rowbell._watch.board.watch import Watch
+
+_STEPS: Final = 10
+
+
+class LastRead:
+    """Ends a wait some seconds after its deadline, unless its last read has done so.
+
+    Only seconds in which the event loop ran are counted, a tenth of them at a time: a loop that is
+    held up, or a process that is stopped, could not have taken an answer that has come long since.
+
+    Args:
+        watch: The wait.
+        seconds: How long its last read may take.
+    """
+
+    def __init__(self, watch: Watch, seconds: float) -> None:
+        self._watch = watch
+        self._seconds = seconds
+        self._steps = 0
+        self._loop = asyncio.get_running_loop()
+        self._timer: TimerHandle | None = None
+        if watch.deadline < math.inf:
+            self._timer = self._loop.call_at(watch.deadline, self._step)
+
+    def _step(self) -> None:
+        if self._steps == _STEPS:
+            self._watch.time_out("the server has not answered since")
+            return
+        self._steps += 1
+        self._timer = self._loop.call_later(self._seconds / _STEPS, self._step)
+
+    def stop(self) -> None:
+        """The wait has ended."""
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,0 +1,142 @@
+"""The connection that a session holds, and whether it sees the row as other connections do.
+
+Reads go over connections of the engine, not over the session's. What was set on the session's own
+connection does not reach those:
+
+==========================  ====================================================================
+``schema_translate_map``    followed: it is read off the connection
+``search_path``, a role,    the wait polls on the session's own connection
+row-level security
+a temporary table           refused: no other connection has it
+REPEATABLE READ and above   refused: the transaction would never show the change
+read-only, time-outs        of no concern: a wait only reads
+==========================  ====================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from rowbell._cancellation import finished
+from rowbell._identifiers import qualified
+from rowbell._sqlstate import IN_FAILED_TRANSACTION, has_sqlstate
+from rowbell._watch.connections import run_apart
+from rowbell.errors import SessionStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Table
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+    from rowbell._watch.rows.mapped_rows import MappedRows
+
+_LOOK: Final = text("""
+SELECT pg_catalog.current_setting('transaction_isolation') AS isolation,
+       pg_catalog.current_setting('idle_in_transaction_session_timeout') AS idle_limit,
+       CAST(current_user AS pg_catalog.text) AS role, current_user = session_user AS is_login,
+       ARRAY(SELECT CAST(n.nspname AS pg_catalog.text)
+             FROM pg_catalog.unnest(CAST(:names AS pg_catalog.text[]))
+               WITH ORDINALITY AS t(name, at)
+             LEFT JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.name)
+             LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+             ORDER BY t.at) AS schemas,
+       EXISTS (SELECT FROM pg_catalog.unnest(CAST(:names AS pg_catalog.text[])) AS t(name)
+               WHERE pg_catalog.row_security_active(
+                 CAST(pg_catalog.to_regclass(t.name) AS pg_catalog.oid))) AS is_restricted""")
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How a session sees the tables of a class.
+
+    Attributes:
+        differs: Why other connections may see other rows there; empty if they do not.
+        idle_limit: How long the server lets its transaction be idle, ``"0"`` for ever.
+    """
+
+    differs: str = ""
+    idle_limit: str = "0"
+
+
+def held_connection(session: Session, bind: Engine | Connection) -> Connection | None:
+    """The connection that the session holds, if it does.
+
+    ``Session.connection()`` would take one out of the pool, and nothing public tells
+    beforehand, hence the private attribute.
+    """
+    if isinstance(bind, Connection):
+        return bind if bind.in_transaction() else None
+    transaction = session.get_transaction()
+    held = getattr(transaction, "_connections", {}).get(bind)
+    return held[0] if held else None
+
+
+async def outlook_of(session: AsyncSession, held: Connection | None, rows: MappedRows) -> Outlook:
+    """How the session sees the tables of a class.
+
+    Raises:
+        SessionStateError: The transaction would never show a change: it is REPEATABLE READ or
+            SERIALIZABLE, or a statement of it has failed. Or a table is a temporary one.
+    """
+    if held is None or not rows.on_postgresql:
+        return Outlook()
+    names = [qualified(schema, table.name) for table, schema in _placed(rows)]
+    asking = session.run_sync(lambda _: held.execute(_LOOK, {"names": names}).one())
+    try:
+        seen: Any = await finished(asking)
+    except DBAPIError as error:
+        if not has_sqlstate(error, IN_FAILED_TRANSACTION):
+            raise
+        raise SessionStateError(
+            "a statement of the session's transaction has failed, so it cannot see a change: "
+            "rollback() before the wait"
+        ) from error
+    if seen.isolation.upper() in {"REPEATABLE READ", "SERIALIZABLE"}:
+        raise SessionStateError(
+            f"the session is in a {seen.isolation.upper()} transaction, whose snapshot will never "
+            "show the change: commit() or rollback() before the wait, or wait in another session"
+        )
+    _refuse_temporary(rows, seen.schemas)
+    return Outlook(await _difference(held, rows, names, seen), seen.idle_limit)
+
+
+def _refuse_temporary(rows: MappedRows, schemas: Sequence[str | None]) -> None:
+    for table, schema in zip(rows.tables, schemas, strict=True):
+        if schema is not None and schema.startswith("pg_temp"):
+            raise SessionStateError(
+                f"{table.name} is a temporary table of this session, which no other connection can "
+                "see change: wait for rows of a permanent one"
+            )
+
+
+async def _difference(held: Connection, rows: MappedRows, names: list[str], seen: Any) -> str:
+    """Why other connections of the engine may see other rows; empty if they do not."""
+    if seen.is_restricted:
+        return "row-level security is in force there"
+    usual = {None, rows.dialect.default_schema_name}
+    named = [schema for _, schema in _placed(rows)]
+    places = zip(named, seen.schemas, strict=True)
+    if seen.is_login and all(name is not None or schema in usual for name, schema in places):
+        return ""
+
+    def ask(connection: Connection) -> Any:
+        return connection.execute(_LOOK, {"names": names}).one()
+
+    other = await run_apart(AsyncEngine(held.engine), ask)
+    if other.role != seen.role:
+        return f"it acts as the role {seen.role}, and others of the engine as {other.role}"
+    if other.schemas != seen.schemas:
+        found = ", ".join(str(schema) for schema in seen.schemas)
+        return f"its search_path leads to the schema {found}"
+    return ""
+
+
+def _placed(rows: MappedRows) -> list[tuple[Table, str | None]]:
+    return [(table, rows.schema_map.get(table.schema, table.schema)) for table in rows.tables]

@@ -1,0 +1,78 @@
+"""Reads on a connection that belongs to the caller, whose transaction they must not abort.
+
+A SAVEPOINT of our own does that, but others may use the connection at the same time: a test that
+waits for what it writes on the same connection does. A statement of theirs between ours would be
+undone with our read, or would release our SAVEPOINT; so theirs wait until ours are done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util import await_only
+
+from rowbell._sqlstate import NO_ACTIVE_TRANSACTION, has_sqlstate
+
+if TYPE_CHECKING:
+    from asyncio import Task
+    from collections.abc import Generator
+
+
+@contextmanager
+def in_savepoint(connection: Connection) -> Generator[None]:
+    """Run the statements of the block in a SAVEPOINT, with none of others between them.
+
+    Args:
+        connection: A connection in a transaction, used in a greenlet of SQLAlchemy's.
+    """
+    turns = _turns.get(connection)
+    if turns is None:
+        turns = _turns[connection] = _Turns(connection)
+    with turns.taken():
+        try:
+            connection.exec_driver_sql("SAVEPOINT rowbell_read")
+        except DBAPIError as error:
+            if not has_sqlstate(error, NO_ACTIVE_TRANSACTION):
+                raise
+            yield  # in AUTOCOMMIT a read aborts nothing
+            return
+        try:
+            yield
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT rowbell_read")
+            raise
+        finally:
+            connection.exec_driver_sql("RELEASE SAVEPOINT rowbell_read")
+
+
+class _Turns:
+    """Whose turn it is to use a connection: anybody's, or that of one task."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._holder: Task[Any] | None = None
+        self._over = asyncio.Event()
+        # For as long as the connection lives: events cannot be removed while one is handled.
+        for name in ("before_cursor_execute", "commit", "rollback"):
+            event.listen(connection, name, self._wait)
+
+    @contextmanager
+    def taken(self) -> Generator[None]:
+        self._wait()
+        self._holder, self._over = asyncio.current_task(), asyncio.Event()
+        try:
+            yield
+        finally:
+            self._holder = None
+            self._over.set()
+
+    def _wait(self, *_: object) -> None:
+        while self._holder is not None and self._holder is not asyncio.current_task():
+            await_only(self._over.wait())
+
+
+_turns: WeakKeyDictionary[Connection, _Turns] = WeakKeyDictionary()

@@ -1,0 +1,279 @@
+"""The caller's session: whether it can wait, and how it gets the row afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
+
+import anyio
+from sqlalchemy import Connection, Engine, and_, inspect, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import Session, SessionTransactionOrigin, undefer
+from sqlalchemy.pool import QueuePool
+
+from rowbell._cancellation import cancelled_once, complete, finished
+from rowbell._watch.caller.held import held_connection
+from rowbell._watch.connections import run_apart
+from rowbell._watch.failures import UnreachableError, is_of_the_connection, is_passing
+from rowbell._watch.state import logger
+from rowbell._watch.timing import Backoff, Timing
+from rowbell.errors import NotFoundError, RowbellError, SessionStateError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm.interfaces import ORMOption
+
+    from rowbell._watch.request import WaitRequest
+
+_waiting: WeakSet[Session] = WeakSet()
+
+
+@contextmanager
+def alone(session: Session) -> Generator[None]:
+    """Let one wait at a time use the session.
+
+    Raises:
+        SessionStateError: Another wait uses it.
+    """
+    if session in _waiting:
+        raise SessionStateError(
+            "this session waits already, in another task, and a session serves one task at a "
+            "time: give each wait a session, or use RowWatcher.wait_for_change, which takes none"
+        )
+    _waiting.add(session)
+    try:
+        yield
+    finally:
+        _waiting.discard(session)
+
+
+@asynccontextmanager
+async def connection_kept(
+    session: AsyncSession, held: Connection | None, idle_limit: str
+) -> AsyncGenerator[None]:
+    """Say what has happened where the connection that a session held was lost during the wait.
+
+    Args:
+        session: The session.
+        held: That connection, if it held one.
+        idle_limit: The server's ``idle_in_transaction_session_timeout`` for it.
+
+    Raises:
+        SessionStateError: It was lost, and the transaction with it.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        if held is None or not (held.invalidated or error.connection_invalidated):
+            raise
+        await complete(session.run_sync(lambda _: held.invalidate()))  # else no rollback works
+        why = "it was lost"
+        if idle_limit != "0":
+            why = (
+                "it was lost; the server ends transactions that are idle for longer than "
+                f"{idle_limit} (idle_in_transaction_session_timeout)"
+            )
+        raise SessionStateError(
+            f"the session held a connection in a transaction during the wait, and {why}: "
+            "rollback() now, and commit() or rollback() before the wait"
+        ) from error
+
+
+async def sees(session: AsyncSession, held: Connection, request: WaitRequest) -> bool:
+    """Whether the session itself sees a row that was not found for it."""
+    statement, parameters = request.rows.read([request.key], request.rows.key_names, evidence=False)
+    options = request.rows.execution_options
+    asking = session.run_sync(
+        lambda _: held.execute(statement, parameters, execution_options=options).first()
+    )
+    result = await finished(asking)
+    return result is not None
+
+
+def adopt(session: Session, instance: Any, *, begins: bool) -> bool:
+    """Make the instance that the wait was ended with the session's own, if it is free to be.
+
+    It saves the session a SELECT. Not where the session has that row already, where other
+    instances would come along, or where somebody listens to the session's own statements, or to
+    the transaction that it ``begins``: that may set what decides which rows it sees.
+    """
+    state = inspect(instance)
+    if state.key in session.identity_map or session.dispatch.do_orm_execute:
+        return False
+    if begins and session.dispatch.after_begin:
+        return False
+    if any(name in state.dict for name in state.mapper.relationships.keys()):  # noqa: SIM118
+        return False
+    session.add(instance)
+    return True
+
+
+async def refresh(session: AsyncSession, request: WaitRequest, deadline: float) -> Any:
+    """The row as the session's instance, which keeps what the caller has changed in it.
+
+    The wait has ended, so a server that is just restarting, or a connection that remembers a type
+    that is gone, must not make it fail: in a session that has no connection it is done again.
+
+    Args:
+        session: The session.
+        request: What was waited for.
+        deadline: The wait's, on the loop's clock.
+    """
+    loop = asyncio.get_running_loop()
+    bind = session.sync_session.get_bind(request.rows.mapper)
+    may_repeat = _is_ours_to_end(session.sync_session, bind)
+    limited = deadline < math.inf
+    limit = max(deadline, loop.time()) + _LAST if limited else loop.time() + _WITHOUT_TIMEOUT
+    refreshing, told, tries = _Refreshing(session, request), False, _places(bind.engine) + 2
+    backoff = Backoff(Timing(backoff=0.1, backoff_limit=2.0))
+    while True:
+        try:
+            return await refreshing.load()
+        except Exception as error:
+            repeated = may_repeat and not isinstance(error, RowbellError | PoolTimeoutError)
+            if not repeated or loop.time() >= limit:
+                raise
+            passes, tries = is_passing(error), tries - 1
+            stale = is_of_the_connection(error) and tries > 0
+            if not passes and not (stale and await _can_be_loaded(bind.engine, request)):
+                raise
+            await session.run_sync(_end_transaction)
+            if not stale:
+                if not told:
+                    logger.warning(
+                        "rowbell: a row has changed, but its session cannot load it yet: %s", error
+                    )
+                told = True
+                await anyio.sleep(min(request.interval, backoff.delay(healthy_for=0.0)))
+
+
+_LAST: Final = 5.0
+_WITHOUT_TIMEOUT: Final = 30.0
+"""How long a session's row is tried to be loaded after a wait's deadline, or where it has none."""
+
+
+async def _can_be_loaded(engine: Engine, request: WaitRequest) -> bool:
+    """Whether a new connection can load the row, so that the session's own is to blame."""
+
+    def load(connection: Connection) -> None:
+        statement, parameters = request.rows.load([request.key])
+        options = request.rows.execution_options
+        with Session(connection) as session:
+            statement = statement.options(*request.options)
+            session.execute(statement, parameters, execution_options=options).unique().all()
+
+    try:
+        await run_apart(AsyncEngine(engine), load)
+    except UnreachableError as error:
+        return error.passes
+    except Exception as error:  # noqa: BLE001  # the first error is the one that counts
+        return is_passing(error)
+    return True
+
+
+def _is_ours_to_end(session: Session, bind: Engine | Connection) -> bool:
+    """Whether nothing of the caller's is in the session's transaction, if there is one.
+
+    Adding an object begins one, which has no connection yet; what was begun by ``begin()`` is for
+    the caller to end.
+    """
+    if isinstance(bind, Connection) or held_connection(session, bind) is not None:
+        return False
+    transaction = session.get_transaction()
+    begun_by_itself = (
+        transaction is None or transaction.origin is SessionTransactionOrigin.AUTOBEGIN
+    )
+    return begun_by_itself and not session.in_nested_transaction()
+
+
+def _end_transaction(session: Session) -> None:
+    """End it, and throw its connection away; what the session holds stays as it is.
+
+    Not by a rollback, which expires what the caller has changed and forgets what he has added.
+    """
+    transaction = session.get_transaction()
+    if transaction is not None:
+        transaction.close(invalidate=True)
+
+
+class _Refreshing:
+    """The row of a session, loaded afresh.
+
+    Expired and selected, not ``refresh()`` or ``populate_existing``: those flush, or overwrite
+    what is pending in this instance and in those that are loaded along with it.
+    """
+
+    def __init__(self, session: AsyncSession, request: WaitRequest) -> None:
+        self._session = session
+        self._request = request
+        self._expired: dict[Any, list[ORMOption]] = {}
+
+    async def load(self) -> Any:
+        """Load it.
+
+        Raises:
+            NotFoundError: There is no such row any more.
+        """
+        rows, session = self._request.rows, self._session
+        name = rows.mapper.identity_key_from_primary_key(self._request.key)
+        present = session.sync_session.identity_map.get(name)
+        instance = present
+        with session.no_autoflush:
+            if present is None:
+                get = session.get(rows.model, self._request.key, options=self._request.options)
+                instance = await cancelled_once(get)
+                # The database may call keys equal that Python does not: then this one was there.
+                if instance is not None and inspect(instance).key[1] != name[1]:
+                    present = instance
+            if present is not None:
+                instance = await cancelled_once(self._select(present))
+            if instance is None and session.sync_session.dispatch.do_orm_execute:
+                # Criteria that a listener adds, of soft deletes say, hide nothing from a wait.
+                instance = await cancelled_once(self._select_unfiltered())
+        if instance is None:
+            raise NotFoundError(rows.model, rows.describe(self._request.key), deleted=True)
+        return instance
+
+    async def _select(self, present: Any) -> Any:
+        rows, session = self._request.rows, self._session
+        if present not in self._expired:
+            self._expired[present] = _expire(session.sync_session, present)
+        key = zip(rows.mapper.primary_key, self._request.key, strict=True)
+        statement = select(type(present)).where(and_(*(c == value for c, value in key)))
+        options = (*self._request.options, *self._expired[present])
+        result = await session.execute(statement.options(*options))
+        return result.unique().scalar_one_or_none()
+
+    async def _select_unfiltered(self) -> Any:
+        statement, parameters = self._request.rows.load([self._request.key], unfiltered=True)
+        result = await self._session.execute(statement.options(*self._request.options), parameters)
+        row = result.unique().first()
+        return None if row is None else tuple(row)[1]
+
+
+def _places(engine: Engine) -> int:
+    """How many connections the engine's pool may hold that are older than a migration."""
+    pool = engine.pool
+    return pool.size() + max(pool.overflow(), 0) if isinstance(pool, QueuePool) else 0
+
+
+def _expire(session: Session, present: Any) -> list[ORMOption]:
+    """Expire what the caller has not changed; how to load all of it again."""
+    state, entity = inspect(present), type(present)
+    kept = set(state.committed_state)
+    if kept and state.mapper.version_id_col is not None:
+        # Another's change must not make the caller's own, which is pending, pass for a later one.
+        kept.add(state.mapper.get_property_by_column(state.mapper.version_id_col).key)
+    stale = [name for name in state.dict if name in state.attrs and name not in kept]
+    if stale:  # an empty list would mean all, what is pending included
+        session.expire(present, stale)
+    properties = inspect(entity).column_attrs
+    deferred = [name for name in stale if name in properties and properties[name].deferred]
+    return [undefer(getattr(entity, name)) for name in deferred]

@@ -1,0 +1,5 @@
+"""What stands in the database: the schema ``rowbell``, triggers, and the calls to its functions.
+
+The SQL is in the folder ``sql``. Here it is decided what a trigger notifies of, and who may call
+what.
+"""

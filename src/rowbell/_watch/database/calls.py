@@ -1,0 +1,308 @@
+"""All that the listener asks the database: the functions of the schema ``rowbell``, as methods."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from asyncpg import InsufficientPrivilegeError
+
+from rowbell._watch.database.schema import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    import asyncpg
+
+    from rowbell._watch.database.tables import Columns, WatchedTable
+
+T = TypeVar("T")
+
+_IDENTIFY: Final = """
+SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(),
+       pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()),
+       pg_catalog.to_regprocedure('rowbell.schema_version()') IS NOT NULL"""
+
+# What the role, the database or the engine's arguments say may not suit a session that listens.
+_PREPARE_SESSION: Final = """
+SELECT pg_catalog.set_config('application_name', pg_catalog.left('rowbell ' || coalesce(
+         nullif(pg_catalog.current_setting('application_name'), ''), 'listener'), 63), false),
+       pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
+       pg_catalog.set_config('default_transaction_read_only', 'off', false),
+       pg_catalog.set_config('idle_session_timeout', '0', false),
+       pg_catalog.set_config('statement_timeout', '0', false),
+       pg_catalog.set_config('lock_timeout', '0', false)"""
+
+# What the names mean now; a name in a schema that this role may not use means nothing to it.
+_OIDS: Final = """
+ARRAY(SELECT CASE WHEN t.schema IS NULL OR (
+                SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                FROM pg_catalog.pg_namespace AS n
+                WHERE n.nspname = t.schema) THEN pg_catalog.to_regclass(t.name)::oid END
+      FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS t(schema, name, place)
+      ORDER BY t.place) AS oids"""
+
+
+def _query(function: str) -> str:
+    """A call with what only the client itself can ask: the meaning of names, and owners."""
+    untrusted = sql("untrusted_owners").replace("@tables@", "$1::oid[]")
+    return (  # made of constants
+        f"SELECT answer.*, {_OIDS}, ARRAY(SELECT DISTINCT u.table_oid FROM ({untrusted}) AS u)"
+        f" AS untrusted FROM {function} AS answer"
+    )
+
+
+_REGISTER: Final = _query(
+    "rowbell.register($1::oid[], $2::bytea[], $3::text[], $6::oid[], $7::bigint[], $8::text[])"
+)
+_HEARTBEAT: Final = _query("rowbell.heartbeat($1::oid[], $2::bytea[], $3::text[])")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Whom a connection has led to.
+
+    Attributes:
+        backend_pid: The server process.
+        in_recovery: Whether it is a standby.
+        database: The database's name.
+        started: When the server was started, in seconds: it is known by that.
+        schema: The version of the schema ``rowbell`` and the oldest that it is compatible with;
+            ``None`` where it is not installed.
+    """
+
+    backend_pid: int
+    in_recovery: bool
+    database: str
+    started: float
+    schema: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """What the database says of a table that is waited for.
+
+    Attributes:
+        obstacle: Why its rows cannot be waited for by notification, ``None`` if they can.
+        registers: Whether the database registers its rows; it does where only the client objects.
+        version: Changes when the table, its partitions, its triggers or the meaning of its name
+            do.
+    """
+
+    obstacle: str | None
+    registers: bool
+    version: object
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The answer to ``register()``.
+
+    Attributes:
+        tables: What the database says of each table, by oid.
+        over_limit: Nothing was registered: the role would have had too many.
+    """
+
+    tables: dict[int, TableState]
+    over_limit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The answer to ``heartbeat()``.
+
+    Attributes:
+        backend_pid: The server process.
+        in_recovery: Whether it is a standby by now.
+        listens: Whether this session listens on the channels that it is notified on.
+        unsent: How many notifications could not be sent, ever.
+        registered: How many rows are registered for this session.
+        checksum: Their ``checksum()``.
+        tables: What the database says of each table, by oid.
+    """
+
+    backend_pid: int
+    in_recovery: bool
+    listens: bool
+    unsent: int
+    registered: int
+    checksum: int
+    tables: dict[int, TableState]
+
+
+class Calls:
+    """Asks on one connection. One that does not answer in time is terminated.
+
+    Args:
+        connection: The LISTEN connection.
+        answer: The longest time that an answer may take, in seconds.
+    """
+
+    def __init__(self, connection: asyncpg.Connection[Any], answer: float) -> None:
+        self._connection = connection
+        self._limit = answer
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed."""
+        return self._connection.is_closed()
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Have a function called when the connection is closed."""
+        self._connection.add_termination_listener(lambda _: callback())
+
+    async def identify(self) -> Server:
+        """Whom the connection has led to."""
+        [(pid, recovering, database, started, installed)] = await self._fetch(_IDENTIFY)
+        schema = None
+        if installed:
+            [(version, compatible_with)] = await self._fetch(
+                "SELECT * FROM rowbell.schema_version()"
+            )
+            schema = (version, compatible_with)
+        return Server(pid, recovering, database, started, schema)
+
+    async def prepare_session(self) -> None:
+        """Set what a listener needs, and let ``application_name`` say whose session it is.
+
+        Not before delivery is proven: behind a transaction pooler the settings would go to others.
+        """
+        await self._fetch(_PREPARE_SESSION)
+
+    async def listen(self, channel: str, heard: Callable[[str], None]) -> Any:
+        """LISTEN; returns what ``unlisten`` takes."""
+
+        def callback(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+            heard(str(payload))
+
+        await self._answer(self._connection.add_listener(channel, callback))
+        return callback
+
+    async def unlisten(self, channel: str, listening: Any) -> None:
+        """UNLISTEN."""
+        await self._answer(self._connection.remove_listener(channel, listening))
+
+    async def open_listener(self) -> str:
+        """Make this session a listener; returns its channel."""
+        [(_, channel)] = await self._fetch("SELECT * FROM rowbell.open_listener()")
+        return str(channel)
+
+    async def close_listener(self) -> None:
+        """Delete what this session has registered."""
+        await self._fetch("SELECT rowbell.close_listener()")
+        await self._fetch("SELECT rowbell.lower_flag()")
+
+    async def register(
+        self,
+        tables: dict[int, tuple[WatchedTable, Columns]],
+        rows: Sequence[tuple[tuple[int, int], Columns]],
+    ) -> Registered:
+        """Register rows, each with the columns that are watched in it."""
+        try:
+            [answer] = await self._fetch(
+                _REGISTER,
+                *_arrays(tables),
+                [oid for (oid, _), _ in rows],
+                [key for (_, key), _ in rows],
+                [_array(columns) for _, columns in rows],
+            )
+        except InsufficientPrivilegeError:
+            refused = dict.fromkeys(
+                tables, TableState("not_permitted", registers=False, version=None)
+            )
+            return Registered(refused, over_limit=False)
+        return Registered(_states(tables, answer), over_limit=answer["over_limit"])
+
+    async def unregister(self, rows: Sequence[tuple[int, int]]) -> None:
+        """Delete registrations of this session."""
+        await self._fetch(
+            "SELECT rowbell.unregister($1::oid[], $2::bigint[])",
+            [oid for oid, _ in rows],
+            [key for _, key in rows],
+        )
+
+    async def boundary(self) -> int:
+        """A transaction id given out now: what began before has a lower one."""
+        [(boundary,)] = await self._fetch("SELECT pg_catalog.pg_current_xact_id()::text::bigint")
+        return int(boundary)
+
+    async def heartbeat(self, tables: dict[int, tuple[WatchedTable, Columns]]) -> Heartbeat:
+        """Whether all is as it should be."""
+        [answer] = await self._fetch(_HEARTBEAT, *_arrays(tables))
+        return Heartbeat(
+            answer["backend_pid"],
+            answer["in_recovery"],
+            bool(answer["listens"]),
+            answer["unsent"],
+            answer["registered"],
+            answer["checksum"],
+            _states(tables, answer),
+        )
+
+    async def tables_without_writers(self, tables: Sequence[int], boundary: int) -> list[int]:
+        """Those tables that no transaction from before that boundary can still change."""
+        query = "SELECT * FROM rowbell.tables_without_writers($1::oid[], $2::bigint)"
+        return [row[0] for row in await self._fetch(query, tables, boundary)]
+
+    async def table_name(self, oid: int) -> str:
+        """A table's name, for the log."""
+        [(name,)] = await self._fetch("SELECT $1::oid::regclass::text", oid)
+        return str(name)
+
+    async def _fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        return await self._answer(self._connection.fetch(query, *arguments))
+
+    async def _answer(self, query: Awaitable[T]) -> T:
+        loop = asyncio.get_running_loop()
+        # Not a timeout of the query: cancelling it would open another connection to do so.
+        limit = loop.call_later(self._limit, self._connection.terminate)
+        try:
+            return await query
+        finally:
+            limit.cancel()
+
+
+def checksum(rows: Iterable[tuple[int, int]]) -> int:
+    """What ``heartbeat()`` computes of rows, by table oid and hash of the key."""
+    total = 0
+    for oid, key in rows:
+        total ^= key ^ (oid << 32)
+    total &= 2**64 - 1
+    return total - 2**64 if total >= 2**63 else total
+
+
+def _arrays(tables: dict[int, tuple[WatchedTable, Columns]]) -> list[list[Any]]:
+    """Tables as the first five arguments of ``register()`` and ``heartbeat()``."""
+    watched = [table for table, _ in tables.values()]
+    columns = [table.mapped if named is None else named for table, named in tables.values()]
+    return [
+        list(tables),
+        [table.options for table in watched],
+        [_array(names) for names in columns],
+        [table.schema for table in watched],
+        [table.qualified for table in watched],
+    ]
+
+
+def _states(tables: dict[int, tuple[WatchedTable, Columns]], answer: Any) -> dict[int, TableState]:
+    untrusted = set(answer["untrusted"])
+    rows = zip(
+        tables, answer["obstacles"] or (), answer["versions"] or (), answer["oids"], strict=True
+    )
+    return {
+        oid: TableState(
+            "untrusted" if oid in untrusted else obstacle,
+            registers=obstacle is None,
+            version=(version, now),
+        )
+        for oid, obstacle, version, now in rows
+    }
+
+
+def _array(columns: Columns) -> str | None:
+    """Columns as the text of a PostgreSQL array; ``None`` for any column."""
+    if columns is None:
+        return None
+    quoted = (name.replace("\\", "\\\\").replace('"', '\\"') for name in sorted(columns))
+    return "{" + ",".join(f'"{name}"' for name in quoted) + "}"

@@ -1,0 +1,150 @@
+"""Executes our DDL: under a lock timeout, one installation at a time, in pg_catalog's own terms.
+
+Names are looked up in the ``search_path`` of the session, functions and operators too. Whoever may
+create in a schema of it could have the installer run code: by an operator that fits the types of a
+comparison better than PostgreSQL's own, say. So all queries and all DDL run under ``pg_catalog,
+pg_temp``, and everything of the user's is named with its schema.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import DDL, Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from rowbell._identifiers import quote_literal
+from rowbell._sqlstate import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, has_sqlstate
+from rowbell.errors import LockTimeoutError, TriggerError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from rowbell._lock_timeout import LockTimeout
+
+_PINNED: Final = "pg_catalog, pg_temp"
+_READ: Final = text("SELECT pg_catalog.current_setting('search_path')")
+_SET: Final = text(
+    "SELECT pg_catalog.set_config('search_path', CAST(:path AS pg_catalog.text), :is_local)"
+)
+_ONE_AT_A_TIME: Final = (
+    "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('rowbell', 0))"
+)
+
+
+def kept(name: str) -> str:
+    """The statement that keeps a setting for ``restored``, for ``--sql``."""
+    value = f"pg_catalog.current_setting('{name}')"
+    return f"SELECT pg_catalog.set_config('rowbell.{name}', {value}, true)"
+
+
+def restored(name: str) -> str:
+    """The statement that ends what was set after ``kept``."""
+    value = f"pg_catalog.current_setting('rowbell.{name}')"
+    return f"SELECT pg_catalog.set_config('{name}', {value}, true)"
+
+
+def limited(statements: Iterable[str], timeout: LockTimeout) -> list[str]:
+    """Statements for ``--sql``, one installation at a time and with limited waits for locks."""
+    limit = f"SELECT pg_catalog.set_config('lock_timeout', '{timeout}', true)"
+    before = [kept("lock_timeout"), limit, _ONE_AT_A_TIME]
+    return [*before, *statements, restored("lock_timeout")]
+
+
+def pinned(statements: Iterable[str]) -> list[str]:
+    """Statements of one transaction, for ``--sql``, in pg_catalog's terms."""
+    pin = f"SELECT pg_catalog.set_config('search_path', '{_PINNED}', true)"
+    return [kept("search_path"), pin, *statements, restored("search_path")]
+
+
+@contextmanager
+def in_terms_of_pg_catalog(connection: Connection) -> Generator[None]:
+    """What is executed in the block finds nothing but PostgreSQL's own, unless by schema."""
+    before = connection.scalar(_READ)
+    connection.execute(_SET, {"path": _PINNED, "is_local": True})
+    is_local = connection.scalar(_READ) == _PINNED  # not in AUTOCOMMIT
+    if not is_local:
+        connection.execute(_SET, {"path": _PINNED, "is_local": False})
+    try:
+        yield
+    except BaseException:
+        with suppress(DBAPIError):  # a transaction that has failed is rolled back, and this with it
+            connection.execute(_SET, {"path": before, "is_local": is_local})
+        raise
+    connection.execute(_SET, {"path": before, "is_local": is_local})
+
+
+@contextmanager
+def installing(
+    connection: Connection, table: str, timeout: LockTimeout, mode: str = "SHARE ROW EXCLUSIVE"
+) -> Generator[None]:
+    """Whatever is executed in the block is DDL on that table, and on the schema ``rowbell``.
+
+    Args:
+        connection: Where it is executed.
+        table: The table, for errors.
+        timeout: The longest wait for a lock.
+        mode: The lock that it takes on the table, for errors.
+
+    Raises:
+        TriggerError: The connection is in AUTOCOMMIT, or its role may not do this.
+        LockTimeoutError: A lock was not granted in time.
+    """
+    execute(connection, [kept("lock_timeout")])
+    if not connection.scalar(text("SELECT current_setting('rowbell.lock_timeout', true)")):
+        why = "the connection is in AUTOCOMMIT, so half of it could be done: begin() first"
+        raise TriggerError(table, why)
+    execute(connection, [f"SELECT set_config('lock_timeout', '{timeout}', true)"])
+    _wait_for_the_others(connection, timeout)
+    try:
+        yield
+    except DBAPIError as error:
+        if has_sqlstate(error, LOCK_NOT_AVAILABLE):
+            raise LockTimeoutError([table], mode, str(timeout)) from error
+        if has_sqlstate(error, INSUFFICIENT_PRIVILEGE):
+            why = f"the current role may not install here: {error.orig}; use the table's owner"
+            raise TriggerError(table, why) from error
+        raise  # a transaction that has failed is rolled back, and the setting with it
+    except BaseException:
+        execute(connection, [restored("lock_timeout")])
+        raise
+    execute(connection, [restored("lock_timeout")])
+
+
+def _wait_for_the_others(connection: Connection, timeout: LockTimeout) -> None:
+    """One installation at a time. The lock is public: whoever holds it is named."""
+    try:
+        with connection.begin_nested():
+            execute(connection, [_ONE_AT_A_TIME])
+    except DBAPIError as error:
+        if not has_sqlstate(error, LOCK_NOT_AVAILABLE):
+            raise
+        holders = connection.scalars(
+            text(
+                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+                " AND classid::bigint = (hashtextextended('rowbell', 0) >> 32) & 4294967295"
+                " AND objid::bigint = hashtextextended('rowbell', 0) & 4294967295"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+        )
+        what = ["rowbell's installation (an advisory lock)"]
+        raise LockTimeoutError(what, "EXCLUSIVE", str(timeout), holders.all()) from error
+
+
+def execute(connection: Connection, statements: Iterable[str]) -> None:
+    """Execute statements as they are."""
+    for statement in statements:
+        connection.execute(DDL(statement.replace("%", "%%")))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def as_owner_of_the_schema(connection: Connection, owner: str | None) -> Generator[None]:
+    """What is created in the block belongs to the schema's owner, given as SQL."""
+    if owner is None:
+        yield
+        return
+    before = connection.scalar(text("SELECT current_setting('role')"))
+    execute(connection, [f"SET LOCAL ROLE {owner}"])
+    yield
+    execute(connection, [f"SELECT set_config('role', {quote_literal(str(before))}, true)"])

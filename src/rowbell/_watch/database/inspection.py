@@ -1,0 +1,131 @@
+"""What stands on a table, as the catalog has it, compared with what should."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+from rowbell._watch.database.schema import TRIGGERS, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection, Row
+
+    from rowbell._watch.database.schema import SchemaStatus
+    from rowbell._watch.database.triggers import TableTriggers
+
+
+class TriggerState(StrEnum):
+    """What stands on a table."""
+
+    INSTALLED = "installed"
+    """The triggers of this version and these options, enabled."""
+    OUTDATED = "outdated"
+    """Triggers of another version or of other options."""
+    DISABLED = "disabled"
+    """At least one was disabled by ``ALTER TABLE … DISABLE TRIGGER``."""
+    MISSING = "missing"
+    """At least one is not there."""
+    UNTRUSTED = "untrusted"
+    """What they run belongs to a role that could not change the table itself, or may be created by
+    one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerStatus:
+    """What ``trigger_status()`` found on one table.
+
+    Attributes:
+        schema: The table's schema, ``None`` where the ``search_path`` decides.
+        table: The table's name.
+        state: What stands there.
+    """
+
+    schema: str | None
+    table: str
+    state: TriggerState
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What stands on a table.
+
+    Attributes:
+        state: Compared with what should.
+        functions: The oids of the functions that its triggers run.
+        disabled: The names of the triggers that are disabled.
+    """
+
+    state: TriggerState
+    functions: frozenset[int]
+    disabled: tuple[str, ...]
+
+
+_TRIGGERS = text(
+    "SELECT t.oid AS trigger, t.tgname, t.tgtype::integer, t.tgenabled::text, t.tgargs,"
+    " f.oid, f.prosrc, f.prosecdef, l.lanname,"
+    " coalesce(f.proconfig, '{}') AS settings,"
+    " pg_has_role(f.proowner, c.relowner, 'MEMBER')"
+    " OR pg_has_role(f.proowner, current_user, 'MEMBER') AS trusted"
+    " FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid"
+    " JOIN pg_language AS l ON l.oid = f.prolang JOIN pg_class AS c ON c.oid = t.tgrelid"
+    " WHERE t.tgrelid = :table AND t.tgname IN ('rowbell_update', 'rowbell_delete',"
+    " 'rowbell_truncate') ORDER BY t.tgname"
+)
+_IS_INTACT = text("SELECT rowbell.is_intact(:trigger, CAST(:options AS bytea))")
+_FUNCTIONS = text(
+    "SELECT f.oid::regproc::text AS name, pg_has_role(f.proowner, 'USAGE') AS mine,"
+    " EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = f.oid) AS used"
+    " FROM pg_proc AS f WHERE f.oid = ANY(CAST(:functions AS oid[]))"
+    " AND f.proname ~ '^(rowbell_)?changed_[0-9a-f]{16}$' ORDER BY f.oid"
+)
+
+
+def inspect_triggers(
+    connection: Connection, triggers: TableTriggers, schema: SchemaStatus
+) -> Found:
+    """What stands on a table, compared with what should."""
+    rows = connection.execute(_TRIGGERS, {"table": triggers.oid}).all()
+    function = triggers.function
+    argument = triggers.options.encode() + b"\0"
+    enabled = "A" if triggers.replicated else "O"
+    intact = schema.is_usable and all(
+        connection.scalar(_IS_INTACT, {"trigger": row.trigger, "options": argument[:-1]})
+        for row in rows
+    )
+    right = intact and all(
+        row.prosrc == function.source
+        and settings(row.settings) == settings(function.settings)
+        and not row.prosecdef
+        and row.lanname == "plpgsql"
+        and bytes(row.tgargs) == argument
+        and row.tgtype == triggers.types[row.tgname]
+        and row.tgenabled in {enabled, "D"}
+        for row in rows
+    )
+    if {row.tgname for row in rows} != set(TRIGGERS):
+        state = TriggerState.MISSING
+    elif not all(row.trusted for row in rows):
+        state = TriggerState.UNTRUSTED
+    elif not right:
+        state = TriggerState.OUTDATED
+    elif any(row.tgenabled == "D" for row in rows):
+        state = TriggerState.DISABLED
+    else:
+        state = TriggerState.INSTALLED
+    return Found(
+        state,
+        frozenset(row.oid for row in rows),
+        tuple(row.tgname for row in rows if row.tgenabled == "D"),
+    )
+
+
+def functions_of(connection: Connection, oids: Iterable[int]) -> Sequence[Row[Any]]:
+    """Trigger functions by name, whether they are the current role's, and whether any trigger runs
+    them.
+    """
+    return connection.execute(_FUNCTIONS, {"functions": list(oids)}).all()

@@ -1,0 +1,307 @@
+"""Puts the triggers on a table, takes them off, and says what stands there.
+
+All three work on SQLAlchemy's sync ``Connection``: Alembic uses them as they are, asyncio
+code through ``AsyncConnection.run_sync``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from rowbell._identifiers import quote_literal
+from rowbell._lock_timeout import LockTimeout, LockTimeoutValue
+from rowbell._mapping import ModelOrTable, tables_of
+from rowbell._sqlstate import UNDEFINED_FUNCTION, has_sqlstate
+from rowbell._watch.database.ddl import (
+    as_owner_of_the_schema,
+    execute,
+    in_terms_of_pg_catalog,
+    installing,
+)
+from rowbell._watch.database.inspection import (
+    Found,
+    TriggerState,
+    TriggerStatus,
+    functions_of,
+    inspect_triggers,
+)
+from rowbell._watch.database.schema import (
+    SCHEMA,
+    TRIGGERS,
+    SchemaState,
+    SchemaStatus,
+    schema_statements,
+    schema_status,
+)
+from rowbell._watch.database.tables import resolve, table_triggers
+from rowbell._watch.database.trust import TRIGGER_FUNCTION, untrusted_owners
+from rowbell.errors import TriggerError
+
+if TYPE_CHECKING:
+    from rowbell._watch.database.triggers import TableTriggers
+
+
+class KeyWithoutHashError(TriggerError):
+    """The type of a table's key has no hash function, so triggers have no name for its rows."""
+
+
+def install_triggers(
+    connection: Connection, *models: ModelOrTable, lock_timeout: LockTimeoutValue = "2s"
+) -> list[str]:
+    """Install the triggers of models, and what they need, where it does not stand already.
+
+    Creating a trigger takes a SHARE ROW EXCLUSIVE lock on its table, which waits for the
+    writers at work and holds up those that come after; hence the lock timeout. Where nothing
+    differs no lock is taken and nothing is executed but catalog reads. A disabled trigger
+    stays disabled.
+
+    Args:
+        connection: A connection to PostgreSQL, in a transaction.
+        models: Mapped classes (all of their tables) or tables.
+        lock_timeout: The longest wait for a lock: a text as PostgreSQL takes it (``"2s"``),
+            seconds, or a ``timedelta``.
+
+    Returns:
+        The statements that were executed; none where everything stood already.
+
+    Raises:
+        UnmappedModelError: A model is neither a mapped class nor a table.
+        InvalidArgumentError: ``lock_timeout`` is invalid.
+        TriggerError: There is no such table, it has no primary key, or one of a type that cannot
+            be hashed; it is a view, a foreign table or a single partition; the connection is in
+            AUTOCOMMIT; the current role may not install there; or the schema ``rowbell`` is of a
+            later version that this library does not work with, or belongs to a role that could
+            not change the table.
+        LockTimeoutError: A lock was not acquired within ``lock_timeout``.
+
+    Example:
+        .. code-block:: python
+
+            async with engine.begin() as connection:
+                await connection.run_sync(rowbell.install_triggers, Order)
+    """
+    timeout = LockTimeout.of(lock_timeout, "lock_timeout")
+    executed: list[str] = []
+    wanted = [table_triggers(connection, table) for table in tables_of(models)]
+    with in_terms_of_pg_catalog(connection):
+        for triggers in wanted:
+            executed += _install(connection, triggers, timeout)
+    return executed
+
+
+_WRONG = {TriggerState.MISSING, TriggerState.OUTDATED, TriggerState.UNTRUSTED}
+
+
+def _install(connection: Connection, named: TableTriggers, timeout: LockTimeout) -> list[str]:
+    executed: list[str] = []
+    schema, triggers, found = _look(connection, named)
+    if not schema.is_usable or found.state in _WRONG:
+        with installing(connection, triggers.name, timeout):
+            # Once more, now that nobody else installs.
+            schema, triggers, found = _look(connection, named)
+            if not schema.is_usable:
+                executed += _install_schema(connection, schema, triggers)
+                found = inspect_triggers(connection, triggers, schema_status(connection))
+            if found.state in _WRONG:
+                executed += _install_table(connection, schema, triggers, found)
+            _refuse(connection, triggers, schema_status(connection), installed=True)
+    return executed
+
+
+def _look(
+    connection: Connection, named: TableTriggers
+) -> tuple[SchemaStatus, TableTriggers, Found]:
+    """What stands there, and the triggers as they should; refuses what is not to be used."""
+    schema = schema_status(connection)
+    triggers = _placed(connection, resolve(connection, named), schema)
+    _refuse(connection, triggers, schema)
+    return schema, triggers, inspect_triggers(connection, triggers, schema)
+
+
+def _placed(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> TableTriggers:
+    """The triggers of a table, with their function where the current role may create one."""
+    if schema.state is SchemaState.MISSING or schema.mine:
+        return triggers
+    return replace(triggers, role=connection.scalar(text("SELECT current_user")))
+
+
+def _refuse(
+    connection: Connection,
+    triggers: TableTriggers,
+    schema: SchemaStatus,
+    *,
+    installed: bool = False,
+) -> None:
+    """Refuse a schema that this library does not work with, or should not.
+
+    A trigger function of somebody else is what installing mends; afterwards there is none.
+    """
+    if schema.state is SchemaState.INCOMPATIBLE:
+        why = f"the schema {SCHEMA} has version {schema.version}, which wants a newer rowbell"
+        raise TriggerError(triggers.name, why)
+    for _, what, role in untrusted_owners(connection, [triggers.oid or 0]):
+        if installed or what != TRIGGER_FUNCTION:
+            why = (
+                f"{what} is {role}'s, whose code every writer of the table would run. Let the "
+                "table's owner or a superuser own it (ALTER … OWNER TO, REVOKE CREATE), or, if "
+                f"nobody uses it, DROP SCHEMA {SCHEMA} CASCADE"
+            )
+            raise TriggerError(triggers.name, why)
+    if schema.state is SchemaState.INCOMPLETE and not schema.mine:
+        why = f"the schema {SCHEMA} must be mended by its owner {schema.owner}: "
+        raise TriggerError(triggers.name, why + "; ".join(schema.differences))
+
+
+def _install_schema(
+    connection: Connection, schema: SchemaStatus, triggers: TableTriggers
+) -> list[str]:
+    statements = schema_statements()
+    if schema.owner is None:
+        # Not IF NOT EXISTS: somebody else may have made it a moment ago.
+        execute(connection, [f"CREATE SCHEMA {SCHEMA}"])
+    with as_owner_of_the_schema(connection, schema.owner):
+        execute(connection, statements)
+    after = schema_status(connection)
+    if after.state is not SchemaState.INSTALLED:
+        why = f"the schema {SCHEMA} cannot be mended: {'; '.join(after.differences)}"
+        raise TriggerError(triggers.name, f"{why}. DROP SCHEMA {SCHEMA} CASCADE, and install again")
+    return statements
+
+
+def _install_table(
+    connection: Connection, schema: SchemaStatus, triggers: TableTriggers, found: Found
+) -> list[str]:
+    # In the order in which the application locks them: a table before its partitions.
+    lock = [f"LOCK TABLE {triggers.name} IN SHARE ROW EXCLUSIVE MODE"]
+    function = triggers.create_function()
+    create = triggers.create_triggers()
+    create += [f"ALTER TABLE {triggers.name} DISABLE TRIGGER {name}" for name in found.disabled]
+    _refuse_key_without_hash(connection, triggers)
+    execute(connection, lock)
+    with as_owner_of_the_schema(connection, None if triggers.role else schema.owner):
+        execute(connection, function)
+    create.append(announcement(triggers.name))
+    execute(connection, create)
+    return [*lock, *function, *create]
+
+
+def _refuse_key_without_hash(connection: Connection, triggers: TableTriggers) -> None:
+    try:
+        with connection.begin_nested():
+            execute(connection, [triggers.check_key()])
+    except DBAPIError as error:
+        if not has_sqlstate(error, UNDEFINED_FUNCTION):
+            raise
+        why = f"its key has no hash, by which triggers name rows ({error.orig}); poll its rows"
+        raise KeyWithoutHashError(triggers.name, why) from error
+
+
+def remove_triggers(
+    connection: Connection, *models: ModelOrTable, lock_timeout: LockTimeoutValue = "2s"
+) -> list[str]:
+    """Remove the triggers of models, and the functions that no other table's triggers run.
+
+    The schema ``rowbell`` stays: it is shared. ``DROP SCHEMA rowbell CASCADE`` removes
+    everything, the triggers of all tables included.
+
+    Args:
+        connection: A connection to PostgreSQL, in a transaction.
+        models: Mapped classes (all of their tables) or tables.
+        lock_timeout: The longest wait for a lock: a text as PostgreSQL takes it (``"2s"``),
+            seconds, or a ``timedelta``.
+
+    Returns:
+        The statements that were executed; none where no trigger stood.
+
+    Raises:
+        UnmappedModelError: A model is neither a mapped class nor a table.
+        InvalidArgumentError: ``lock_timeout`` is invalid.
+        TriggerError: There is no such table, or the connection is in AUTOCOMMIT.
+        LockTimeoutError: A lock was not acquired within ``lock_timeout``.
+    """
+    timeout = LockTimeout.of(lock_timeout, "lock_timeout")
+    executed: list[str] = []
+    wanted = [table_triggers(connection, table) for table in tables_of(models)]
+    with in_terms_of_pg_catalog(connection):
+        for triggers in wanted:
+            executed += _remove(connection, resolve(connection, triggers), timeout)
+    return executed
+
+
+def _remove(connection: Connection, triggers: TableTriggers, timeout: LockTimeout) -> list[str]:
+    functions = sorted(inspect_triggers(connection, triggers, schema_status(connection)).functions)
+    if not functions:
+        return []
+    statements = drop_statements(triggers.name)
+    with installing(connection, triggers.name, timeout, "ACCESS EXCLUSIVE"):
+        execute(connection, statements)
+        unused = [
+            f"DROP FUNCTION {row.name}()"
+            for row in functions_of(connection, functions)
+            if row.mine and not row.used
+        ]
+        execute(connection, unused)
+    return [*statements, *unused]
+
+
+def trigger_status(connection: Connection, *models: ModelOrTable) -> list[TriggerStatus]:
+    """What stands on the tables of models.
+
+    Args:
+        connection: A connection to PostgreSQL.
+        models: Mapped classes (all of their tables) or tables.
+
+    Returns:
+        One entry a table, in the order given.
+
+    Raises:
+        UnmappedModelError: A model is neither a mapped class nor a table.
+        TriggerError: There is no such table, or none that could have triggers.
+
+    Example:
+        .. code-block:: python
+
+            async with engine.connect() as connection:
+                for status in await connection.run_sync(rowbell.trigger_status, Order):
+                    print(status.table, status.state)
+    """
+    named = [table_triggers(connection, table) for table in tables_of(models)]
+    with in_terms_of_pg_catalog(connection):
+        schema = schema_status(connection)
+        return [
+            TriggerStatus(
+                triggers.schema,
+                triggers.table,
+                _state(
+                    connection, _placed(connection, resolve(connection, triggers), schema), schema
+                ),
+            )
+            for triggers in named
+        ]
+
+
+def _state(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> TriggerState:
+    found = inspect_triggers(connection, triggers, schema).state
+    if untrusted_owners(connection, [triggers.oid or 0]):
+        return TriggerState.UNTRUSTED if found is not TriggerState.MISSING else found
+    return found if schema.is_usable or found is TriggerState.MISSING else TriggerState.OUTDATED
+
+
+def drop_statements(table: str) -> list[str]:
+    """The statements that drop the triggers of a table, named as SQL.
+
+    The lock is taken first: DROP TRIGGER locks partitions before the table that they belong to,
+    and applications the other way round.
+    """
+    drop = [f"DROP TRIGGER IF EXISTS {trigger} ON {table}" for trigger in TRIGGERS]
+    return [f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE", *drop, announcement(table)]
+
+
+def announcement(table: str) -> str:
+    """The statement that has listeners look at a table's triggers, at commit."""
+    name = quote_literal(table)
+    return f"SELECT pg_notify('rowbell', '1:' || to_regclass({name})::oid || ':?')"

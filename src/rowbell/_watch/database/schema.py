@@ -1,0 +1,291 @@
+"""What stands in the database once: the schema ``rowbell``. Its SQL is in the folder ``sql``.
+
+=========================  ==================================================================
+``registration``           the rows that somebody waits for; triggers look there first
+``listener``               the sessions that listen, each with a number
+``registration_limit``     how many rows a role may register, where an administrator says so
+``has_registrations``      a sequence: 0 while no row is registered
+``unsent_notifications``   a sequence: counts what could not be notified
+``channel_secret``         a random value, of which channels are made
+``notify()``               called by the triggers
+the other functions        called by the listener, all through ``calls``
+=========================  ==================================================================
+
+A row's key travels as a 64-bit hash of its key columns (``hash_record_extended``, since
+PostgreSQL 14). It is a function of the value alone, independent of the session's settings, and
+follows the type's own equality. Two keys with one hash cost a needless read, never a wrong answer.
+Only SQL computes it.
+
+Installing is idempotent. What stands is compared with the catalog: who owns it, who may call it,
+what it does. The schema has a version, which only grows (``schema_version()``): an older library
+leaves a newer schema alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Connection
+
+SCHEMA: Final = "rowbell"
+"""The schema's name."""
+
+SCHEMA_VERSION: Final = 1
+"""The version of the schema that this library installs and works with."""
+
+TRIGGERS: Final = ("rowbell_update", "rowbell_delete", "rowbell_truncate")
+"""The names of a table's triggers."""
+
+COMPACT_BEYOND: Final = 4_194_304
+"""The size in bytes from which on dead registrations are not left to VACUUM alone."""
+
+KEYS_PER_PAYLOAD: Final = 350
+"""A key takes 21 bytes at most with its comma; PostgreSQL refuses payloads of 8000."""
+
+KEYS_PER_TRANSACTION: Final = 1_000
+"""Beyond it, a transaction notifies of whole tables: it must not fill the queue by itself."""
+
+REGISTRATIONS_PER_ROLE: Final = 100_000
+"""How many rows a role may have registered, unless ``registration_limit`` says otherwise."""
+
+_RELATIONS: Final = (
+    "registration",
+    "listener",
+    "registration_limit",
+    "indexes",
+    "sequences",
+    "channel_secret",
+)
+FUNCTIONS: Final = (
+    "schema_version",
+    "channel",
+    "notify",
+    "close_listener",
+    "open_listener",
+    "own_channel",
+    "delete_stale",
+    "lower_flag",
+    "compact",
+    "table_version",
+    "permitted_columns",
+    "is_intact",
+    "obstacle",
+    "register",
+    "unregister",
+    "heartbeat",
+    "tables_without_writers",
+)
+"""The fixed functions, each in the file of its name."""
+
+_OF_THE_OWNER: Final = frozenset({"channel", "compact"})
+_SHAPES: Final = {
+    "registration": ("r", "table_oid oid, key_hash int8, listener int8, columns _text"),
+    "registration_pkey": ("i", "table_oid oid, key_hash int8, listener int8"),
+    "registration_listener": ("i", "listener int8"),
+    "listener": (
+        "r",
+        (
+            "number int8, backend_pid int4, backend_start timestamptz, role_oid oid,"
+            " registrations int8"
+        ),
+    ),
+    "listener_pkey": ("i", "number int8"),
+    "registration_limit": ("r", "role_name name, registrations int8"),
+    "registration_limit_pkey": ("i", "role_name cstring"),
+    "channel_secret": ("m", "value text"),
+    "has_registrations": ("S", None),
+    "unsent_notifications": ("S", None),
+    "listener_number": ("S", None),
+}
+_PUBLIC_MAY: Final = {
+    "registration": "SELECT",
+    "listener": "SELECT",
+    "registration_limit": "SELECT",
+    "channel_secret": "",
+    "has_registrations": "SELECT",
+    "unsent_notifications": "SELECT, USAGE",
+    "listener_number": "SELECT",
+}
+
+
+@cache
+def sql(name: str) -> str:
+    """The text of a file of the folder ``sql``, without the comment at its top."""
+    lines = (
+        files("rowbell._watch.database")
+        .joinpath("sql", f"{name}.sql")
+        .read_text("utf-8")
+        .splitlines()
+    )
+    while lines[0].startswith("--"):
+        del lines[0]
+    return "\n".join(lines)
+
+
+def schema_statements() -> list[str]:
+    """The statements that create what is missing in the schema and replace the rest, in order."""
+    return [*map(sql, (*_RELATIONS, *FUNCTIONS, "rights"))]
+
+
+class SchemaState(StrEnum):
+    """What stands in a database."""
+
+    MISSING = "missing"
+    """There is no schema of that name."""
+    INSTALLED = "installed"
+    """The schema as this library installs it."""
+    INCOMPLETE = "incomplete"
+    """Of this version or an older one; objects or rights are missing or differ: install again."""
+    NEWER = "newer"
+    """Of a later version, which this library works with; it is left alone."""
+    INCOMPATIBLE = "incompatible"
+    """Of a later version, which wants a newer library."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaStatus:
+    """What ``schema_status()`` found.
+
+    Attributes:
+        state: What stands there.
+        version: The schema's version; ``None`` where it has none.
+        differences: What is missing or differs, a phrase each.
+        owner: The schema's owner, quoted as SQL; ``None`` where there is no schema.
+        mine: Whether the current role is, or may become, the owner.
+    """
+
+    state: SchemaState
+    version: int | None = None
+    differences: tuple[str, ...] = ()
+    owner: str | None = None
+    mine: bool = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether this library works with it as it stands."""
+        return self.state in {SchemaState.INSTALLED, SchemaState.NEWER}
+
+
+def schema_status(connection: Connection) -> SchemaStatus:
+    """What stands in the database, as its catalog says."""
+    found = connection.execute(
+        text(
+            "SELECT n.nspowner::regrole::text AS owner, CASE"
+            " WHEN current_setting('server_version_num')::integer < 160000"
+            " THEN pg_has_role(n.nspowner, 'MEMBER') ELSE pg_has_role(n.nspowner, 'SET')"
+            " END AS mine,"
+            " EXISTS (SELECT FROM aclexplode(n.nspacl) AS a WHERE a.grantee = 0"
+            "  AND a.privilege_type = 'USAGE') AS usable,"
+            " (SELECT f.prosrc FROM pg_proc AS f WHERE f.pronamespace = n.oid"
+            "  AND f.proname = 'schema_version') AS version"
+            " FROM pg_namespace AS n WHERE n.nspname = :schema"
+        ),
+        {"schema": SCHEMA},
+    ).one_or_none()
+    if found is None:
+        return SchemaStatus(SchemaState.MISSING)
+    version = compatible_with = None
+    if found.version is not None:
+        version, compatible_with = _numbers(found.version)
+    differences: tuple[str, ...] = ()
+    if version is not None and version > SCHEMA_VERSION:
+        compatible = compatible_with is not None and compatible_with <= SCHEMA_VERSION
+        state = SchemaState.NEWER if compatible else SchemaState.INCOMPATIBLE
+    else:
+        unusable = [] if found.usable else ["not everybody may use the schema"]
+        differences = (*unusable, *_wrong_relations(connection), *_wrong_functions(connection))
+        state = SchemaState.INCOMPLETE if differences else SchemaState.INSTALLED
+    return SchemaStatus(state, version, differences, found.owner, found.mine)
+
+
+def _numbers(source: str) -> tuple[int, int]:
+    """Version and oldest compatible version, from the text of ``schema_version()``."""
+    version, compatible_with = source.replace("SELECT", "").split(",")
+    return int(version), int(compatible_with)
+
+
+def _wrong_relations(connection: Connection) -> list[str]:
+    rows = connection.execute(
+        text(
+            "SELECT c.relname, c.relkind::text, c.relispopulated AS populated,"
+            " (SELECT string_agg(a.attname || ' ' || t.typname, ', ' ORDER BY a.attnum)"
+            "  FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid"
+            "  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,"
+            " c.relrowsecurity OR EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = c.oid)"
+            " OR EXISTS (SELECT FROM pg_rewrite AS w WHERE w.ev_class = c.oid AND c.relkind = 'r')"
+            " AS altered,"
+            " (SELECT coalesce(string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type), '')"
+            "  FROM aclexplode(c.relacl) AS a WHERE a.grantee = 0) AS public_may,"
+            " EXISTS (SELECT FROM aclexplode(c.relacl) AS a"
+            "  WHERE a.grantee NOT IN (0, c.relowner)) AS others_may"
+            " FROM pg_class AS c WHERE c.relnamespace = 'rowbell'::regnamespace"
+        )
+    ).all()
+    found = {row.relname: row for row in rows}
+    wrong: list[str] = []
+    for name, (kind, columns) in _SHAPES.items():
+        row = found.get(name)
+        if row is None:
+            wrong.append(f"{name} is missing")
+        elif row.relkind != kind or (columns is not None and row.columns != columns):
+            wrong.append(f"{name} is another object than rowbell's")
+        elif row.altered:
+            wrong.append(f"{name} has triggers, rules or row security of somebody else")
+        elif not row.populated:
+            wrong.append(f"{name} is not populated")
+        elif kind != "i" and (row.public_may != _PUBLIC_MAY[name] or row.others_may):
+            wrong.append(f"{name} has other rights")
+    return wrong
+
+
+def _wrong_functions(connection: Connection) -> list[str]:
+    rows = connection.execute(
+        text(
+            "SELECT f.proname, f.prosrc, f.prosecdef, coalesce(f.proconfig, '{}') AS config,"
+            " f.proacl IS NULL OR EXISTS (SELECT FROM aclexplode(f.proacl) AS a"
+            "  WHERE a.grantee = 0) AS public_may,"
+            " EXISTS (SELECT FROM aclexplode(f.proacl) AS a"
+            "  WHERE a.grantee NOT IN (0, f.proowner)) AS others_may"
+            f" FROM pg_proc AS f WHERE f.pronamespace = '{SCHEMA}'::regnamespace"
+            " AND f.prorettype <> 'trigger'::regtype"
+        )
+    ).all()
+    wrong = [
+        f"function {row.proname}() runs with its owner's rights and is not rowbell's"
+        for row in rows
+        if row.proname not in FUNCTIONS and row.prosecdef
+    ]
+    for name in FUNCTIONS:
+        same = [row for row in rows if row.proname == name]
+        header, source, _ = sql(name).split("$rowbell$")
+        config = sorted(
+            part.split("\n")[0].split(" AS")[0].strip().replace(" = ", "=").replace("'", "")
+            for part in header.replace("\n", " ").split("SET ")[1:]
+        )
+        if len(same) != 1:
+            wrong.append(f"function {name}() is missing or there are several")
+        elif (
+            same[0].prosrc != source
+            or same[0].prosecdef != ("SECURITY DEFINER" in header)
+            or settings(same[0].config) != tuple(config)
+        ):
+            wrong.append(f"function {name}() is another one")
+        elif name != "register" and (
+            same[0].public_may != (name not in _OF_THE_OWNER) or same[0].others_may
+        ):
+            wrong.append(f"function {name}() has other rights")
+    return wrong
+
+
+def settings(config: Iterable[str]) -> tuple[str, ...]:
+    """A function's ``proconfig``, whatever ``quote_all_identifiers`` was when it was created."""
+    return tuple(sorted(setting.replace('"', "") for setting in config))

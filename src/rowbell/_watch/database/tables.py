@@ -1,0 +1,175 @@
+"""From tables to the keys and options that their triggers are made for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from sqlalchemy import Connection, Table, event, text
+
+from rowbell._identifiers import qualified
+from rowbell._watch.database.triggers import ForEach, TableTriggers, trigger_options
+from rowbell._watch.values.key_hash import key_columns
+from rowbell.errors import TriggerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Created = Callable[[Table, Connection], None]
+
+Columns: TypeAlias = frozenset[str] | None
+"""Columns of a table in the database; ``None`` for any."""
+
+_KINDS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerOptions:
+    """How a table's triggers are made.
+
+    Attributes:
+        for_each: The form; ``None`` takes the row form for partitioned and replicated tables
+            and for declared columns, and the statement form for all others.
+        replicated: Whether changes that arrive by logical replication count.
+        columns: The columns worth watching, by their names in the database; ``None``: all.
+    """
+
+    for_each: ForEach | None = None
+    replicated: bool = False
+    columns: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedTable:
+    """A table that is waited for, as the listener asks the database about it.
+
+    Attributes:
+        name: Its name.
+        schema: Its schema; ``None`` leaves it to the connection's ``search_path``.
+        options: The argument that its triggers must have.
+        mapped: The names of its mapped columns.
+    """
+
+    name: str
+    schema: str | None
+    options: bytes
+    mapped: frozenset[str] = frozenset()
+
+    @property
+    def qualified(self) -> str:
+        """Its name as SQL."""
+        return qualified(self.schema, self.name)
+
+
+class _Declared:
+    """Keeps a table's options, as a listener to its creation.
+
+    Not in ``Table.info``, which Alembic writes into migrations. Copies of the table
+    (``to_metadata()``) have it too.
+    """
+
+    def __init__(self, options: TriggerOptions, created: Created | None) -> None:
+        self.options = options
+        self._created = created
+
+    def __call__(self, table: Table, connection: Connection, **_: object) -> None:
+        if self._created is not None:
+            self._created(table, connection)
+
+
+def declare(table: Table, options: TriggerOptions, created: Created | None = None) -> None:
+    """Declare a table's options, instead of earlier ones.
+
+    Args:
+        table: The table.
+        options: The options.
+        created: Called with the table and the connection after ``create_all()`` has created it.
+    """
+    before = _declared(table)
+    if before is not None:
+        event.remove(table, "after_create", before)
+    event.listen(table, "after_create", _Declared(options, created), propagate=True)
+
+
+def is_declared(table: Table) -> bool:
+    """Whether options were declared for a table."""
+    return _declared(table) is not None
+
+
+def options_of(table: Table) -> TriggerOptions:
+    """The options that were declared for a table, or the default ones."""
+    declared = _declared(table)
+    return TriggerOptions() if declared is None else declared.options
+
+
+def _declared(table: Table) -> _Declared | None:
+    listeners = (each for each in table.dispatch.after_create if isinstance(each, _Declared))
+    return next(listeners, None)
+
+
+def declared_columns(table: Table) -> tuple[str, ...] | None:
+    """The columns worth watching, by their names in the database; ``None``: all."""
+    columns = options_of(table).columns
+    return None if columns is None else tuple(sorted(columns))
+
+
+def options_argument(table: Table) -> bytes:
+    """The argument that the table's triggers must have."""
+    key = key_columns(table.primary_key.columns)
+    return trigger_options(key, declared_columns(table)).encode()
+
+
+def table_triggers(connection: Connection, table: Table) -> TableTriggers:
+    """The triggers that a table should have in that database.
+
+    Only this looks a name up in the connection's ``search_path``; ``resolve`` goes by the oid.
+
+    Raises:
+        TriggerError: There is no such table.
+    """
+    options = options_of(table)
+    schema = connection.schema_for_object(table)
+    triggers = TableTriggers(
+        schema,
+        table.name,
+        key_columns(table.primary_key.columns),
+        options.for_each,
+        options.replicated,
+        declared_columns(table),
+    )
+    find = text(
+        "SELECT CAST(pg_catalog.to_regclass(CAST(:name AS pg_catalog.text)) AS pg_catalog.oid)"
+    )
+    oid = connection.scalar(find, {"name": triggers.name})
+    if oid is None:
+        raise TriggerError(triggers.name, "there is no such table in this database")
+    return replace(triggers, oid=oid)
+
+
+def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
+    """The same triggers, with the table's schema, in the form that the table wants.
+
+    Raises:
+        TriggerError: The table cannot have such triggers.
+    """
+    schema, kind, is_partition = connection.execute(
+        text(
+            "SELECT n.nspname, c.relkind::text, c.relispartition FROM pg_class AS c"
+            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = :oid"
+        ),
+        {"oid": triggers.oid},
+    ).one()
+    if is_partition:
+        why = "it is a partition; install the triggers on the partitioned table"
+        raise TriggerError(triggers.name, why)
+    if kind not in {"r", "p"}:
+        what = _KINDS.get(kind, "no table")
+        why = f"it is {what}, and only ordinary and partitioned tables have row triggers; wait for "
+        raise TriggerError(triggers.name, why + "rows of the tables behind it, or poll")
+    if not triggers.key:
+        raise TriggerError(triggers.name, "it has no primary key, so no row of it has a name")
+    by_row = kind == "p" or triggers.needs_rows
+    if by_row and triggers.for_each is ForEach.STATEMENT:
+        why = 'partitioned and replicated tables, and declared columns, need for_each="row"'
+        raise TriggerError(triggers.name, why)
+    return replace(triggers, schema=schema, for_each=ForEach.ROW if by_row else triggers.for_each)

@@ -1,0 +1,99 @@
+"""What a model says of its triggers: ``@watched``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from rowbell._mapping import mapper_of, tables_of
+from rowbell._watch.database.install import KeyWithoutHashError, install_triggers
+from rowbell._watch.database.tables import TriggerOptions, options_of
+from rowbell._watch.database.tables import declare as declare_options
+from rowbell._watch.database.triggers import ForEach
+from rowbell._watch.rows.columns import MappedColumns
+from rowbell._watch.state import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Connection, Table
+    from sqlalchemy.orm import QueryableAttribute
+
+ModelT = TypeVar("ModelT", bound=type[Any])
+
+
+@overload
+def watched(model: ModelT, /) -> ModelT: ...
+@overload
+def watched(
+    *,
+    columns: Sequence[str | QueryableAttribute[Any]] | None = None,
+    for_each: ForEach | str | None = None,
+    replicated: bool = False,
+) -> Callable[[ModelT], ModelT]: ...
+def watched(
+    model: ModelT | None = None,
+    /,
+    *,
+    columns: Sequence[str | QueryableAttribute[Any]] | None = None,
+    for_each: ForEach | str | None = None,
+    replicated: bool = False,
+) -> ModelT | Callable[[ModelT], ModelT]:
+    """Declare that a model's rows are waited for: ``create_all()`` then installs its triggers.
+
+    In a database that migrations create, ``op.create_row_triggers()`` does it; the options
+    declared here are what ``install_triggers()`` uses either way.
+
+    Args:
+        model: The mapped class, where the decorator is used without parentheses.
+        columns: The columns worth watching, as names or mapped attributes. An UPDATE that
+            leaves them alone costs next to nothing; a wait watches these unless it names
+            others, and one that names others is polled. All by default.
+        for_each: ``"statement"`` (the default of ordinary tables) or ``"row"`` (that of
+            partitioned tables, of replicated ones, and with ``columns``).
+        replicated: Fire for changes that arrive by logical replication too.
+
+    Returns:
+        The class itself.
+
+    Raises:
+        UnmappedModelError: The class is not mapped to tables.
+        InvalidColumnError: One of ``columns`` is no column of the class.
+        InvalidArgumentError: ``for_each`` is neither.
+
+    Example:
+        .. code-block:: python
+
+            @rowbell.watched
+            class Order(Base):
+                __tablename__ = "orders"
+                id: Mapped[int] = mapped_column(primary_key=True)
+                status: Mapped[str]
+    """
+    form = ForEach.of(for_each)
+
+    def declare(model: ModelT) -> ModelT:
+        declared: dict[Table, list[str]] | None = None
+        if columns is not None:
+            attributes = MappedColumns(mapper_of(model))
+            declared = attributes.by_table(attributes.resolve(columns))
+        parent = mapper_of(model).inherits
+        inherited = set(parent.tables) if parent is not None else set[Any]()
+        for table in tables_of([model]):
+            own = None if declared is None else tuple(declared.get(table, ()))
+            if table in inherited:  # a subclass may add to what its parents declare, not narrow it
+                before = options_of(table).columns
+                own = None if before is None else tuple(dict.fromkeys((*before, *(own or ()))))
+            declare_options(table, TriggerOptions(form, replicated, own), _install)
+        return model
+
+    return declare if model is None else declare(model)
+
+
+def _install(table: Table, connection: Connection) -> None:
+    if connection.dialect.name != "postgresql":
+        return
+    try:
+        install_triggers(connection, table)
+    except KeyWithoutHashError as error:
+        # The table is as good without triggers: its rows are polled, and waits say why.
+        logger.warning("rowbell: no triggers are created with the table: %s", error)

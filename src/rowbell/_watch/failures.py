@@ -1,0 +1,128 @@
+"""Whose fault a failed read is: nobody's that lasts, the connection's, or that of what was asked.
+
+What passes is asked again at the wait's interval. Anything else is asked once more on a new
+connection before anybody is blamed: a connection remembers prepared statements and types, and a
+migration changes both behind its back. There is no list of the errors that this shows in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from typing import Final, TypeVar
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from rowbell._cancellation import HookCancelledError
+from rowbell._sqlstate import sqlstate_of
+
+ErrorT = TypeVar("ErrorT", bound=BaseException)
+
+_LOST: Final = ("08", "57P", "25P03", "25P04")
+"""The connection is lost: its own errors, a server that goes, time-outs that end a session."""
+
+_PASSING: Final = (*_LOST, "40", "53", "55", "57", "58")
+"""And rollback, resources, object state, intervention, I/O (appendix A, "Error Codes")."""
+
+_ANSWERED: Final = ("40", "532", "534", "55", "57014")
+"""Of these, what a slow or a locked row can cause."""
+
+_STALE: Final = ("0A", "26", "XX")
+"""Of the others, what prepared statements and types cause that are gone."""
+
+_PASSING_SQLITE: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+}
+
+
+class UnreachableError(Exception):
+    """No connection could be made; ``reason`` is the error that says why."""
+
+    def __init__(self, reason: Exception) -> None:
+        self.reason = reason
+        super().__init__(str(reason))
+
+    @property
+    def passes(self) -> bool:
+        """Whether one may be made a little later."""
+        return isinstance(self.reason, HookCancelledError) or is_passing(self.reason)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same read may succeed a little later."""
+    if state := sqlstate_of(error):
+        return state.startswith(_PASSING)
+    if isinstance(error, PoolTimeoutError):
+        return True
+    if isinstance(error, DBAPIError):
+        sqlite: int | None = getattr(error.orig, "sqlite_errorcode", None)
+        if sqlite is not None:
+            return sqlite & 0xFF in _PASSING_SQLITE
+        # asyncpg reports a value that it cannot bind as an interface error too.
+        unbindable = _is_for_good(getattr(error.orig, "__cause__", None))
+        return not unbindable and isinstance(error, InterfaceError | OperationalError)
+    if isinstance(error, asyncpg.InterfaceError):  # on the LISTEN connection, past SQLAlchemy
+        return not _is_for_good(error)
+    # A certificate that does not verify is an OSError and a ValueError.
+    return isinstance(error, OSError | TimeoutError | EOFError) and not _is_for_good(error)
+
+
+def is_of_the_connection(error: BaseException) -> bool:
+    """Whether a new connection may succeed at once: the old is lost, or remembers what is gone."""
+    if state := sqlstate_of(error):
+        return state.startswith(_LOST) or not state.startswith(_PASSING)
+    if isinstance(error, DBAPIError):
+        return not isinstance(error.orig, sqlite3.Error)
+    return isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError)
+
+
+def may_be_stale(error: BaseException) -> bool:
+    """Whether it is of those errors that a connection raises which remembers what is gone.
+
+    Only for where no new connection is to be had, which alone could tell.
+    """
+    state = sqlstate_of(error)
+    return not state or state.startswith(_STALE)
+
+
+def is_answered(error: BaseException) -> bool:
+    """Whether the server has answered, and what passes may be of one of many rows."""
+    return sqlstate_of(error).startswith(_ANSWERED)
+
+
+def _is_for_good(error: object) -> bool:
+    return isinstance(error, ValueError | TypeError)
+
+
+def own(error: ErrorT) -> ErrorT:
+    """A copy for one of several that it is raised in: each adds its own traceback and notes."""
+    try:
+        copied = type(error).__new__(type(error), *error.args)
+        vars(copied).update(vars(error))
+    except Exception:  # noqa: BLE001  # an error's constructor may take anything
+        return error
+    copied.__cause__, copied.__context__ = error.__cause__, error.__context__
+    copied.__suppress_context__ = error.__suppress_context__
+    if notes := getattr(error, "__notes__", None):
+        copied.__notes__ = list(notes)
+    return copied.with_traceback(error.__traceback__)
+
+
+def as_result(error: BaseException) -> BaseException:
+    """An error of the application's own code, as one that may come out of an ``await``.
+
+    StopIteration and GeneratorExit may not, and CancelledError would say that the caller was
+    cancelled.
+    """
+    if isinstance(error, StopIteration | asyncio.CancelledError | GeneratorExit):
+        wrapped = RuntimeError(f"the application's function raised {type(error).__name__}")
+        wrapped.__cause__ = error
+        return wrapped
+    return error

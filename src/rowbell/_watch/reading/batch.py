@@ -1,0 +1,250 @@
+"""One SELECT for many rows of a class, and what comes of it for each that is waited for.
+
+Synchronous, on SQLAlchemy's own ``Connection``: a read is one step into its greenlet, not one
+for each call. Where it finds thousands of rows, it looks at a few hundred at a time, and the event
+loop does what else there is to do in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from contextlib import nullcontext
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from uuid import UUID
+
+from sqlalchemy import CursorResult
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
+
+from rowbell._sqlstate import SYNTAX_OR_ACCESS_RULE, sqlstate_of
+from rowbell._watch.board.watch import Reading, Watch
+from rowbell._watch.rows.since import Since
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+
+    from sqlalchemy import Connection
+    from sqlalchemy.orm.interfaces import ORMOption
+
+    from rowbell._watch.rows.mapped_rows import MappedRows
+
+T = TypeVar("T")
+
+SLICE: Final = 250
+"""How many rows the event loop is held up for: a few milliseconds' worth."""
+
+
+def read(
+    connection: Connection,
+    rows: MappedRows,
+    watches: Sequence[Watch],
+    *,
+    evidence: bool,
+    instances: bool = False,
+) -> Iterator[tuple[Watch, Reading | None]]:
+    """Read the rows of watches of one class and one condition with one SELECT, each row once.
+
+    A reading is of no use once it is taken in, so they come one by one: thousands that lie
+    about would have the garbage collector walk through the whole process.
+
+    Args:
+        connection: Where to read.
+        rows: The rows of the class.
+        watches: Whose rows.
+        evidence: Whether to read what arming needs.
+        instances: Whether to load the instances along with the values.
+
+    Yields:
+        Each watch with its reading, ``None`` where there is no row.
+    """
+    maker = rows.maker if instances else None
+    by_orm = instances and maker is None and not _may_be_filtered(Session())
+    names = maker.names if maker else _columns(rows, watches)
+    rows.forms.learn(connection, names)
+    _ask_baselines(connection, watches)
+    condition = watches[0].condition
+    places = _places(watches)
+    statement, parameters = rows.read(
+        [sharing[0].key for sharing in places],
+        names,
+        until=condition,
+        evidence=evidence,
+        instances=by_orm,
+        values=(unread := rows.forms.unread(names) if maker else ()),
+    )
+    options = rows.execution_options
+    codes: tuple[Any, ...] = ()
+    first = 1 + by_orm
+    end = first + len(names)
+    at = list(range(first, end))
+    for i, name in enumerate(unread):
+        at[names.index(name)] = end + i
+    missing = set(range(len(places)))
+    with _session(connection) if by_orm else nullcontext(connection) as source:
+        try:
+            result = source.execute(statement, parameters, execution_options=options)
+        except DBAPIError as error:
+            if sqlstate_of(error).startswith(SYNTAX_OR_ACCESS_RULE):  # types may have changed
+                rows.forms.forget()
+            raise
+        if maker and isinstance(result, CursorResult) and result.cursor is not None:
+            described = result.cursor.description
+            codes = tuple([described[i][1] for i in at])
+        for row in in_turns(result.partitions(SLICE)):
+            place = row[0] - 1
+            missing.discard(place)
+            found = tuple(row[first:end])
+            until = condition is not None and bool(row[end + len(unread)])
+            loaded = [row[i] for i in at] if unread else found
+            seen = rows.evidence_of(row) if evidence else None
+            for watch in places[place]:
+                # An instance of its own for each, where that is no more than its attributes.
+                instance = maker.make(loaded, codes) if maker else tuple(row)[1] if by_orm else None
+                values = found
+                if watch.columns != names:
+                    by_name = dict(zip(names, found, strict=True))
+                    values = tuple(by_name[name] for name in watch.columns)
+                yield watch, Reading(values, until=until, instance=instance, evidence=seen)
+    for place in missing:
+        for watch in places[place]:
+            yield watch, None
+
+
+def _ask_baselines(connection: Connection, watches: Sequence[Watch]) -> None:
+    """Before its first read: what a watch's caller last saw, as the read will return it."""
+    asking: list[tuple[Watch, Since]] = []
+    for watch in watches:
+        if watch.since is None or watch.over:
+            continue
+        known = watch.since.known
+        if known is None:
+            asking.append((watch, watch.since))
+        else:
+            watch.baseline, watch.since = known, None
+    baselines = Since.asked(connection, [since for _, since in asking])
+    for (watch, _), baseline in zip(asking, baselines, strict=True):
+        watch.baseline, watch.since = baseline, None
+
+
+_SHARED: Final = frozenset({int, str, bytes, UUID, date, datetime, Decimal})
+"""The types of which two keys that are equal in Python are the same row's."""
+
+
+def _places(watches: Sequence[Watch]) -> list[list[Watch]]:
+    """The watches by their row: many may wait for one, which is fetched once."""
+    by_row: defaultdict[Hashable, list[Watch]] = defaultdict(list)
+    for watch in watches:
+        by_row[watch.key if all(map(_is_shared, watch.key)) else id(watch)].append(watch)
+    return list(by_row.values())
+
+
+def _is_shared(part: object) -> bool:
+    if isinstance(part, datetime) and part.tzinfo is not None:
+        # Of an hour that comes twice both are equal in Python, in a zone that knows of it.
+        return isinstance(part.tzinfo, timezone)
+    return type(part) in _SHARED or isinstance(part, Enum)
+
+
+def _columns(rows: MappedRows, watches: Sequence[Watch]) -> tuple[str, ...]:
+    """The columns that any of the watches wants, in the class's order."""
+    wanted = {watch.columns for watch in watches}
+    if len(wanted) == 1:
+        return watches[0].columns
+    names = {name for columns in wanted for name in columns}
+    return tuple(name for name in rows.columns.properties if name in names)
+
+
+def finish(connection: Connection, rows: MappedRows, ended: Sequence[tuple[Watch, Reading]]) -> int:
+    """End watches whose row has changed, with an instance where one is wanted.
+
+    A predicate is asked here; where it says no, the watch goes on.
+
+    Returns:
+        The number of statements that it took.
+    """
+    shared = Counter(() if rows.maker else (id(reading.instance) for _, reading in ended))
+    wanting: list[Watch] = []
+    for watch, reading in in_turns(sliced(ended)):
+        if reading.instance is not None:
+            watch.decide(reading.instance, alone=shared[id(reading.instance)] <= 1)
+        elif watch.wants_instance or watch.predicate is not None:
+            wanting.append(watch)
+        else:
+            watch.finish(None)
+    queries = 0
+    for group in grouped(wanting, lambda watch: tuple(map(id, watch.options))):
+        places = _places(group)
+        instances = load_all(connection, rows, places, group[0].options)
+        queries += 1
+        sharing = [(place, watch) for place, some in enumerate(places, 1) for watch in some]
+        for place, watch in in_turns(sliced(sharing)):
+            watch.decide(instances.get(place), alone=False)
+    return queries
+
+
+def load_all(
+    connection: Connection,
+    rows: MappedRows,
+    places: Sequence[Sequence[Watch]],
+    options: Sequence[ORMOption],
+) -> dict[int, Any]:
+    """Load the instances of rows, by their place among those of ``places`` (from 1)."""
+    statement, parameters = rows.load([sharing[0].key for sharing in places])
+    with _session(connection) as session:
+        result = session.execute(
+            statement.options(*options), parameters, execution_options=rows.execution_options
+        )
+        found = dict(tuple(row) for row in in_turns(result.unique().partitions(SLICE)))
+        missing = [place for place in range(1, len(places) + 1) if place not in found]
+        if missing and _may_be_filtered(session):
+            keys = [places[place - 1][0].key for place in missing]
+            statement, parameters = rows.load(keys, unfiltered=True)
+            result = session.execute(
+                statement.options(*options), parameters, execution_options=rows.execution_options
+            )
+            found |= {missing[at - 1]: row for at, row in map(tuple, result.unique())}
+        return found
+
+
+def _may_be_filtered(session: Session) -> bool:
+    """Whether somebody listens to all sessions, and may add criteria: those of soft deletes, say.
+
+    A wait sees the row all the same: the row is the truth.
+    """
+    return bool(session.dispatch.do_orm_execute)
+
+
+def _session(connection: Connection) -> Session:
+    """A session to load with, which leaves the connection as it was."""
+    return Session(connection, join_transaction_mode="rollback_only")
+
+
+def loads_at_once(watch: Watch) -> bool:
+    """Whether a read of that watch can load its instance along with the values."""
+    return not watch.options and watch.rows.instances_come_with_values
+
+
+def sliced(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """As many of them at a time as the event loop is held up for."""
+    return (items[start : start + SLICE] for start in range(0, len(items), SLICE))
+
+
+def in_turns(slices: Iterable[Sequence[T]]) -> Iterator[T]:
+    """All of them, with a turn of the event loop between two slices."""
+    for number, some in enumerate(slices):
+        if number:
+            await_only(asyncio.sleep(0))
+        yield from some
+
+
+def grouped(watches: Iterable[Watch], by: Callable[[Watch], Hashable]) -> Iterator[list[Watch]]:
+    """The watches that are alike, together."""
+    groups: defaultdict[Hashable, list[Watch]] = defaultdict(list)
+    for watch in watches:
+        groups[by(watch)].append(watch)
+    yield from groups.values()

@@ -1,0 +1,192 @@
+"""What a wait asks for, checked at the call, before anything is touched."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from sqlalchemy import ColumnElement, inspect
+from sqlalchemy.orm import LoaderCallableStatus
+
+from rowbell._watch.board.watch import Watch
+from rowbell._watch.condition import checked_condition, condition_key, varies_by
+from rowbell._watch.rows.mapped_rows import MappedRows
+from rowbell._watch.rows.since import Since
+from rowbell._watch.state import Reason
+from rowbell._watch.timing import seconds_of
+from rowbell.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+    from datetime import timedelta
+
+    from sqlalchemy import Connection, Dialect
+    from sqlalchemy.orm import InstanceState, QueryableAttribute
+    from sqlalchemy.orm.interfaces import ORMOption
+
+    from rowbell._mapping import SchemaMap
+    from rowbell._primary_key import Key
+    from rowbell._watch.board.watch import Until
+
+
+@dataclass(frozen=True, slots=True)
+class WaitRequest:
+    """A wait's arguments, checked.
+
+    Attributes:
+        rows: The rows of the model.
+        key: Which of them.
+        columns: The attributes to watch.
+        interval: The polling interval, in seconds.
+        timeout: How long, in seconds; ``None`` for ever.
+        until: The condition, if one was given.
+        condition_key: Equal for waits whose SQL condition is the same, and can share a SELECT.
+        since: What the caller last saw, if that was given.
+        options: Loader options.
+        again: The same request for a subclass; ``None`` where the columns do not depend on that.
+    """
+
+    rows: MappedRows
+    key: Key
+    columns: tuple[str, ...]
+    interval: float
+    timeout: float | None
+    until: Until | None
+    condition_key: Hashable
+    since: Since | None
+    options: Sequence[ORMOption]
+    again: Callable[[type[Any]], Self] | None
+
+    @classmethod
+    def of(
+        cls,
+        dialect: Dialect,
+        schema_map: SchemaMap | None,
+        model: type[Any],
+        pk_value: object,
+        *,
+        columns: Sequence[str | QueryableAttribute[Any]] | None,
+        interval: float | timedelta,
+        timeout: float | timedelta | None,
+        until: Until | None,
+        since: object,
+        options: Sequence[ORMOption],
+    ) -> Self:
+        """Check a wait's arguments; see ``wait_for_row_change`` for them and the errors."""
+        rows = MappedRows.of(model, dialect, schema_map)
+        again = partial(
+            cls.of,
+            dialect,
+            schema_map,
+            pk_value=pk_value,
+            columns=columns,
+            interval=interval,
+            timeout=timeout,
+            until=until,
+            since=since,
+            options=options,
+        )
+        every = seconds_of("interval", interval)
+        limit = None if timeout is None else seconds_of("timeout", timeout, may_be_zero=True)
+        condition = checked_condition(rows, until)
+        names = _columns(rows, columns, condition)
+        key, seen = rows.key(pk_value), _since(rows, names, since)
+        return cls(
+            rows,
+            key,
+            names,
+            every,
+            limit,
+            condition,
+            condition_key(rows, condition),
+            Since(rows, key, names, seen) if seen else None,
+            tuple(options),
+            None if columns is not None or isinstance(condition, ColumnElement) else again,
+        )
+
+    def narrowed(self, connection: Connection) -> Self:
+        """The request for the class that the row is of, whose columns count as well."""
+        asking = self.rows.subclass(self.key) if self.again else None
+        if asking is None or self.again is None:
+            return self
+        statement, parameters = asking
+        options = self.rows.execution_options
+        identity = connection.execute(statement, parameters, execution_options=options).scalar()
+        mapper = self.rows.mapper.polymorphic_map.get(identity)
+        is_other = mapper is not None and mapper is not self.rows.mapper
+        return self.again(mapper.class_) if mapper is not None and is_other else self
+
+    def watch(self, begun: float, *, wants_instance: bool) -> Watch:
+        """The watch that serves this wait."""
+        return Watch(
+            rows=self.rows,
+            key=self.key,
+            columns=self.columns,
+            interval=self.interval,
+            timeout=self.timeout,
+            deadline=math.inf if self.timeout is None else begun + self.timeout,
+            result=asyncio.get_running_loop().create_future(),
+            since=self.since,
+            until=self.until,
+            condition_key=self.condition_key,
+            options=self.options,
+            wants_instance=wants_instance,
+            hindrance=self.hindrance,
+        )
+
+    @property
+    def hindrance(self) -> Reason | None:
+        """Why the wait can only be polled, whatever is installed, if that is so."""
+        varies = Reason.VARYING_CONDITION if varies_by(self.until) else None
+        return self.rows.hindrance(self.columns) or varies
+
+    @property
+    def hindered(self) -> str:
+        """What that concerns, for a sentence."""
+        model = f"model {self.rows.model.__name__}"
+        varies = varies_by(self.until)
+        return f"{model}, whose condition depends on {varies}" if varies else model
+
+
+def _columns(
+    rows: MappedRows,
+    columns: Sequence[str | QueryableAttribute[Any]] | None,
+    until: Until | None,
+) -> tuple[str, ...]:
+    """The attributes to watch: those named, or those that the model declares.
+
+    A condition looks at what it looks at, whatever is declared; nobody knows what a predicate
+    looks at.
+    """
+    names = rows.columns.resolve(columns)
+    everything = tuple(rows.columns.properties)
+    if columns is not None or until is None or len(names) == len(everything):
+        return names
+    return rows.columns.of(until) if isinstance(until, ColumnElement) else everything
+
+
+def _since(rows: MappedRows, names: Sequence[str], since: object) -> Mapping[str, Any]:
+    if since is None:
+        return {}
+    if isinstance(since, Mapping):
+        given = cast("Mapping[str, Any]", since)
+        known = {rows.columns.one(name): value for name, value in given.items()}
+        seen = {name: known[name] for name in names if name in known}
+    elif isinstance(since, rows.model):
+        state = cast("InstanceState[Any]", inspect(since))
+        # An attribute that the caller has changed and not flushed was last seen as it was before.
+        loaded = {**state.dict, **state.committed_state}
+        seen = {name: loaded[name] for name in names if name in loaded}
+        # What was assigned while it was expired was never seen.
+        seen = {k: v for k, v in seen.items() if not isinstance(v, LoaderCallableStatus)}
+    else:
+        expected = f"an instance of {rows.model.__name__}, or values by attribute"
+        raise InvalidArgumentError("since", since, expected)
+    if not seen:
+        expected = "something that holds a watched column; are its attributes expired?"
+        raise InvalidArgumentError("since", since, expected)
+    return seen

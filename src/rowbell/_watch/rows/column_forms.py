@@ -1,0 +1,126 @@
+"""The forms of a class's columns: how their types in the database are to be read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Integer, column, func, join, literal_column, select, values
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.dialects.postgresql import OID
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import JSON, TypeDecorator
+
+from rowbell._watch.values import forms
+from rowbell._watch.values.literal import is_read_as_given
+from rowbell._watch.values.types import ColumnType, column_types, forget_types
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sqlalchemy import Connection, Dialect
+    from sqlalchemy.orm import Mapper
+    from sqlalchemy.types import TypeEngine
+
+    from rowbell._watch.rows.columns import MappedColumns
+    from rowbell._watch.values.forms import Form
+
+    Rule = Callable[[Any, Any], bool]
+
+
+class ColumnForms:
+    """The forms of one class's columns; on other databases than PostgreSQL, as its model says.
+
+    Args:
+        mapper: The class's mapper.
+        dialect: What its rows are read with.
+        columns: Its columns.
+        execution_options: What to execute its statements with.
+
+    Attributes:
+        types: The types of its attributes' columns in the database, once they are learned.
+    """
+
+    def __init__(
+        self,
+        mapper: Mapper[Any],
+        dialect: Dialect,
+        columns: MappedColumns,
+        execution_options: Mapping[str, Any],
+    ) -> None:
+        self.types: dict[str, ColumnType] = {}
+        self._mapper = mapper
+        self._dialect = dialect
+        self._properties = columns.properties
+        self._execution_options = execution_options
+        self._may_learn_all = True
+        self._rules: dict[tuple[str, ...], tuple[Rule | None, ...]] = {}
+
+    def learn(self, connection: Connection, names: Sequence[str]) -> None:
+        """Ask which types the columns of those attributes have, unless that is known.
+
+        They belong to the database: a model may call ``citext`` a ``String``. All are asked for at
+        once, until that fails: then those that are needed, since another may be gone.
+        """
+        unknown = [name for name in names if name not in self.types]
+        if not unknown or self._dialect.name != "postgresql":
+            return
+        if self._may_learn_all:
+            unknown = [name for name in self._properties if name not in self.types]
+        asked = (func.pg_catalog.pg_typeof(self._properties[name].columns[0]) for name in unknown)
+        # Not by the ORM, which adds criteria: one row of NULLs is wanted, whatever the table holds.
+        one = values(column("one", Integer), name="one").data([(1,)])
+        none = join(one, self._mapper.persist_selectable, literal_column("false"), isouter=True)
+        asking = select(*(sql_cast(type_, OID) for type_ in asked)).select_from(none)
+        try:
+            oids = connection.execute(asking, execution_options=self._execution_options).one()
+        except DBAPIError:
+            self._may_learn_all = False
+            raise
+        known = column_types(connection, oids)
+        self.types.update((name, known[oid]) for name, oid in zip(unknown, oids, strict=True))
+        self._rules.clear()
+
+    def forget(self) -> None:
+        """Ask for the types again: the table may not be what it was."""
+        self.types = {}
+        self._rules.clear()
+        forget_types(self._dialect)
+
+    def of(self, name: str) -> Form:
+        """The form that an attribute is read in."""
+        prop = self._properties[name]
+        if self._dialect.name != "postgresql":
+            type_: TypeEngine[Any] = prop.columns[0].type
+            while isinstance(type_, TypeDecorator):
+                type_ = type_.impl_instance
+            return forms.DOCUMENT_AS_IT_IS if isinstance(type_, JSON) else forms.AS_IT_IS
+        known = self.types.get(name)
+        form = known.form if known else forms.AS_IT_IS
+        # A deferred column may be long.
+        return forms.IMAGE if prop.deferred and form is forms.AS_IT_IS else form
+
+    def rules(self, names: tuple[str, ...]) -> tuple[Rule | None, ...]:
+        """How the values of those attributes are compared."""
+        rules = self._rules.get(names)
+        if rules is None:
+            rules = self._rules[names] = tuple(self.of(name).differ for name in names)
+        return rules
+
+    def unread(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those attributes of which a read returns something else than the value."""
+        return tuple(name for name in names if not self.of(name).is_value)
+
+    def known_read(self, name: str, value: object) -> object:
+        """What a read would return for that value of that attribute, or ``UNKNOWN``."""
+        form = self.of(name)
+        if name not in self.types or form.given is None:
+            return forms.UNKNOWN
+        if not is_read_as_given(self._properties[name].columns[0].type, value):
+            return forms.UNKNOWN
+        return None if value is None else form.given(value)
+
+    def is_opaque(self, name: str) -> bool:
+        """Whether only the attribute's type, the application's own, can compare its values."""
+        type_ = self._properties[name].columns[0].type
+        own = not type(type_).__module__.startswith("sqlalchemy.")
+        return own or isinstance(type_, TypeDecorator)

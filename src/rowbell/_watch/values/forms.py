@@ -1,0 +1,269 @@
+"""How the values of each type of PostgreSQL are read, so that two of them can be compared.
+
+A wait ends when a value ``IS DISTINCT FROM`` what it was. What a driver makes of a value cannot
+tell that for every type: asyncpg's ``timedelta`` is the same for a year and for 365 days, its array
+has no lower bound, ``json.loads`` makes floats of long decimals. So each type has a *form*: the SQL
+that a column of the type is read through, and how two results are compared.
+
+Which type a column has is asked of the database, not of the model, which may say something else
+(``types``). The types of ``pg_catalog`` are listed here; for all others there is a rule
+(``form_of``):
+
+===============  ==============================================================================
+as it is         enums: the driver's own value
+the image        arrays, ranges, composites and all others: the SHA-256 of the binary
+                 representation
+the hash         ``citext``, and arrays, ranges and composites of numbers and texts of which some
+                 are equal though their images differ (1.0 and 1.00): by PostgreSQL's hash
+===============  ==============================================================================
+
+PostgreSQL's hashes follow equality, but they are made to find, not to tell apart: that of
+``numeric`` leaves out the sign, that of an array its bounds; that of a ``jsonb`` array stays when
+elements 32 apart swap, and eight bytes are folded to four. So signs and bounds are read beside it,
+and whatever contains ``jsonb``, times or ``bigint`` goes by the image: there 1.0 is not 1.00.
+
+PostgreSQL has no equality for ``json``, ``xml``, ``point`` and ``polygon``, and the one that it has
+for ``box``, ``circle`` and ``path`` compares sizes. ``json`` is compared by value, the others as
+they are stored. Text is compared character by character, whatever its collation says.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import struct
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import BigInteger, LargeBinary, Text, func, literal_column, type_coerce
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.types import NullType
+
+from rowbell._watch.values.distinct import is_distinct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import ColumnElement
+
+_pg_catalog = func.pg_catalog
+_SEED: Final = secrets.randbits(62)
+"""Of the hashes: nobody outside of this process can look for two values with one hash."""
+
+UNKNOWN: Final = object()
+"""What only the server knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form.
+
+    Attributes:
+        read: The SQL for a column of the type.
+        differ: Whether two results that are not equal in Python are distinct; ``None``: they are.
+        given: What a read returns for a value that a caller gives, or ``UNKNOWN``; ``None`` where
+            only the server can say.
+        is_value: Whether a read returns the driver's own value.
+    """
+
+    read: Callable[[ColumnElement[Any]], ColumnElement[Any]]
+    differ: Callable[[Any, Any], bool] | None = None
+    given: Callable[[Any], object] | None = None
+    is_value: bool = False
+
+
+def _value(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return type_coerce(column, NullType())
+
+
+def _text(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return sql_cast(column, Text)
+
+
+def _image(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    binary = _pg_catalog.record_send(func.ROW(column), type_=LargeBinary())
+    return _pg_catalog.sha256(binary, type_=LargeBinary())
+
+
+def _hash(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    seed: ColumnElement[int] = literal_column(str(_SEED))
+    return _pg_catalog.hash_record_extended(func.ROW(column), seed, type_=BigInteger())
+
+
+_NO_SIGN: Final = r"[^-,{}()[\]]|-(?=0(\.0*)?([^.0-9]|$))"
+"""What is neither the sign of a number nor between two parts; -0 is 0."""
+
+
+def _hash_of_parts(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The hash, and the signs of the parts, which it leaves out."""
+    signs = _pg_catalog.regexp_replace(sql_cast(column, Text), _NO_SIGN, "", "g")
+    return _pg_catalog.concat(_hash(column), signs, type_=Text())
+
+
+def _hash_of_array(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The same, and the bounds."""
+    dims = _pg_catalog.array_dims(column)
+    return _pg_catalog.concat(_hash_of_parts(column), dims, type_=Text())
+
+
+def _sent(function: str) -> Callable[[ColumnElement[Any]], ColumnElement[Any]]:
+    """The binary representation by the type's own function."""
+
+    def read(column: ColumnElement[Any]) -> ColumnElement[Any]:
+        sent: ColumnElement[Any] = getattr(_pg_catalog, function)(column, type_=LargeBinary())
+        return sent
+
+    return read
+
+
+def _day(value: object) -> object:
+    if type(value) is not date or value in {date.min, date.max}:
+        return UNKNOWN
+    return struct.pack("!i", (value - date(2000, 1, 1)).days)
+
+
+def _instant(value: object, *, aware: bool) -> object:
+    """A ``datetime`` as the microseconds since 2000; drivers take the extremes for infinities."""
+    if not isinstance(value, datetime) or (value.tzinfo is not None) != aware:
+        return UNKNOWN
+    if value.replace(tzinfo=None) in _EXTREMES:
+        return UNKNOWN
+    since = value - datetime(2000, 1, 1, tzinfo=UTC if aware else None)
+    return struct.pack("!q", (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+
+
+_EXTREMES: Final = {datetime.min, datetime.max}  # noqa: DTZ901  # compared without a time zone
+
+
+def _intervals_differ(before: bytes, after: bytes) -> bool:
+    return _microseconds(before) != _microseconds(after)
+
+
+def _microseconds(interval: bytes) -> object:
+    """The length that PostgreSQL compares: a month is 30 days, a day 24 hours."""
+    microseconds, days, months = struct.unpack("!qii", interval)
+    if (microseconds, days, months) in _INFINITIES:
+        return interval
+    return microseconds + (days + months * 30) * 86_400_000_000
+
+
+_INFINITIES: Final = {(2**63 - 1, 2**31 - 1, 2**31 - 1), (-(2**63), -(2**31), -(2**31))}
+
+
+def documents_differ(before: str, after: str) -> bool:
+    """Whether two JSON documents have different values; numbers are compared as ``numeric``."""
+    try:
+        return is_distinct(_document(before), _document(after))
+    except (ValueError, ArithmeticError, RecursionError):  # its text differs, and it is too odd
+        return True
+
+
+def _document(text: str) -> object:
+    return json.loads(text, parse_int=Decimal, parse_float=Decimal)
+
+
+def _same(value: object) -> object:
+    return value
+
+
+AS_IT_IS: Final = Form(_value, differ=is_distinct, given=_same, is_value=True)
+AS_TEXT: Final = Form(_text)
+DOCUMENT: Final = Form(_text, differ=documents_differ)
+DOCUMENT_AS_IT_IS: Final = Form(_value, differ=documents_differ, is_value=True)
+"""Of databases that keep JSON as text."""
+IMAGE: Final = Form(_image)
+HASH: Final = Form(_hash)
+HASH_OF_PARTS: Final = Form(_hash_of_parts)
+HASH_OF_ARRAY: Final = Form(_hash_of_array)
+_NUMBER: Final = Form(_value, differ=is_distinct, is_value=True)
+"""Not given: 0.1 is not what ``real`` makes of it."""
+
+FORMS: Final = {
+    **dict.fromkeys(
+        (
+            *("text", "varchar", "bytea", "xml", "tsvector"),
+            *("bool", "int2", "int4", "int8", "uuid", "name", "oid", "xid", "cid"),
+            *("bit", "varbit", "cidr", "inet", "macaddr", "macaddr8"),
+        ),
+        AS_IT_IS,
+    ),
+    **dict.fromkeys(("float4", "float8", "numeric"), _NUMBER),
+    "date": Form(_sent("date_send"), given=_day),
+    "timestamp": Form(_sent("timestamp_send"), given=lambda v: _instant(v, aware=False)),
+    "timestamptz": Form(_sent("timestamptz_send"), given=lambda v: _instant(v, aware=True)),
+    "interval": Form(_sent("interval_send"), differ=_intervals_differ),
+    "bpchar": Form(_text),  # as text it ends where its blanks begin
+    "json": DOCUMENT,
+    "jsonb": DOCUMENT,
+    **dict.fromkeys(
+        (
+            *("time", "timetz", "char", "money", "tsquery", "jsonpath", "refcursor"),
+            *("point", "lseg", "path", "box", "polygon", "line", "circle"),
+            *("xid8", "tid", "pg_lsn", "pg_snapshot", "txid_snapshot"),
+            *("regproc", "regprocedure", "regoper", "regoperator", "regclass", "regtype"),
+            *("regrole", "regnamespace", "regcollation", "regconfig", "regdictionary"),
+            *("regdatabase", "pg_node_tree", "pg_ndistinct", "pg_dependencies", "pg_mcv_list"),
+            *("pg_brin_bloom_summary", "pg_brin_minmax_multi_summary"),
+        ),
+        IMAGE,
+    ),
+    **dict.fromkeys(("aclitem", "gtsvector"), AS_TEXT),
+    **dict.fromkeys(("int4range", "int8range", "daterange", "tsrange", "tstzrange"), IMAGE),
+    **dict.fromkeys(("int4multirange", "int8multirange", "datemultirange"), IMAGE),
+    **dict.fromkeys(("tsmultirange", "tstzmultirange"), IMAGE),
+    **dict.fromkeys(("numrange", "nummultirange"), HASH_OF_PARTS),
+}
+"""The form of each type of the schema ``pg_catalog`` that a column of a table can usefully have."""
+
+
+_EQUAL: Final = frozenset({"numeric", "float4", "float8", "bpchar", "citext"})
+"""The types of which some values are equal though their images differ, and whose hash can tell."""
+
+_TOLD_APART: Final = _EQUAL | {"bool", "int2", "int4", "text", "varchar", "name", "uuid", "bytea"}
+"""The types whose hash tells all values apart, but for the sign of ``numeric``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A type that another one consists of, or that type itself.
+
+    Attributes:
+        schema: Its schema.
+        name: Its name.
+        kind: What it is, as ``pg_type.typtype`` says it.
+        is_array: Whether it is an array.
+        is_sent: Whether it has a binary representation.
+    """
+
+    schema: str
+    name: str
+    kind: str
+    is_array: bool
+    is_sent: bool
+
+
+def form_of(whole: Part, *parts: Part) -> Form:
+    """The form of a type.
+
+    Args:
+        whole: The type; of a domain, what it is a domain of.
+        *parts: What it consists of.
+    """
+    listed = FORMS.get(whole.name) if whole.schema == "pg_catalog" else None
+    if listed is not None:
+        return listed
+    if whole.kind == "e":
+        return AS_IT_IS
+    simple = [part for part in parts if not part.is_array] or [whole]
+    if not all(part.is_sent for part in simple):
+        return AS_TEXT
+    names = {part.name for part in simple}
+    if not (names & _EQUAL and names <= _TOLD_APART):
+        return IMAGE
+    if whole.is_array:
+        return HASH_OF_ARRAY
+    # The hash of an array inside of something else says nothing of its bounds.
+    inner = IMAGE if len(simple) < len(parts) else HASH_OF_PARTS
+    return inner if parts else HASH

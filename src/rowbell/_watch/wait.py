@@ -1,0 +1,259 @@
+"""wait_for_row_change: the wait with a session, which is what users call."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakKeyDictionary
+
+import anyio
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
+
+from rowbell._cancellation import finished
+from rowbell._mapping import mapper_of, schema_map_of
+from rowbell._session import refuse_unbegun
+from rowbell._sqlstate import IN_FAILED_TRANSACTION, has_sqlstate
+from rowbell._watch.caller.held import held_connection, outlook_of
+from rowbell._watch.caller.savepoint import in_savepoint
+from rowbell._watch.caller.session import (
+    adopt,
+    alone,
+    connection_kept,
+    refresh,
+    sees,
+)
+from rowbell._watch.connections import check_engine
+from rowbell._watch.reading.batch import finish, read
+from rowbell._watch.request import WaitRequest
+from rowbell._watch.state import Reason, warn_once
+from rowbell._watch.watcher import RowWatcher, open_watcher, running_loop
+from rowbell.errors import NotFoundError, UnsupportedEngineError
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from datetime import timedelta
+
+    from sqlalchemy import Connection, Dialect
+    from sqlalchemy.orm import QueryableAttribute
+    from sqlalchemy.orm.interfaces import ORMOption
+
+    from rowbell._watch.board.watch import Until, Watch
+
+ModelT = TypeVar("ModelT")
+
+
+async def wait_for_row_change(
+    session: AsyncSession | async_scoped_session[Any],
+    model: type[ModelT],
+    pk_value: object,
+    *,
+    columns: Sequence[str | QueryableAttribute[Any]] | None = None,
+    interval: float | timedelta = 0.5,
+    timeout: float | timedelta | None = None,  # noqa: ASYNC109  # the contract's name, and kept to the end
+    until: Until | None = None,
+    since: ModelT | Mapping[str, Any] | None = None,
+    options: Sequence[ORMOption] = (),
+) -> ModelT:
+    """Wait until a row differs from what it was when the call began; returns it refreshed.
+
+    The wait is woken by PostgreSQL where the table has its triggers and LISTEN works, and polls
+    every ``interval`` where not; what it returns is the same. It uses the engine's open
+    ``RowWatcher``; where there is none it opens one, which waits that overlap share, and
+    closes it again. What other transactions commit counts; what this session has not committed
+    does not. A change there and back between two reads is not seen: watch a version column.
+
+    Until the change has come nothing is flushed, committed or loaded in the session, and it
+    takes no connection; one that it holds already is asked how it sees the table, and the
+    wait polls on it where other connections may see other rows. The
+    instance is the session's own; attributes with changes that were not flushed keep them, all
+    others are refreshed.
+
+    Args:
+        session: The session that the returned instance belongs to.
+        model: The mapped class.
+        pk_value: The primary key, as ``Session.get`` takes it: a value, a tuple, a dict.
+        columns: The columns to watch, as names or mapped attributes; by default those that the
+            model declares (``@watched(columns=…)``), or else all mapped columns, those of the
+            row's own subclass included. With ``until``,
+            the columns whose change makes it be asked again.
+        interval: The polling interval while nothing notifies, in seconds (default 0.5) or as a
+            ``timedelta``; also how often a function ``until`` is asked again.
+        timeout: How long to wait, in seconds of wall time or as a ``timedelta``; ``None`` (the
+            default) for ever.
+        until: End the wait once this holds instead of at any change, at once if it holds
+            already: a plain function of an instance (loaded with ``options``, belonging to no
+            session), or an SQL expression on the model's columns. An expression that may change
+            without the row, by ``now()`` say, is polled.
+        since: What the caller last saw, as an instance or as values by attribute: a row that
+            differs from it already ends the wait at once.
+        options: Loader options for the returned instance.
+
+    Returns:
+        The instance, refreshed.
+
+    Raises:
+        NotFoundError: The row does not exist ("… not found"), or was deleted meanwhile
+            ("… was deleted").
+        WaitTimeoutError: No change within ``timeout``; a ``TimeoutError``.
+        InvalidKeyError: ``pk_value`` is no key of the model.
+        InvalidColumnError: One of ``columns``, or of ``until``, is no column of the model.
+        InvalidArgumentError: ``interval``, ``timeout``, ``until`` or ``since`` is invalid.
+        UnmappedModelError: ``model`` is not a mapped class.
+        SessionStateError: The session waits already; its transaction would show it no change
+            (REPEATABLE READ, SERIALIZABLE, or one that has failed); it is in none and has
+            ``autobegin=False``; its row is in a temporary table; or the server has ended its
+            idle transaction meanwhile.
+        WatcherStateError: The watcher was closed meanwhile, or no event loop of asyncio runs.
+        UnsupportedEngineError: The session is not an asyncio one; or its engine gives all
+            sessions one connection, or has ``?sslmode=`` for asyncpg.
+        ListenError: The open watcher has ``mode="listen"``, and this wait can only be polled.
+        DBAPIError: The row cannot be read, for a reason that does not pass: a column is gone, a
+            right is missing. What passes is waited out within ``timeout``.
+
+    Example:
+        .. code-block:: python
+
+            order = await rowbell.wait_for_row_change(session, Order, 7, timeout=30)
+    """
+    if isinstance(session, async_scoped_session):
+        session = session()
+    if not isinstance(session, AsyncSession):
+        kind = type(session).__name__
+        raise UnsupportedEngineError(f"waiting takes an AsyncSession, not a {kind}")
+    begun = running_loop().time()
+    bind = session.sync_session.get_bind(mapper_of(model))
+    held = held_connection(session.sync_session, bind)
+    refuse_unbegun(session)
+
+    request = WaitRequest.of(
+        bind.dialect,
+        schema_map_of(session.sync_session, bind if held is None else held),
+        model,
+        pk_value,
+        columns=columns,
+        interval=interval,
+        timeout=timeout,
+        until=until,
+        since=since,
+        options=options,
+    )
+    with alone(session.sync_session):
+        outlook = await outlook_of(session, held, request.rows)
+        try:
+            if held is not None and (held is bind or outlook.differs):
+                async with connection_kept(session, held, outlook.idle_limit):
+                    instance = await _wait_on_connection(session, held, request, outlook.differs)
+            else:
+                engine = AsyncEngine(bind.engine)
+                check_engine(engine)
+                async with _watcher(engine) as watcher:
+                    instance = await watcher.wait(request, wants_instance=False)
+        except NotFoundError as error:
+            if error.deleted or held is None or held is bind:
+                raise
+            if not await sees(session, held, request):
+                raise
+            hint = (
+                "this session sees it, but no other connection does: it is not committed yet, "
+                "or row-level security hides it from the engine's other connections"
+            )
+            raise NotFoundError(model, error.key, hint=hint) from None
+        if instance is None or not adopt(session.sync_session, instance, begins=held is None):
+            deadline = math.inf if request.timeout is None else begun + request.timeout
+            async with connection_kept(session, held, outlook.idle_limit):
+                instance = await refresh(session, request, deadline)
+        changed: ModelT = instance
+        return changed
+
+
+async def _wait_on_connection(
+    session: AsyncSession, held: Connection, request: WaitRequest, differs: str
+) -> Any:
+    """Wait on the connection that the session is bound to or holds, inside its transaction.
+
+    Nobody else sees what is written there, or as it does, so there the row is polled.
+    """
+    if differs:
+        warn_once(
+            held.dialect,
+            Reason.OWN_CONNECTION,
+            f"a session waits for {request.rows.model.__name__} on its own connection: {differs}",
+        )
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    connection = session.bind
+    if not isinstance(connection, AsyncConnection) or connection.sync_connection is not held:
+        connection = AsyncConnection(AsyncEngine(held.engine), held)
+    if request.again is not None and request.rows.subclass(request.key) is not None:
+        request = await finished(connection.run_sync(_narrowed, request))
+    watch = request.watch(begun, wants_instance=False)
+    failed_since = math.inf
+    while True:
+        started = loop.time()
+        try:
+            await finished(connection.run_sync(_look, watch))
+            failed_since = math.inf
+        except DBAPIError as error:
+            # Another's statement has failed, who is about to undo it.
+            failed_since = min(failed_since, started)
+            if not has_sqlstate(error, IN_FAILED_TRANSACTION) or started > failed_since + _UNDO:
+                raise
+        if not watch.over and started >= watch.deadline:
+            watch.time_out("on the session's own connection")
+        if watch.over:
+            return await watch.result
+        await anyio.sleep(max(0.0, min(watch.interval, watch.deadline - loop.time())))
+
+
+_UNDO: Final = 1.0
+"""How long, in seconds, others who use the connection may take to undo what has failed."""
+
+
+def _narrowed(connection: Connection, request: WaitRequest) -> WaitRequest:
+    with in_savepoint(connection) if request.rows.on_postgresql else nullcontext():
+        return request.narrowed(connection)
+
+
+def _look(connection: Connection, watch: Watch) -> None:
+    with in_savepoint(connection) if watch.rows.on_postgresql else nullcontext():
+        [(_, reading)] = read(connection, watch.rows, [watch], evidence=False)
+        if watch.observe(reading) and reading is not None:
+            finish(connection, watch.rows, [(watch, reading)])
+        else:
+            watch.ask_again()
+
+
+@dataclass
+class _Shared:
+    watcher: RowWatcher
+    users: int = 0
+
+
+_shared: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, _Shared]] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def _watcher(engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
+    """The engine's open watcher, or one that lasts as long as the waits that share it."""
+    here = _shared.setdefault(asyncio.get_running_loop(), {})
+    shared, opened = here.get(engine.dialect), open_watcher(engine)
+    if opened is not None and (shared is None or opened is not shared.watcher):
+        yield opened
+        return
+    if shared is None or opened is None:
+        shared = here[engine.dialect] = _Shared(RowWatcher(engine))
+        shared.watcher.start()
+    shared.users += 1
+    try:
+        yield shared.watcher
+    finally:
+        shared.users -= 1
+        if not shared.users:
+            if here.get(engine.dialect) is shared:
+                del here[engine.dialect]
+            await shared.watcher.aclose()

@@ -1,0 +1,364 @@
+"""RowWatcher: one board, one reader and one listener, started and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from weakref import WeakKeyDictionary
+
+import anyio
+
+from rowbell._cancellation import complete, own_cancellations
+from rowbell._watch.board.asking import Asking
+from rowbell._watch.board.board import Board
+from rowbell._watch.board.last_read import LastRead
+from rowbell._watch.connections import Connections, check_engine
+from rowbell._watch.failures import UnreachableError, is_passing
+from rowbell._watch.notifiers.listener import Listener
+from rowbell._watch.observers import Observers, take_notice
+from rowbell._watch.reading.reader import Reader
+from rowbell._watch.request import WaitRequest
+from rowbell._watch.state import Mode, Reason, StateLog, WatcherState, explain, logger
+from rowbell._watch.statistics import statistics_of, trouble_of
+from rowbell._watch.timing import Timing, seconds_of
+from rowbell.errors import InvalidArgumentError, ListenError, WatcherStateError
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Handle, Task
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import timedelta
+
+    from sqlalchemy import URL, Dialect
+    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.orm import QueryableAttribute
+    from sqlalchemy.orm.interfaces import ORMOption
+
+    from rowbell._watch.board.watch import Until
+    from rowbell._watch.statistics import WatcherStatistics
+
+ModelT = TypeVar("ModelT")
+
+_ASKING: Final = 3
+"""How many waits may at the same time ask the server for what they were given as ``since``."""
+
+
+class RowWatcher:
+    """Watches rows of one engine, for all waits of one event loop.
+
+    An application that waits for rows keeps one open for its lifetime, in FastAPI's lifespan
+    for example; every ``wait_for_row_change`` on a session of that engine then uses it. It
+    holds one connection of its own to the server, outside of the engine's pool.
+
+    Args:
+        engine: The engine whose rows are watched.
+        mode: ``"auto"`` (the default) listens, and polls where it cannot; ``"listen"`` raises
+            where it cannot; ``"poll"`` opens no connection.
+        listen_url: Where to LISTEN, if the engine goes through a pooler or reads elsewhere:
+            the URL of the server itself, with asyncpg as its driver.
+        recheck: How often a row that nothing rang for is read all the same, in seconds
+            (default 30): a safety net under changes that fire no trigger. ``None``: never.
+        timing: All other times.
+
+    Raises:
+        UnsupportedEngineError: Not an ``AsyncEngine``, or one whose sessions share a
+            connection.
+        InvalidArgumentError: ``mode`` or ``recheck`` is none.
+
+    Example:
+        .. code-block:: python
+
+            async with rowbell.RowWatcher(engine) as watcher:
+                order = await watcher.wait_for_change(Order, 7, timeout=30)
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        mode: Mode | str = Mode.AUTO,
+        listen_url: str | URL | None = None,
+        recheck: float | timedelta | None = 30.0,
+        timing: Timing | None = None,
+    ) -> None:
+        check_engine(engine)
+        if mode not in set(Mode):
+            raise InvalidArgumentError("mode", mode, "'auto', 'listen' or 'poll'")
+        every = None if recheck is None else seconds_of("recheck", recheck)
+        self._engine = engine
+        self._mode = Mode(mode)
+        self._timing = timing or Timing()
+        self._connections = Connections(engine, listen_url, self._timing)
+        self._board = Board(self._time, self._timing, every, self._changed)
+        self._state = StateLog(engine, self._changed)
+        self._reader = Reader(self._board, self._connections, self._state)
+        self._listener = Listener(self._board, self._connections, self._state, self._timing)
+        self._loop: AbstractEventLoop | None = None
+        self._task: Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._observers = Observers()
+        self._look: Handle | None = None
+
+    # -- start and stop
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        try:
+            await self.reached(lambda now: now.state is not WatcherState.CONNECTING)
+        except BaseException:
+            await self.aclose()
+            raise
+        if self._state.state is WatcherState.CLOSED:
+            raise WatcherStateError(f"{self!r} could not start: {self._failure!r}")
+        if self._mode is Mode.LISTEN and self._state.state is not WatcherState.LISTENING:
+            reason, detail = self._state.reason or Reason.CONNECTION_LOST, self._state.detail
+            await self.aclose()
+            raise ListenError(reason, detail)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def start(self) -> None:
+        """Begin to watch, without waiting for the first connection.
+
+        Raises:
+            WatcherStateError: It was started before, or another watcher of the engine is open
+                in this event loop.
+        """
+        if self._task is not None:
+            raise WatcherStateError(f"{self!r} cannot be entered twice: make a new one")
+        self._loop = running_loop()
+        open_here = _open.setdefault(self._loop, {})
+        if self._engine.dialect in open_here:
+            raise WatcherStateError(
+                f"{open_here[self._engine.dialect]!r} watches this engine in this event loop "
+                "already: one serves all waits, so share it"
+            )
+        open_here[self._engine.dialect] = self
+        if self._mode is Mode.POLL:
+            self._state.enter(WatcherState.POLLING, Reason.REQUESTED, 'mode="poll"')
+        else:
+            self._state.enter(WatcherState.CONNECTING)
+        self._task = asyncio.create_task(self._run(), name=f"rowbell {self!r}")
+
+    async def aclose(self) -> None:
+        """Close: waits that have not ended raise, and nothing is left behind. Idempotent."""
+        if self._task is None or self._loop is None:
+            self._state.enter(WatcherState.CLOSED)
+            return
+        if self._loop is not asyncio.get_running_loop():
+            raise WatcherStateError(f"{self!r} belongs to another event loop: close it there")
+        self._leave()
+        self._reader.stop()
+        self._listener.stop()
+        await complete(self._task, self._timing.close)
+
+    async def _run(self) -> None:
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_run, self._reader)
+                if self._mode is not Mode.POLL:
+                    tasks.start_soon(_run, self._listener)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as failure:
+            self._failure = failure
+            logger.exception("rowbell %r failed: its waits end", self)
+            if not isinstance(failure, Exception):
+                raise
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Be closed from now on, for those who wait and those who come."""
+        open_here = _open.get(self._loop, {}) if self._loop else {}
+        if open_here.get(self._engine.dialect) is self:
+            del open_here[self._engine.dialect]
+        why = f"it failed: {self._failure!r}" if self._failure else "it was closed during the wait"
+        self._board.fail_all(lambda: WatcherStateError(f"{self!r} cannot wait any more: {why}"))
+        self._state.enter(WatcherState.CLOSED)
+
+    # -- waits
+
+    async def wait_for_change(
+        self,
+        model: type[ModelT],
+        pk_value: object,
+        *,
+        columns: Sequence[str | QueryableAttribute[Any]] | None = None,
+        interval: float | timedelta = 0.5,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109  # the contract's name, and kept to the end
+        until: Until | None = None,
+        since: ModelT | Mapping[str, Any] | None = None,
+        options: Sequence[ORMOption] = (),
+    ) -> ModelT:
+        """Wait until a row changes; returns it as an instance that belongs to no session.
+
+        As ``wait_for_row_change``, without a session. Waits for one row that end together may
+        return one and the same instance.
+
+        Args:
+            model: The mapped class.
+            pk_value: The primary key, as ``Session.get`` takes it.
+            columns: The columns to watch, as names or mapped attributes; by default those that
+                the model declares (``@watched(columns=…)``), or else all.
+            interval: The polling interval while nothing notifies, in seconds (default 0.5) or as
+                a ``timedelta``; also how often a function ``until`` is asked again.
+            timeout: How long to wait, in seconds or as a ``timedelta``; ``None`` (the default)
+                for ever.
+            until: End the wait once this holds instead of at any change: a plain function of an
+                instance, or an SQL expression on the model's columns.
+            since: What the caller last saw, as an instance or as values by attribute.
+            options: Loader options for the instance.
+
+        Returns:
+            The row after the change, detached.
+
+        Raises:
+            NotFoundError: The row does not exist, or was deleted.
+            WaitTimeoutError: No change within ``timeout``.
+            InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError: An
+                argument is invalid.
+            WatcherStateError: The watcher is not open, or belongs to another event loop.
+            ListenError: ``mode="listen"``, and this wait can only be polled.
+            DBAPIError: The row cannot be read, for a reason that does not pass.
+
+        Example:
+            .. code-block:: python
+
+                order = await watcher.wait_for_change(Order, 7, until=Order.status == "paid")
+        """
+        request = WaitRequest.of(
+            self._engine.dialect,
+            self._engine.get_execution_options().get("schema_translate_map"),
+            model,
+            pk_value,
+            columns=columns,
+            interval=interval,
+            timeout=timeout,
+            until=until,
+            since=since,
+            options=options,
+        )
+        instance: ModelT = await self.wait(request, wants_instance=True)
+        return instance
+
+    async def wait(self, request: WaitRequest, *, wants_instance: bool) -> Any:
+        """Wait as requested; without ``wants_instance`` it may return ``None``."""
+        self._check_open()
+        begun = self._time()
+        request = await self._narrowed(request, begun)
+        self._check_open()
+        if request.hindrance is not None and self._mode is not Mode.POLL:
+            self._tell_hindrance(request.hindrance, request)
+        watch = request.watch(begun, wants_instance=wants_instance)
+        last_read, asking = LastRead(watch, self._timing.last_read), Asking(watch)
+        try:
+            self._board.add(watch)
+            return await watch.result
+        finally:
+            last_read.stop()
+            asking.stop()
+            self._board.discard(watch)
+            take_notice(watch.result)
+
+    async def _narrowed(self, request: WaitRequest, begun: float) -> WaitRequest:
+        """The request for the row's own class; as it is where there is no time to find that out."""
+        limit = math.inf if request.timeout is None else begun + request.timeout
+        while request.again is not None and request.rows.subclass(request.key) is not None:
+            try:
+                return await self._connections.run(request.narrowed)
+            except UnreachableError as error:
+                if not error.passes:
+                    raise error.reason from None
+            except Exception as error:
+                if not is_passing(error):
+                    raise
+            self._check_open()
+            soon = min(request.interval, self._timing.first_read)
+            if self._time() + soon >= limit:
+                return request
+            await anyio.sleep(soon)
+        return request
+
+    def _tell_hindrance(self, hindrance: Reason, request: WaitRequest) -> None:
+        if self._mode is Mode.LISTEN:
+            raise ListenError(hindrance, explain(hindrance, request.hindered))
+        self._state.warn(hindrance, request.hindered)
+
+    def _check_open(self) -> None:
+        if self._task is None:
+            raise WatcherStateError(f"{self!r} is not open: enter it with `async with`")
+        if self._loop is not asyncio.get_running_loop():
+            raise WatcherStateError(
+                f"{self!r} belongs to another event loop: make one in this loop"
+            )
+        if self._state.state is WatcherState.CLOSED:
+            raise WatcherStateError(f"{self!r} is closed: make a new one")
+
+    # -- what it does
+
+    def statistics(self) -> WatcherStatistics:
+        """What the watcher is doing now; see ``WatcherStatistics``."""
+        return statistics_of(self._board, self._reader, self._listener, self._state)
+
+    async def reached(self, condition: Callable[[WatcherStatistics], object]) -> None:
+        """Wait until the statistics are such, say ``lambda now: now.armed == 100``.
+
+        Raises:
+            WatcherStateError: The watcher is closed, or was closed before that.
+        """
+        if not condition(self.statistics()):
+            self._check_open()
+            await self._observers.reached(condition)
+
+    def _changed(self) -> None:
+        """Look at it soon: ten thousand changes of one moment are looked at once."""
+        if self._look is None and self._loop is not None and not self._loop.is_closed():
+            self._look = self._loop.call_soon(self._look_at_it)
+
+    def _look_at_it(self) -> None:
+        self._look = None
+        if self._mode is Mode.LISTEN and (self._board.troubles or self._reader.has_hindered):
+            for watch in self._board.watches:
+                if trouble := trouble_of(self._board, watch):
+                    watch.fail(ListenError(*trouble))
+        self._observers.look(self.statistics)
+
+    def _time(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def __repr__(self) -> str:
+        return f"<RowWatcher of {self._engine.url.database!r}, {self._state.state}>"
+
+
+async def _run(part: Reader | Listener) -> None:
+    """A part ends when it is stopped or cancelled; anything else is a failure of the watcher."""
+    with own_cancellations():
+        await part.run()
+
+
+def running_loop() -> AbstractEventLoop:
+    """The running event loop of asyncio.
+
+    Raises:
+        WatcherStateError: There is none, or another library's.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise WatcherStateError(
+            "waiting needs a running event loop of asyncio, as SQLAlchemy's asyncio API does: use "
+            "asyncio.run(), and with anyio or trio the backend 'asyncio'"
+        ) from None
+
+
+_open: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, RowWatcher]] = WeakKeyDictionary()
+"""The open watchers. An engine is known by its dialect, which its copies by
+``execution_options()`` share, and which survives ``dispose()``."""
+
+
+def open_watcher(engine: AsyncEngine) -> RowWatcher | None:
+    """The watcher that is open for that engine in this event loop, if there is one."""
+    return _open.get(asyncio.get_running_loop(), {}).get(engine.dialect)
