@@ -1,0 +1,105 @@
+"""A model of a PostgreSQL server with rowbell's triggers, for tests of the board: no I/O, no time.
+
+It has transactions with ids, snapshots, registrations and notifications. A trigger runs when a
+transaction writes and sees the registrations that are committed by then; its notification is sent
+when the transaction commits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TABLE = 16384
+"""The oid of the only table."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a statement sees: the committed values, and the lowest id that is still running."""
+
+    values: dict[int, int]
+    xmin: int
+
+
+@dataclass(eq=False)
+class Transaction:
+    """A writer's transaction."""
+
+    xid: int
+    written: dict[int, int] = field(default_factory=dict[int, int])
+    notifies: set[int] = field(default_factory=set[int])
+    is_muted: bool = False
+
+
+class World:
+    """One server, one table, one listener.
+
+    Args:
+        rows: The number of rows; all begin with the value 0.
+
+    Attributes:
+        values: The committed value of each row.
+        running: The transactions that have an id and have not ended.
+        registered: The rows whose registration is committed.
+        sent: The notifications that the listener has not received yet.
+        unsent: How many notifications could not be sent, ever.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.values = dict.fromkeys(range(rows), 0)
+        self.running: list[Transaction] = []
+        self.registered: set[int] = set()
+        self.sent: list[int] = []
+        self.unsent = 0
+        self._next_xid = 100
+        self._next_value = 1
+
+    def assign_xid(self) -> int:
+        self._next_xid += 1
+        return self._next_xid - 1
+
+    def snapshot(self) -> Snapshot:
+        running = [transaction.xid for transaction in self.running]
+        return Snapshot(dict(self.values), min(running, default=self._next_xid))
+
+    def begin(self, *, muted: bool = False) -> Transaction:
+        transaction = Transaction(self.assign_xid(), is_muted=muted)
+        self.running.append(transaction)
+        return transaction
+
+    def write(self, transaction: Transaction, row: int) -> None:
+        """An UPDATE; its trigger looks the row up among the registrations."""
+        transaction.written[row] = self._next_value
+        self._next_value += 1
+        if row in self.registered:
+            transaction.notifies.add(row)
+
+    def is_locked(self, row: int) -> bool:
+        """Whether a transaction that has not ended has written that row."""
+        return any(row in transaction.written for transaction in self.running)
+
+    def commit(self, transaction: Transaction) -> None:
+        self.running.remove(transaction)
+        self.values |= transaction.written
+        if transaction.is_muted:
+            self.unsent += len(transaction.notifies)
+        else:
+            self.sent += sorted(transaction.notifies)
+
+    def roll_back(self, transaction: Transaction) -> None:
+        """The count of what was not sent is a sequence: no rollback takes it back."""
+        self.running.remove(transaction)
+        if transaction.is_muted:
+            self.unsent += len(transaction.notifies)
+
+    def is_without_writers(self, boundary: int) -> bool:
+        """Whether no transaction with a lower id can still change the table.
+
+        A writer holds a lock on the table from before it writes; one that has not written may
+        hold none.
+        """
+        return not any(t.written for t in self.running if t.xid < boundary)
+
+    def lose_connection(self) -> None:
+        self.registered.clear()
+        self.sent.clear()
