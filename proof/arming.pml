@@ -205,7 +205,7 @@ inline prove_again() {
     printf("the watch waits for an xmin above %d\n", boundary)
 }
 
-/* models: rowbell._watch.board.board:Board.ring
+/* models: rowbell._watch.board.board:Board.notified
  * The throttle may put a read off. In this model every read may begin late. */
 proctype Notifications() {
 end:
@@ -258,7 +258,7 @@ end:
         :: saw ->
             watching = false; changed = false; due = false; phase = POLLED; boundary = 0;
             printf("the wait ends, the next one begins\n")
-        /* models: rowbell._watch.board.board:Board.consider, rowbell._watch.board.watch:Watch.prove */
+        /* models: rowbell._watch.board.arming:Arming.take_evidence, rowbell._watch.board.phases:following */
         :: !saw ->
             if
             :: listening && phase == PROVING && PROVED ->
@@ -304,7 +304,7 @@ inline take_boundary() { given = next_id; next_id++; printf("boundary %d\n", giv
 #define WRITES_BEFORE(w) (writes[w] && id[w] < boundary)
 #define NO_WRITERS (!WRITES_BEFORE(0) && !WRITES_BEFORE(1) && !WRITES_BEFORE(2))
 
-/* models: rowbell._watch.notifiers.listener:Listener.run */
+/* models: rowbell._watch.subscription:Subscription.run */
 proctype Listener() {
     byte given, counted, i;
 end:
@@ -321,7 +321,7 @@ end_connected:
         :: register();
             d_step { take_boundary() };
 #endif
-            /* models: rowbell._watch.board.board:Board.registered */
+            /* models: rowbell._watch.board.arming:Arming.registered */
             d_step {
                 registration = (is(BOUNDARY_KEPT) && kept != 0 -> kept : given); given = 0;
                 kept = (is(BOUNDARY_KEPT) -> registration : 0);
@@ -333,7 +333,7 @@ end_connected:
             phase == PROVING && boundary < CLEAR && NO_WRITERS -> given = boundary;
             printf("no writer is older than the boundary\n")
            };
-            /* models: rowbell._watch.board.board:Board.clear */
+            /* models: rowbell._watch.board.arming:Arming.writers_gone */
             d_step {
                 if
                 :: phase == PROVING && boundary <= given ->
@@ -347,7 +347,7 @@ end_connected:
         :: d_step { COUNTER_MOVED && registration == 0 -> unsent = 0 }
         :: d_step { COUNTER_MOVED && registration != 0 -> counted = unsent };
             d_step { take_boundary() };
-            /* models: rowbell._watch.board.board:Board.distrust */
+            /* models: rowbell._watch.board.arming:Arming.gap */
             d_step {
                 unsent = unsent - counted; counted = 0;
                 registration = (is(DISTRUST_KEEPS_BOUNDARY) -> registration : given); given = 0;
@@ -370,7 +370,7 @@ end_connected:
             }
         /* A heartbeat finds that the registration was deleted. The connection is closed. */
         :: d_step { gone && !is(DELETION_UNSEEN) -> end_backend() }
-        /* models: rowbell._watch.board.board:Board.take_idle
+        /* models: rowbell._watch.board.registrations:Registrations.take_unused
          * Nobody waits for the row. The board forgets the registration, then it is deleted. */
         :: d_step {
             phase == POLLED && registration != 0 ->
@@ -380,7 +380,7 @@ end_connected:
             d_step { registration = 0; registered = false; printf("the row is released\n") }
         od
        } unless { !connected };
-       /* models: rowbell._watch.board.board:Board.unarm
+       /* models: rowbell._watch.board.board:Board.disconnected
         * The process notices that the connection is lost. */
        d_step {
         given = 0; counted = 0; listening = false; registration = 0; boundary = 0; again = false;

@@ -35,7 +35,7 @@ from roles import role
 from rowbell import Reason, RowWatcher, WatcherStatistics, wait_for_row_change
 from rowbell._cancellation import cancelled_once, complete
 from rowbell._watch.failures import own
-from rowbell._watch.reading.failing import Failing
+from rowbell._watch.reading.failing_reads import FailingReads
 from waits import QUICK, armed
 
 
@@ -339,7 +339,7 @@ async def test_a_function_that_was_missing_for_a_moment_is_not_the_keys_fault(
 def test_the_log_is_told_of_a_trouble_once_a_minute_and_of_its_end() -> None:
     """Whatever many groups of reads fail with it, and however often."""
     now, said = 0.0, list[str]()
-    failing = Failing(lambda: now, said.append)
+    failing = FailingReads(lambda: now, said.append)
     for name in range(50):
         failing.failed(name, "gone\nwith the rest")
         failing.failed(name, "gone")

@@ -477,7 +477,7 @@ async def test_a_type_that_is_cancelled_fails_its_wait(engine: AsyncEngine) -> N
         assert watcher.statistics().state is WatcherState.POLLING
 
 
-@pytest.mark.parametrize("part", ["reader", "listener"])
+@pytest.mark.parametrize("part", ["reader", "subscription"])
 async def test_a_task_of_ours_that_ends_closes_the_watcher(
     engine: AsyncEngine,
     part: str,

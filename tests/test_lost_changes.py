@@ -13,8 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models import Order
 from rowbell import RowWatcher, Timing
-from rowbell._watch.board.board import Board
-from rowbell._watch.board.watch import Arming, Watch
+from rowbell._watch.board import arming, phases
 
 ROWS = 2_000
 WRITERS = 8
@@ -83,8 +82,9 @@ async def test_the_same_stress_loses_changes_without_arming(
 ) -> None:
     """With registration alone, not followed by the read that proves it, changes are lost."""
 
-    def believe(board: Board, watch: Watch) -> None:
-        watch.arming = Arming.ARMED
+    def believe(phase: phases.Phase, event: phases.Event, now: float) -> phases.Phase:
+        after = phases.following(phase, event, now)
+        return phases.Armed(now) if isinstance(after, phases.Proving) else after
 
-    monkeypatch.setattr(Board, "_arm", believe)
+    monkeypatch.setattr(arming, "following", believe)
     assert await stress(engine, database, "read_committed") > 0

@@ -14,7 +14,7 @@ from models import Order
 from roles import Isolation, Warned, connected, role
 from rowbell import Reason, RowWatcher, Timing, TriggerState, install_triggers, remove_triggers
 from rowbell._watch.database.calls import checksum
-from rowbell._watch.database.payload import Heard, Notification
+from rowbell._watch.notifiers.notification import Merged, Notification
 from waits import QUICK, armed, run, state_of
 
 SLOW = Timing(heartbeat=2, narrow=0.1)  # the announcement is answered before that
@@ -338,14 +338,14 @@ async def test_a_truncate_warns_nobody(
 
 def test_notifications_that_come_together_are_looked_at_once() -> None:
     """Ten thousand of them mean no more than one, each table and row."""
-    heard = Heard()
+    heard = Merged()
     assert not heard
     for i in range(10_000):
         heard.add(Notification(7, (i % 3, 1)))
-    assert heard.rows == {7: {0, 1, 2}}
+    assert heard.keys == {7: {0, 1, 2}}
     heard.add(Notification(7, None))
     heard.add(Notification(7, (5,)))
     heard.add(Notification(8, (5,)))
-    assert heard.rows == {7: None, 8: {5}}
+    assert heard.keys == {7: None, 8: {5}}
     heard.add(Notification(None, None))
     assert heard.everything

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-TABLE = 16384
-"""The oid of the only table."""
-
 
 @dataclass(frozen=True)
 class Snapshot:

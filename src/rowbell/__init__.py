@@ -11,7 +11,8 @@ from rowbell._session import create_db_context, create_db_dependency, get_transa
 from rowbell._watch.database.inspection import TriggerState, TriggerStatus
 from rowbell._watch.database.install import install_triggers, remove_triggers, trigger_status
 from rowbell._watch.declaration import watched
-from rowbell._watch.state import Reason, WatcherState
+from rowbell._watch.reasons import Reason
+from rowbell._watch.state import WatcherState
 from rowbell._watch.statistics import WatcherStatistics
 from rowbell._watch.timing import Timing
 from rowbell._watch.wait import wait_for_row_change

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect as python_inspect
 import re
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from sqlalchemy import BindParameter, ColumnElement, String
 from sqlalchemy.exc import CompileError
@@ -29,10 +29,12 @@ from sqlalchemy.sql.selectable import Exists, ScalarSelect, SelectBase
 from rowbell.errors import InvalidArgumentError, InvalidColumnError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
-    from rowbell._watch.board.watch import Until
     from rowbell._watch.rows.mapped_rows import MappedRows
+
+Until: TypeAlias = "Callable[[Any], object] | ColumnElement[bool]"
+"""A predicate on the row, or an SQL expression on the model's columns."""
 
 _OF_ARGUMENTS: Final = frozenset(
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from sqlalchemy import ColumnElement, inspect
 from sqlalchemy.orm import LoaderCallableStatus
 
-from rowbell._watch.board.watch import Watch
 from rowbell._watch.condition import checked_condition, condition_key, varies_by
+from rowbell._watch.reasons import Reason
 from rowbell._watch.rows.mapped_rows import MappedRows
 from rowbell._watch.rows.since import Since
-from rowbell._watch.state import Reason
 from rowbell._watch.timing import seconds_of
 from rowbell.errors import InvalidArgumentError
 
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
 
     from rowbell._mapping import SchemaMap
     from rowbell._primary_key import Key
-    from rowbell._watch.board.watch import Until
+    from rowbell._watch.condition import Until
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,33 +117,25 @@ class WaitRequest:
         is_other = mapper is not None and mapper is not self.rows.mapper
         return self.again(mapper.class_) if mapper is not None and is_other else self
 
-    def watch(self, begun: float, *, wants_instance: bool) -> Watch:
-        """The watch that serves this wait."""
-        return Watch(
-            rows=self.rows,
-            key=self.key,
-            columns=self.columns,
-            interval=self.interval,
-            timeout=self.timeout,
-            deadline=math.inf if self.timeout is None else begun + self.timeout,
-            result=asyncio.get_running_loop().create_future(),
-            since=self.since,
-            until=self.until,
-            condition_key=self.condition_key,
-            options=self.options,
-            wants_instance=wants_instance,
-            hindrance=self.hindrance,
-        )
+    @property
+    def condition(self) -> ColumnElement[bool] | None:
+        """``until``, where the server evaluates it."""
+        return self.until if isinstance(self.until, ColumnElement) else None
 
     @property
-    def hindrance(self) -> Reason | None:
-        """Why the wait can only be polled, whatever is installed, if that is so."""
+    def predicate(self) -> Callable[[Any], object] | None:
+        """``until``, where it is called with an instance."""
+        return None if isinstance(self.until, ColumnElement) else self.until
+
+    @property
+    def never_armed(self) -> Reason | None:
+        """Why the wait can only be polled, whatever is installed; ``None`` if it can be armed."""
         varies = Reason.VARYING_CONDITION if varies_by(self.until) else None
-        return self.rows.hindrance(self.columns) or varies
+        return self.rows.never_armed(self.columns) or varies
 
     @property
-    def hindered(self) -> str:
-        """What that concerns, for a sentence."""
+    def subject(self) -> str:
+        """What that reason concerns, for a message."""
         model = f"model {self.rows.model.__name__}"
         varies = varies_by(self.until)
         return f"{model}, whose condition depends on {varies}" if varies else model

@@ -1,20 +1,21 @@
-"""What a watcher is doing, at one moment, and which waits cannot be armed for what reason."""
+"""What a watcher is doing at one moment."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rowbell._watch.board.watch import Arming
-from rowbell._watch.state import Reason, StateLog, WatcherState, explain
+from rowbell._watch.board.phases import Polled
+from rowbell._watch.reasons import Reason, explain
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from rowbell._watch.board.board import Board
     from rowbell._watch.board.watch import Watch
-    from rowbell._watch.notifiers.listener import Listener
+    from rowbell._watch.notifiers.contract import NotifierStatus
     from rowbell._watch.reading.reader import Reader
+    from rowbell._watch.state import StateLog, WatcherState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +29,8 @@ class WatcherStatistics:
         detail: What was seen, and the remedy; empty where there is no reason.
         armed: The number of waits that a notification will wake.
         polled: The number of waits that are polled.
-        notifications: The notifications heard and understood.
-        ignored: The notifications heard that were none of ours.
+        notifications: The notifications that were received and understood.
+        ignored: The notifications that were received and are not rowbell's.
         rereads: The rows read again for waits, after their first read.
         queries: The SELECT statements that all reads took.
         failed_reads: The reads that failed for a reason that passes, and were repeated.
@@ -51,14 +52,13 @@ class WatcherStatistics:
 
 
 def statistics_of(
-    board: Board, reader: Reader, listener: Listener, state: StateLog
+    board: Board, reader: Reader, notifier: NotifierStatus, state: StateLog
 ) -> WatcherStatistics:
     """What these parts of one watcher are doing now."""
-    armed = sum(watch.arming is Arming.ARMED for watch in board.watches)
-    reason, detail = state.reason, state.detail
-    if reason is None:
-        troubles = (trouble_of(board, watch) for watch in board.watches)
-        reason, detail = next(filter(None, troubles), (None, ""))
+    armed, reason, detail = board.arming.armed, state.reason, state.detail
+    if reason is None and armed < len(board.watches):
+        reasons = (_reason_of(watch) for watch in board.watches)
+        reason, detail = next(filter(None, reasons), (None, ""))
     return WatcherStatistics(
         state=state.state,
         since=state.since,
@@ -66,8 +66,8 @@ def statistics_of(
         detail=detail,
         armed=armed,
         polled=len(board.watches) - armed,
-        notifications=listener.notifications,
-        ignored=listener.ignored,
+        notifications=notifier.notifications,
+        ignored=notifier.ignored,
         rereads=reader.rereads,
         queries=reader.queries,
         failed_reads=reader.failed_reads,
@@ -75,13 +75,9 @@ def statistics_of(
     )
 
 
-def trouble_of(board: Board, watch: Watch) -> tuple[Reason, str] | None:
-    """Why a watch cannot be armed though the listener hears, if that is so."""
-    refused = Reason.TOO_MANY_REGISTRATIONS if board.is_refused(watch) else None
-    if not board.troubles and watch.hindrance is None and refused is None:
+def _reason_of(watch: Watch) -> tuple[Reason, str] | None:
+    """Why a watch is polled, where that concerns it alone, and the remedy."""
+    if not isinstance(watch.phase, Polled) or watch.phase.reason is None:
         return None
-    reasons = [board.troubles.get(relation) for relation, _ in watch.names]
-    reason = next(filter(None, reasons), watch.hindrance or refused)
-    if reason is None:
-        return None
-    return reason, explain(reason, f"model {watch.rows.model.__name__}")
+    reason = watch.phase.reason
+    return reason, explain(reason, f"model {watch.request.rows.model.__name__}")

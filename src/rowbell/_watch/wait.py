@@ -17,6 +17,7 @@ from rowbell._cancellation import finished
 from rowbell._mapping import mapper_of, schema_map_of
 from rowbell._session import refuse_unbegun
 from rowbell._sqlstate import IN_FAILED_TRANSACTION, has_sqlstate
+from rowbell._watch.board.watch import Watch
 from rowbell._watch.caller.held import held_connection, outlook_of
 from rowbell._watch.caller.savepoint import in_savepoint
 from rowbell._watch.caller.session import (
@@ -28,8 +29,9 @@ from rowbell._watch.caller.session import (
 )
 from rowbell._watch.connections import check_engine
 from rowbell._watch.reading.batch import finish, read
+from rowbell._watch.reasons import Reason
 from rowbell._watch.request import WaitRequest
-from rowbell._watch.state import Reason, warn_once
+from rowbell._watch.state import warn_once
 from rowbell._watch.watcher import RowWatcher, open_watcher, running_loop
 from rowbell.errors import NotFoundError, UnsupportedEngineError
 
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import QueryableAttribute
     from sqlalchemy.orm.interfaces import ORMOption
 
-    from rowbell._watch.board.watch import Until, Watch
+    from rowbell._watch.condition import Until
 
 ModelT = TypeVar("ModelT")
 
@@ -191,7 +193,11 @@ async def _wait_on_connection(
         connection = AsyncConnection(AsyncEngine(held.engine), held)
     if request.again is not None and request.rows.subclass(request.key) is not None:
         request = await finished(connection.run_sync(_narrowed, request))
-    watch = request.watch(begun, wants_instance=False)
+    watch = Watch(
+        request,
+        deadline=math.inf if request.timeout is None else begun + request.timeout,
+        result=loop.create_future(),
+    )
     failed_since = math.inf
     while True:
         started = loop.time()
@@ -203,11 +209,11 @@ async def _wait_on_connection(
             failed_since = min(failed_since, started)
             if not has_sqlstate(error, IN_FAILED_TRANSACTION) or started > failed_since + _UNDO:
                 raise
-        if not watch.over and started >= watch.deadline:
+        if not watch.is_over and started >= watch.deadline:
             watch.time_out("on the session's own connection")
-        if watch.over:
+        if watch.is_over:
             return await watch.result
-        await anyio.sleep(max(0.0, min(watch.interval, watch.deadline - loop.time())))
+        await anyio.sleep(max(0.0, min(request.interval, watch.deadline - loop.time())))
 
 
 _UNDO: Final = 1.0
@@ -220,10 +226,10 @@ def _narrowed(connection: Connection, request: WaitRequest) -> WaitRequest:
 
 
 def _look(connection: Connection, watch: Watch) -> None:
-    with in_savepoint(connection) if watch.rows.on_postgresql else nullcontext():
-        [(_, reading)] = read(connection, watch.rows, [watch], evidence=False)
+    with in_savepoint(connection) if watch.request.rows.on_postgresql else nullcontext():
+        [(_, reading)] = read(connection, watch.request.rows, [watch], evidence=False)
         if watch.observe(reading) and reading is not None:
-            finish(connection, watch.rows, [(watch, reading)])
+            finish(connection, watch.request.rows, [(watch, reading)])
         else:
             watch.ask_again()
 

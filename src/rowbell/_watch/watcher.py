@@ -10,17 +10,20 @@ from weakref import WeakKeyDictionary
 import anyio
 
 from rowbell._cancellation import complete, own_cancellations
-from rowbell._watch.board.asking import Asking
 from rowbell._watch.board.board import Board
-from rowbell._watch.board.last_read import LastRead
+from rowbell._watch.board.watch import Watch
 from rowbell._watch.connections import Connections, check_engine
 from rowbell._watch.failures import UnreachableError, is_passing
-from rowbell._watch.notifiers.listener import Listener
+from rowbell._watch.last_read import LastRead
+from rowbell._watch.notifiers.postgres import PostgresNotifier
 from rowbell._watch.observers import Observers, take_notice
+from rowbell._watch.predicate_timer import PredicateTimer
 from rowbell._watch.reading.reader import Reader
+from rowbell._watch.reasons import Reason, explain
 from rowbell._watch.request import WaitRequest
-from rowbell._watch.state import Mode, Reason, StateLog, WatcherState, explain, logger
-from rowbell._watch.statistics import statistics_of, trouble_of
+from rowbell._watch.state import Mode, StateLog, WatcherState, logger
+from rowbell._watch.statistics import statistics_of
+from rowbell._watch.subscription import Subscription
 from rowbell._watch.timing import Timing, seconds_of
 from rowbell.errors import InvalidArgumentError, ListenError, WatcherStateError
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import QueryableAttribute
     from sqlalchemy.orm.interfaces import ORMOption
 
-    from rowbell._watch.board.watch import Until
+    from rowbell._watch.condition import Until
     from rowbell._watch.statistics import WatcherStatistics
 
 ModelT = TypeVar("ModelT")
@@ -89,10 +92,22 @@ class RowWatcher:
         self._mode = Mode(mode)
         self._timing = timing or Timing()
         self._connections = Connections(engine, listen_url, self._timing)
-        self._board = Board(self._time, self._timing, every, self._changed)
         self._state = StateLog(engine, self._changed)
-        self._reader = Reader(self._board, self._connections, self._state)
-        self._listener = Listener(self._board, self._connections, self._state, self._timing)
+        read_wake, subscription_wake = asyncio.Event(), asyncio.Event()
+        self._board = Board(
+            self._time,
+            self._timing,
+            recheck=every,
+            must_arm=self._mode is Mode.LISTEN,
+            earlier=read_wake.set,
+            attention=subscription_wake.set,
+            changed=self._changed,
+        )
+        self._reader = Reader(self._board, read_wake, self._connections, self._state)
+        self._notifier = PostgresNotifier(self._connections, self._timing)
+        self._subscription = Subscription(
+            self._board, subscription_wake, self._notifier, self._state, self._timing
+        )
         self._loop: AbstractEventLoop | None = None
         self._task: Task[None] | None = None
         self._failure: BaseException | None = None
@@ -151,7 +166,7 @@ class RowWatcher:
             raise WatcherStateError(f"{self!r} belongs to another event loop: close it there")
         self._leave()
         self._reader.stop()
-        self._listener.stop()
+        self._subscription.stop()
         await complete(self._task, self._timing.close)
 
     async def _run(self) -> None:
@@ -159,7 +174,7 @@ class RowWatcher:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_run, self._reader)
                 if self._mode is not Mode.POLL:
-                    tasks.start_soon(_run, self._listener)
+                    tasks.start_soon(_run, self._subscription)
         except asyncio.CancelledError:
             raise
         except BaseException as failure:
@@ -250,16 +265,23 @@ class RowWatcher:
         begun = self._time()
         request = await self._narrowed(request, begun)
         self._check_open()
-        if request.hindrance is not None and self._mode is not Mode.POLL:
-            self._tell_hindrance(request.hindrance, request)
-        watch = request.watch(begun, wants_instance=wants_instance)
-        last_read, asking = LastRead(watch, self._timing.last_read), Asking(watch)
+        never_armed = request.never_armed
+        if never_armed is not None and self._mode is not Mode.POLL:
+            self._say_never_armed(never_armed, request.subject)
+        watch = Watch(
+            request,
+            deadline=math.inf if request.timeout is None else begun + request.timeout,
+            result=asyncio.get_running_loop().create_future(),
+            wants_instance=wants_instance,
+            never_armed=never_armed,
+        )
+        last_read, predicate = LastRead(watch, self._timing.last_read), PredicateTimer(watch)
         try:
             self._board.add(watch)
             return await watch.result
         finally:
             last_read.stop()
-            asking.stop()
+            predicate.stop()
             self._board.discard(watch)
             take_notice(watch.result)
 
@@ -282,10 +304,10 @@ class RowWatcher:
             await anyio.sleep(soon)
         return request
 
-    def _tell_hindrance(self, hindrance: Reason, request: WaitRequest) -> None:
+    def _say_never_armed(self, reason: Reason, subject: str) -> None:
         if self._mode is Mode.LISTEN:
-            raise ListenError(hindrance, explain(hindrance, request.hindered))
-        self._state.warn(hindrance, request.hindered)
+            raise ListenError(reason, explain(reason, subject))
+        self._state.warn(reason, subject)
 
     def _check_open(self) -> None:
         if self._task is None:
@@ -301,7 +323,7 @@ class RowWatcher:
 
     def statistics(self) -> WatcherStatistics:
         """What the watcher is doing now; see ``WatcherStatistics``."""
-        return statistics_of(self._board, self._reader, self._listener, self._state)
+        return statistics_of(self._board, self._reader, self._notifier.status, self._state)
 
     async def reached(self, condition: Callable[[WatcherStatistics], object]) -> None:
         """Wait until the statistics are such, say ``lambda now: now.armed == 100``.
@@ -320,10 +342,6 @@ class RowWatcher:
 
     def _look_at_it(self) -> None:
         self._look = None
-        if self._mode is Mode.LISTEN and (self._board.troubles or self._reader.has_hindered):
-            for watch in self._board.watches:
-                if trouble := trouble_of(self._board, watch):
-                    watch.fail(ListenError(*trouble))
         self._observers.look(self.statistics)
 
     def _time(self) -> float:
@@ -333,7 +351,7 @@ class RowWatcher:
         return f"<RowWatcher of {self._engine.url.database!r}, {self._state.state}>"
 
 
-async def _run(part: Reader | Listener) -> None:
+async def _run(part: Reader | Subscription) -> None:
     """A part ends when it is stopped or cancelled; anything else is a failure of the watcher."""
     with own_cancellations():
         await part.run()

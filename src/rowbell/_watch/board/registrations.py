@@ -1,82 +1,95 @@
-"""Which rows are to stand in ``rowbell.registration``, for whom, and which do."""
+"""Which rows are to be registered in ``rowbell.registration``, for which watches, and which are."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rowbell._watch.board.watch import Watch
 from rowbell._watch.database.tables import Columns, WatchedTable
+from rowbell._watch.values.key_hash import RowId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-@dataclass(eq=False, slots=True)
-class Interest:
-    """One row of ``rowbell.registration``, wanted or registered.
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A registration that is committed.
 
     Attributes:
-        name: The table's oid and the hash of the row's key.
-        watches: Those that need it, each with the columns that it watches in that table.
-        registered: The columns it was registered with, ``()`` while it is not.
-        boundary: What was given out after the registration.
-        idle_since: When the last watch left it.
+        columns: The columns that it names.
+        boundary: A transaction ID that was assigned after it was committed.
     """
 
-    name: tuple[int, int]
+    columns: Columns
+    boundary: int
+
+
+@dataclass(eq=False, slots=True)
+class Registration:
+    """One row of ``rowbell.registration``, wanted or committed.
+
+    Attributes:
+        row_id: The row that it names.
+        watches: The watches that need it, each with the columns that it watches in that table.
+        committed: What is committed; ``None`` before.
+        unused_since: When the last watch left it; ``None`` while one needs it.
+    """
+
+    row_id: RowId
     watches: dict[Watch, Columns] = field(default_factory=dict[Watch, Columns])
-    registered: Columns | tuple[()] = ()
-    boundary: int = 0
-    idle_since: float = math.inf
+    committed: Committed | None = None
+    unused_since: float | None = None
 
     @property
     def wanted(self) -> Columns:
-        """The columns of all its watches together, and those that ring already.
+        """The columns of all its watches together, and those that are committed.
 
-        It never narrows while it stands: a watch may have come that relies on what rings.
+        It never narrows: a watch may have come meanwhile that relies on what is committed.
         """
-        if self.registered is None:
-            return None
-        union: set[str] = set(self.registered)
-        for columns in self.watches.values():
+        union: set[str] = set()
+        committed = [] if self.committed is None else [self.committed.columns]
+        for columns in (*committed, *self.watches.values()):
             if columns is None:
                 return None
             union |= columns
         return frozenset(union)
 
-    def covers(self, columns: Columns) -> bool:
-        """Whether a change of those columns rings already."""
-        if isinstance(self.registered, tuple):
+    def covers(self, watch: Watch) -> bool:
+        """Whether the committed registration has writers notify of all that the watch watches."""
+        if self.committed is None:
             return False
-        return self.registered is None or (columns is not None and columns <= self.registered)
+        columns, covered = self.watches[watch], self.committed.columns
+        return covered is None or (columns is not None and columns <= covered)
 
 
-class Interests:
-    """The rows that watches need registered, by the names that triggers have for them."""
+class Registrations:
+    """The registrations of one watcher, by the ids of their rows."""
 
     def __init__(self) -> None:
-        self._by_name: dict[tuple[int, int], Interest] = {}
-        self._by_table: dict[int, set[Interest]] = {}
+        self._by_id: dict[RowId, Registration] = {}
+        self._by_table: dict[int, set[Registration]] = {}
         self._tables: dict[int, tuple[WatchedTable, Columns]] = {}
-        self._unregistered: set[Interest] = set()
-        self._idle: set[Interest] = set()
+        self._wanted: set[Registration] = set()
+        self._unused: set[Registration] = set()
 
-    def join(self, watch: Watch) -> list[Interest]:
-        """Enter a watch for the rows of its names; returns those to be registered for it."""
-        rows, missing = watch.rows, list[Interest]()
-        columns = rows.registered(watch.columns)
-        for name, own, table in zip(watch.names, columns, rows.watched_tables, strict=True):
-            self._tables[name[0]] = (table, self._with(name[0], own))
-            interest = self._by_name.get(name)
-            if interest is None:
-                interest = self._by_name[name] = Interest(name)
-                self._by_table.setdefault(name[0], set()).add(interest)
-            interest.watches[watch] = own
-            self._idle.discard(interest)
-            if not interest.covers(own):
-                missing.append(interest)
+    def join(self, watch: Watch) -> list[Registration]:
+        """Add a watch to the registrations of its row ids; returns those that do not cover it."""
+        rows, missing = watch.request.rows, list[Registration]()
+        columns = rows.registered(watch.request.columns)
+        for row_id, own, table in zip(watch.row_ids, columns, rows.watched_tables, strict=True):
+            oid = row_id.table_oid
+            self._tables[oid] = (table, self._with(oid, own))
+            registration = self._by_id.get(row_id)
+            if registration is None:
+                registration = self._by_id[row_id] = Registration(row_id)
+                self._by_table.setdefault(oid, set()).add(registration)
+            registration.watches[watch] = own
+            registration.unused_since = None
+            self._unused.discard(registration)
+            if not registration.covers(watch):
+                missing.append(registration)
         return missing
 
     def _with(self, oid: int, columns: Columns) -> Columns:
@@ -87,58 +100,73 @@ class Interests:
         return None if columns is None or before is None else before | columns
 
     def leave(self, watch: Watch, now: float) -> None:
-        """A watch needs its rows no more; they stay for a while."""
-        for interest in self.of(watch):
-            del interest.watches[watch]
-            if not interest.watches:
-                interest.idle_since = now
-                self._idle.add(interest)
+        """Remove a watch; what no watch needs stays registered for a while."""
+        for registration in self.of(watch):
+            del registration.watches[watch]
+            if not registration.watches:
+                registration.unused_since = now
+                self._unused.add(registration)
 
-    def of(self, watch: Watch) -> list[Interest]:
-        """The rows that a watch needs."""
-        return [self._by_name[name] for name in watch.names]
+    def of(self, watch: Watch) -> list[Registration]:
+        """The registrations that a watch needs."""
+        return [self._by_id[row_id] for row_id in watch.row_ids]
 
-    def all(self) -> list[Interest]:
-        """All rows."""
-        return list(self._by_name.values())
+    def all(self) -> list[Registration]:
+        """All registrations."""
+        return list(self._by_id.values())
 
-    def of_table(self, relation: int) -> list[Interest]:
-        """The rows of one table."""
-        return list(self._by_table.get(relation, ()))
+    def of_table(self, oid: int) -> list[Registration]:
+        """The registrations of one table's rows."""
+        return list(self._by_table.get(oid, ()))
 
-    def named(self, relation: int, keys: Iterable[int]) -> list[Interest]:
-        """Those of the named rows that somebody needs."""
-        names = ((relation, key) for key in keys)
-        return [self._by_name[name] for name in names if name in self._by_name]
+    def watches_of(self, table_oid: int | None, keys: Iterable[int] | None) -> list[Watch]:
+        """The watches that a notification concerns.
+
+        Args:
+            table_oid: The table; ``None`` for all.
+            keys: The hashes of the rows' keys; ``None`` for all rows.
+        """
+        if table_oid is None:
+            concerned = self.all()
+        elif keys is None:
+            concerned = self.of_table(table_oid)
+        else:
+            row_ids = (RowId(table_oid, key) for key in keys)
+            concerned = [self._by_id[row_id] for row_id in row_ids if row_id in self._by_id]
+        return list({watch: None for one in concerned for watch in one.watches})
 
     def tables(self, more: Iterable[int]) -> dict[int, tuple[WatchedTable, Columns]]:
         """Each table here, and some more, with the columns that are watched in it."""
         return {oid: self._tables[oid] for oid in {*self._by_table, *more}}
 
-    def want(self, interest: Interest) -> None:
+    def want(self, registration: Registration) -> None:
         """Have a row registered."""
-        self._unregistered.add(interest)
+        self._wanted.add(registration)
 
-    def take_unregistered(self) -> list[tuple[Interest, Columns]]:
+    def take_wanted(self) -> list[tuple[Registration, Columns]]:
         """What is to be registered now, and with which columns."""
-        wanted = [(i, i.wanted) for i in self._unregistered if i.watches]
-        self._unregistered.clear()
+        wanted = [(one, one.wanted) for one in self._wanted if one.watches]
+        self._wanted.clear()
         return wanted
 
-    def take_idle(self, before: float) -> list[Interest]:
-        """Forget and return the rows that nobody has needed since then."""
-        idle = [interest for interest in self._idle if interest.idle_since <= before]
-        for interest in idle:
-            self._idle.discard(interest)
-            self._unregistered.discard(interest)
-            del self._by_name[interest.name]
-            table = self._by_table[interest.name[0]]
-            table.discard(interest)
-            if not table:
-                del self._by_table[interest.name[0]]
-        return idle
+    def take_unused(self, before: float) -> list[RowId]:
+        """Forget the registrations that no watch has needed since then; returns their rows."""
+        unused = [
+            one
+            for one in self._unused
+            if one.unused_since is not None and one.unused_since <= before
+        ]
+        for registration in unused:
+            oid = registration.row_id.table_oid
+            self._unused.discard(registration)
+            self._wanted.discard(registration)
+            del self._by_id[registration.row_id]
+            self._by_table[oid].discard(registration)
+            if not self._by_table[oid]:
+                del self._by_table[oid]
+        return [registration.row_id for registration in unused]
 
     def clear(self) -> None:
         """Forget everything: the connection that it was registered for is gone."""
-        for each in (self._by_name, self._by_table, self._unregistered, self._idle):
+        for each in (self._by_id, self._by_table, self._wanted, self._unused):
             each.clear()

@@ -11,7 +11,7 @@ from asyncpg import InsufficientPrivilegeError
 from rowbell._watch.database.schema import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     import asyncpg
 
@@ -195,7 +195,7 @@ class Calls:
 
     async def register(
         self,
-        tables: dict[int, tuple[WatchedTable, Columns]],
+        tables: Mapping[int, tuple[WatchedTable, Columns]],
         rows: Sequence[tuple[tuple[int, int], Columns]],
     ) -> Registered:
         """Register rows, each with the columns that are watched in it."""
@@ -227,7 +227,7 @@ class Calls:
         [(boundary,)] = await self._fetch("SELECT pg_catalog.pg_current_xact_id()::text::bigint")
         return int(boundary)
 
-    async def heartbeat(self, tables: dict[int, tuple[WatchedTable, Columns]]) -> Heartbeat:
+    async def heartbeat(self, tables: Mapping[int, tuple[WatchedTable, Columns]]) -> Heartbeat:
         """Whether all is as it should be."""
         [answer] = await self._fetch(_HEARTBEAT, *_arrays(tables))
         return Heartbeat(
@@ -272,7 +272,7 @@ def checksum(rows: Iterable[tuple[int, int]]) -> int:
     return total - 2**64 if total >= 2**63 else total
 
 
-def _arrays(tables: dict[int, tuple[WatchedTable, Columns]]) -> list[list[Any]]:
+def _arrays(tables: Mapping[int, tuple[WatchedTable, Columns]]) -> list[list[Any]]:
     """Tables as the first five arguments of ``register()`` and ``heartbeat()``."""
     watched = [table for table, _ in tables.values()]
     columns = [table.mapped if named is None else named for table, named in tables.values()]
@@ -285,7 +285,9 @@ def _arrays(tables: dict[int, tuple[WatchedTable, Columns]]) -> list[list[Any]]:
     ]
 
 
-def _states(tables: dict[int, tuple[WatchedTable, Columns]], answer: Any) -> dict[int, TableState]:
+def _states(
+    tables: Mapping[int, tuple[WatchedTable, Columns]], answer: Any
+) -> dict[int, TableState]:
     untrusted = set(answer["untrusted"])
     rows = zip(
         tables, answer["obstacles"] or (), answer["versions"] or (), answer["oids"], strict=True

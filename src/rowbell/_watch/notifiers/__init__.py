@@ -1,4 +1,4 @@
-"""What notifies the board that rows may have changed.
+"""Notifiers: what tells that rows may have changed. ``contract`` says what all of them promise.
 
-Here it is decided whether notifications arrive, and whether one may have been missed.
+``postgres`` is PostgreSQL's LISTEN; ``memory`` is one in memory, for tests.
 """

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
 from rowbell._sqlstate import SYNTAX_OR_ACCESS_RULE, sqlstate_of
-from rowbell._watch.board.watch import Reading, Watch
+from rowbell._watch.board.observation import Reading
 from rowbell._watch.rows.since import Since
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm.interfaces import ORMOption
 
+    from rowbell._watch.board.watch import Watch
     from rowbell._watch.rows.mapped_rows import MappedRows
 
 T = TypeVar("T")
@@ -67,10 +68,10 @@ def read(
     names = maker.names if maker else _columns(rows, watches)
     rows.forms.learn(connection, names)
     _ask_baselines(connection, watches)
-    condition = watches[0].condition
+    condition = watches[0].request.condition
     places = _places(watches)
     statement, parameters = rows.read(
-        [sharing[0].key for sharing in places],
+        [sharing[0].request.key for sharing in places],
         names,
         until=condition,
         evidence=evidence,
@@ -106,9 +107,9 @@ def read(
                 # An instance of its own for each, where that is no more than its attributes.
                 instance = maker.make(loaded, codes) if maker else tuple(row)[1] if by_orm else None
                 values = found
-                if watch.columns != names:
+                if watch.request.columns != names:
                     by_name = dict(zip(names, found, strict=True))
-                    values = tuple(by_name[name] for name in watch.columns)
+                    values = tuple(by_name[name] for name in watch.request.columns)
                 yield watch, Reading(values, until=until, instance=instance, evidence=seen)
     for place in missing:
         for watch in places[place]:
@@ -119,16 +120,17 @@ def _ask_baselines(connection: Connection, watches: Sequence[Watch]) -> None:
     """Before its first read: what a watch's caller last saw, as the read will return it."""
     asking: list[tuple[Watch, Since]] = []
     for watch in watches:
-        if watch.since is None or watch.over:
+        since = watch.request.since
+        if since is None or watch.observation.is_begun or watch.is_over:
             continue
-        known = watch.since.known
+        known = since.known
         if known is None:
-            asking.append((watch, watch.since))
+            asking.append((watch, since))
         else:
-            watch.baseline, watch.since = known, None
+            watch.observation.begin(known)
     baselines = Since.asked(connection, [since for _, since in asking])
     for (watch, _), baseline in zip(asking, baselines, strict=True):
-        watch.baseline, watch.since = baseline, None
+        watch.observation.begin(baseline)
 
 
 _SHARED: Final = frozenset({int, str, bytes, UUID, date, datetime, Decimal})
@@ -139,7 +141,8 @@ def _places(watches: Sequence[Watch]) -> list[list[Watch]]:
     """The watches by their row: many may wait for one, which is fetched once."""
     by_row: defaultdict[Hashable, list[Watch]] = defaultdict(list)
     for watch in watches:
-        by_row[watch.key if all(map(_is_shared, watch.key)) else id(watch)].append(watch)
+        key = watch.request.key
+        by_row[key if all(map(_is_shared, key)) else id(watch)].append(watch)
     return list(by_row.values())
 
 
@@ -152,9 +155,9 @@ def _is_shared(part: object) -> bool:
 
 def _columns(rows: MappedRows, watches: Sequence[Watch]) -> tuple[str, ...]:
     """The columns that any of the watches wants, in the class's order."""
-    wanted = {watch.columns for watch in watches}
+    wanted = {watch.request.columns for watch in watches}
     if len(wanted) == 1:
-        return watches[0].columns
+        return watches[0].request.columns
     names = {name for columns in wanted for name in columns}
     return tuple(name for name in rows.columns.properties if name in names)
 
@@ -172,14 +175,14 @@ def finish(connection: Connection, rows: MappedRows, ended: Sequence[tuple[Watch
     for watch, reading in in_turns(sliced(ended)):
         if reading.instance is not None:
             watch.decide(reading.instance, alone=shared[id(reading.instance)] <= 1)
-        elif watch.wants_instance or watch.predicate is not None:
+        elif watch.wants_instance or watch.request.predicate is not None:
             wanting.append(watch)
         else:
             watch.finish(None)
     queries = 0
-    for group in grouped(wanting, lambda watch: tuple(map(id, watch.options))):
+    for group in grouped(wanting, lambda watch: tuple(map(id, watch.request.options))):
         places = _places(group)
-        instances = load_all(connection, rows, places, group[0].options)
+        instances = load_all(connection, rows, places, group[0].request.options)
         queries += 1
         sharing = [(place, watch) for place, some in enumerate(places, 1) for watch in some]
         for place, watch in in_turns(sliced(sharing)):
@@ -194,7 +197,7 @@ def load_all(
     options: Sequence[ORMOption],
 ) -> dict[int, Any]:
     """Load the instances of rows, by their place among those of ``places`` (from 1)."""
-    statement, parameters = rows.load([sharing[0].key for sharing in places])
+    statement, parameters = rows.load([sharing[0].request.key for sharing in places])
     with _session(connection) as session:
         result = session.execute(
             statement.options(*options), parameters, execution_options=rows.execution_options
@@ -202,7 +205,7 @@ def load_all(
         found = dict(tuple(row) for row in in_turns(result.unique().partitions(SLICE)))
         missing = [place for place in range(1, len(places) + 1) if place not in found]
         if missing and _may_be_filtered(session):
-            keys = [places[place - 1][0].key for place in missing]
+            keys = [places[place - 1][0].request.key for place in missing]
             statement, parameters = rows.load(keys, unfiltered=True)
             result = session.execute(
                 statement.options(*options), parameters, execution_options=rows.execution_options
@@ -226,7 +229,8 @@ def _session(connection: Connection) -> Session:
 
 def loads_at_once(watch: Watch) -> bool:
     """Whether a read of that watch can load its instance along with the values."""
-    return not watch.options and watch.rows.instances_come_with_values
+    request = watch.request
+    return not request.options and request.rows.instances_come_with_values
 
 
 def sliced(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -242,9 +246,9 @@ def in_turns(slices: Iterable[Sequence[T]]) -> Iterator[T]:
         yield from some
 
 
-def grouped(watches: Iterable[Watch], by: Callable[[Watch], Hashable]) -> Iterator[list[Watch]]:
-    """The watches that are alike, together."""
-    groups: defaultdict[Hashable, list[Watch]] = defaultdict(list)
-    for watch in watches:
-        groups[by(watch)].append(watch)
+def grouped(items: Iterable[T], by: Callable[[T], Hashable]) -> Iterator[list[T]]:
+    """The items that are alike, together."""
+    groups: defaultdict[Hashable, list[T]] = defaultdict(list)
+    for item in items:
+        groups[by(item)].append(item)
     yield from groups.values()

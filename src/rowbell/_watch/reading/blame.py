@@ -1,31 +1,136 @@
-"""Which waits a failed read is to be blamed on: all that ask alike, or the one that is odd.
+"""Whose waits a failed SELECT ends: all that ask alike, or the one whose row cannot be read.
 
-A column that a migration has dropped fails every read of its class. So those that ask alike are
-judged together first, by the same SELECT for no row at all; only where that succeeds is it one of
-the rows, which is found by halves. Others of the class wait meanwhile, so that takes a quarter of a
-second at most; who is not judged by then is read for again.
+A column that a migration has dropped fails every read of its class. So the waits that ask alike
+are judged together first, by the same SELECT for no row at all. Only where that succeeds is the
+fault in one of the rows, which is found by halves. Other waits of the class are held up meanwhile,
+so that takes a quarter of a second at most; those that are not judged by then are read for again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import random
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rowbell._cancellation import own_cancellations
-from rowbell._watch.failures import is_passing, own
+from rowbell._sqlstate import INSUFFICIENT_PRIVILEGE, UNDEFINED_FUNCTION, sqlstate_of
+from rowbell._watch.failures import UnreachableError, is_answered, is_passing, own
 from rowbell._watch.reading.batch import finish, grouped, load_all, read
+from rowbell._watch.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
 
-    from rowbell._watch.board.watch import Reading, Watch
+    from rowbell._watch.board.observation import Reading
+    from rowbell._watch.board.watch import Watch
+    from rowbell._watch.connections import Connections
     from rowbell._watch.rows.mapped_rows import MappedRows
 
 _LIMIT: Final = 0.25
+"""How long judging may take, in seconds."""
+
+_UNPROVABLE: Final = {
+    UNDEFINED_FUNCTION: Reason.NO_HASH,
+    INSUFFICIENT_PRIVILEGE: Reason.NOT_PERMITTED,
+}
+"""Why a row cannot be armed, by what reading the evidence fails with."""
+
+
+class Asked(NamedTuple):
+    """What a SELECT asks for beside the values.
+
+    Attributes:
+        evidence: What the proof needs.
+        instances: The instances.
+    """
+
+    evidence: bool
+    instances: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What comes of a failed SELECT, for the waits that it has not ended.
+
+    Attributes:
+        problem: What is wrong, for those that could not be read for; empty if nothing is.
+        unread: Those that could not be read for, to be repeated at their interval.
+        left: Those that were not judged for lack of time, to be read for again at once.
+        never_armed: Why none of them can be armed, if that is what the SELECT failed with.
+        queries: The SELECT statements that it took to find out.
+    """
+
+    problem: str = ""
+    unread: Sequence[Watch] = ()
+    left: Sequence[Watch] = ()
+    never_armed: Reason | None = None
+    queries: int = 0
+
+
+async def verdict_on(
+    error: Exception,
+    rows: MappedRows,
+    watches: Sequence[Watch],
+    asked: Asked,
+    connections: Connections,
+    *,
+    repeated: bool,
+) -> Verdict:
+    """End the waits that a failed SELECT is to be blamed on.
+
+    Args:
+        error: What it failed with.
+        rows: The rows of the class.
+        watches: The waits that it was made for.
+        asked: What it asked for.
+        connections: Where to find out.
+        repeated: Whether the SELECT before has failed as well.
+    """
+    problem = f"the last read failed: {error}"
+    if isinstance(error, UnreachableError):
+        for watch in watches:
+            if not watch.observation.is_found and not error.passes:
+                watch.fail(own(error.reason))  # the others could be read for once
+        return Verdict(problem, watches)
+    passes = is_passing(error)
+    if passes and not (repeated and is_answered(error) and len(watches) > 1):
+        return Verdict(problem, watches)
+    blame, verdict = Blame(rows, asked), None
+    try:
+        if passes:
+            # Shuffled, so that time is short for others each time.
+            shuffled = random.sample(watches, len(watches))
+            await connections.run_apart(blame.read_what_can_be_read, shuffled)
+            unread = [*blame.unread, *blame.left]
+            verdict = Verdict(problem if unread else "", unread)
+        else:
+            verdict = await _found_by(blame, watches, connections)
+    except Exception as passing:  # noqa: BLE001  # what is to be blamed has been blamed
+        verdict = Verdict(f"the last read failed: {passing}", watches)
+    return replace(verdict or Verdict(problem, watches), queries=blame.queries)
+
+
+async def _found_by(
+    blame: Blame, watches: Sequence[Watch], connections: Connections
+) -> Verdict | None:
+    """The verdict on an error that does not pass; ``None`` where nothing is to blame for it."""
+    try:
+        await connections.run_apart(blame.find, watches)
+    except UnreachableError:
+        await connections.run_pooled(blame.find, watches)
+    if blame.found or blame.left:
+        return Verdict(left=blame.left)
+    if blame.unmakeable is not None:
+        blame.rows.instances_come_with_values = False
+    if blame.unprovable is None:
+        return None if blame.unmakeable is None else Verdict()
+    never_armed = _UNPROVABLE.get(sqlstate_of(blame.unprovable))
+    return None if never_armed is None else Verdict(never_armed=never_armed)
 
 
 class Blame:
@@ -33,10 +138,10 @@ class Blame:
 
     Args:
         rows: The rows of the class.
-        evidence: Whether the read that has failed asked for evidence.
-        instances: Whether it was to load instances along with the values.
+        asked: What the SELECT that has failed asked for.
 
     Attributes:
+        rows: As given.
         queries: The SELECT statements that it took.
         found: Whether any wait was to blame.
         left: The waits that were not judged for lack of time.
@@ -45,10 +150,9 @@ class Blame:
         unmakeable: What loading instances along with the values fails with, likewise.
     """
 
-    def __init__(self, rows: MappedRows, *, evidence: bool, instances: bool) -> None:
-        self._rows = rows
-        self._evidence = evidence
-        self._instances = instances
+    def __init__(self, rows: MappedRows, asked: Asked) -> None:
+        self.rows = rows
+        self._asked = asked
         self._until = math.inf
         self._ended: dict[Watch, Reading] = {}
         self._passes = False
@@ -65,16 +169,16 @@ class Blame:
         Raises:
             Exception: One that passes: nobody is to blame for it.
         """
-        for group in grouped(watches, lambda watch: watch.columns):
+        for group in grouped(watches, lambda watch: watch.request.columns):
             if not self._is_shared(group, partial(self._read_none, connection)):
                 self._halve(group, partial(self._read, connection))
-        for group in grouped(self._ended, lambda watch: tuple(map(id, watch.options))):
+        for group in grouped(self._ended, lambda watch: tuple(map(id, watch.request.options))):
             if not self._is_shared(group, partial(self._load_none, connection)):
                 self._halve(group, partial(self._finish, connection))
         if not self.found and not self.left:
-            if self._evidence:
+            if self._asked.evidence:
                 self.unprovable = self._failure_of(connection, watches, evidence=True)
-            if self._instances:
+            if self._asked.instances:
                 self.unmakeable = self._failure_of(connection, watches, instances=True)
 
     def read_what_can_be_read(self, connection: Connection, watches: Sequence[Watch]) -> None:
@@ -140,7 +244,7 @@ class Blame:
         try:
             with own_cancellations():
                 for _ in read(
-                    connection, self._rows, watches, evidence=evidence, instances=instances
+                    connection, self.rows, watches, evidence=evidence, instances=instances
                 ):
                     pass
         except Exception as error:
@@ -150,21 +254,21 @@ class Blame:
         return None
 
     def _read_none(self, connection: Connection, watch: Watch) -> None:
-        self._rows.forms.learn(connection, watch.columns)
-        statement, parameters = self._rows.read(
-            [], watch.columns, until=watch.condition, evidence=False
+        self.rows.forms.learn(connection, watch.request.columns)
+        statement, parameters = self.rows.read(
+            [], watch.request.columns, until=watch.request.condition, evidence=False
         )
-        connection.execute(statement, parameters, execution_options=self._rows.execution_options)
+        connection.execute(statement, parameters, execution_options=self.rows.execution_options)
 
     def _read(self, connection: Connection, watches: Sequence[Watch]) -> None:
         self.queries += 1
-        for watch, reading in read(connection, self._rows, watches, evidence=False):
-            if not watch.over and watch.observe(reading) and reading is not None:
+        for watch, reading in read(connection, self.rows, watches, evidence=False):
+            if not watch.is_over and watch.observe(reading) and reading is not None:
                 self._ended[watch] = reading
 
     def _load_none(self, connection: Connection, watch: Watch) -> None:
-        load_all(connection, self._rows, [], watch.options)
+        load_all(connection, self.rows, [], watch.request.options)
 
     def _finish(self, connection: Connection, watches: Sequence[Watch]) -> None:
-        ended = [(watch, self._ended[watch]) for watch in watches if not watch.over]
-        self.queries += finish(connection, self._rows, ended)
+        ended = [(watch, self._ended[watch]) for watch in watches if not watch.is_over]
+        self.queries += finish(connection, self.rows, ended)

@@ -8,7 +8,7 @@ and no attribute is loaded that the caller deferred.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from sqlalchemy import (
@@ -41,32 +41,19 @@ from sqlalchemy.types import NullType
 from rowbell._mapping import SchemaMap, mapper_of, table_name
 from rowbell._primary_key import Key, key_names, key_of
 from rowbell._watch.database.tables import WatchedTable, options_argument
+from rowbell._watch.reasons import Reason
 from rowbell._watch.rows.column_forms import ColumnForms
 from rowbell._watch.rows.columns import MappedColumns
+from rowbell._watch.rows.evidence import Evidence
 from rowbell._watch.rows.instances import Instances
-from rowbell._watch.state import Reason
-from rowbell._watch.values.key_hash import key_hash_column
+from rowbell._watch.values.distinct import rows_differ
+from rowbell._watch.values.key_hash import RowId, key_hash_column
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sqlalchemy.orm import Mapper
     from sqlalchemy.sql.selectable import FromClause
-
-
-class Evidence(NamedTuple):
-    """What a read says besides the row's values, for arming.
-
-    Attributes:
-        names: The row's key in each table of its class: the table's oid and the key's hash.
-        horizon: The lowest transaction id that was running when the read was made.
-        server: When the server that answered was started, by which it is known; ``None`` for a
-            standby. Transaction ids of one server mean nothing on another.
-    """
-
-    names: tuple[tuple[int, int], ...]
-    horizon: int
-    server: float | None
 
 
 _pg_catalog = func.pg_catalog  # another function of that name may fit a parameter's type better
@@ -77,8 +64,8 @@ class MappedRows:
 
     Attributes:
         forms: The forms in which its columns are read.
-        unprovable: Why its rows cannot be armed, once a read has shown that: the type of its key
-            has no hash function, say.
+        never_provable: Why its rows cannot be armed, once a read has shown that: the type of its
+            key has no hash function, say.
         execution_options: What to execute its statements with.
     """
 
@@ -89,7 +76,7 @@ class MappedRows:
         self.schema_map = dict(schema_map)
         self.on_postgresql = dialect.name == "postgresql"
         self.columns = MappedColumns(mapper)
-        self.unprovable: Reason | None = None
+        self.never_provable: Reason | None = None
         self.execution_options: dict[str, Any] = {"schema_translate_map": self.schema_map or None}
         self.forms = ColumnForms(mapper, dialect, self.columns, self.execution_options)
         self._reads: dict[tuple[object, ...], Select[Any]] = {}
@@ -139,12 +126,12 @@ class MappedRows:
         whole = bool(self.tables) and len(self.tables) == len(self.mapper.tables)
         return whole and all(table.primary_key.columns for table in self.tables)
 
-    def hindrance(self, names: Sequence[str]) -> Reason | None:
-        """Why no trigger can ring for those attributes, whatever is installed, if that is so."""
+    def never_armed(self, names: Sequence[str]) -> Reason | None:
+        """Why triggers cannot notify of those attributes, whatever is installed, if so."""
         if not self.has_keys:
             return Reason.NO_KEY
-        if self.unprovable is not None:
-            return self.unprovable
+        if self.never_provable is not None:
+            return self.never_provable
         declared = self.columns.declared
         return None if names is declared or set(names) <= set(declared) else Reason.NOT_DECLARED
 
@@ -161,6 +148,10 @@ class MappedRows:
             )
             for table in self.tables
         )
+
+    def differ(self, names: tuple[str, ...], before: Sequence[Any], after: Sequence[Any]) -> bool:
+        """Whether two readings of those attributes differ."""
+        return rows_differ(before, after, self.forms.rules(names))
 
     def registered(self, names: Sequence[str]) -> tuple[frozenset[str] | None, ...]:
         """For each of the tables, the columns to register those attributes with."""
@@ -257,8 +248,8 @@ class MappedRows:
     def evidence_of(self, row: Sequence[Any]) -> Evidence:
         """The evidence at the end of a row that was read with it."""
         first = len(row) - 2 * len(self.tables) - 2
-        names = tuple((row[i], row[i + 1]) for i in range(first, len(row) - 2, 2))
-        return Evidence(names, row[-2], row[-1])
+        row_ids = tuple(RowId(row[i], row[i + 1]) for i in range(first, len(row) - 2, 2))
+        return Evidence(row_ids, row[-2], row[-1])
 
     def literals(self, given: Mapping[str, Any]) -> Select[Any]:
         """The SELECT of given values, in the form in which ``read`` returns those columns."""

@@ -9,7 +9,7 @@ never a wrong answer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import BigInteger, Numeric, Text, cast, func, literal_column, type_coerce
 from sqlalchemy.dialects.postgresql import BIT, MONEY
@@ -26,6 +26,18 @@ _CASTS: Final = ((BIT, "text"), (MONEY, "numeric"))
 """The key types without a hash function, and the types that they are hashed as."""
 
 _CAST_TYPES: Final[dict[str, TypeEngine[Any]]] = {"text": Text(), "numeric": Numeric()}
+
+
+class RowId(NamedTuple):
+    """The name that triggers and registrations have for a row.
+
+    Attributes:
+        table_oid: The table's oid.
+        key_hash: The hash of its primary key.
+    """
+
+    table_oid: int
+    key_hash: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rowbell._watch.board.watch import Watch
 
 
-class Asking:
+class PredicateTimer:
     """Asks at the interval of a watch, without reading.
 
     Args:
@@ -19,16 +19,16 @@ class Asking:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._timer: asyncio.TimerHandle | None = None
-        if watch.predicate is not None:
+        if watch.request.predicate is not None:
             self._later()
 
     def _later(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._watch.interval, self._ask)
+        self._timer = loop.call_later(self._watch.request.interval, self._ask)
 
     def _ask(self) -> None:
         self._watch.ask_again()
-        if not self._watch.over:
+        if not self._watch.is_over:
             self._later()
 
     def stop(self) -> None:

@@ -14,7 +14,7 @@ _PAUSE: Final = 60.0
 _MOST: Final = 1_000
 
 
-class Failing:
+class FailingReads:
     """The reads that fail, by what they have in common.
 
     Args:

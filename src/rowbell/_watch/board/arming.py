@@ -1,0 +1,310 @@
+"""Which phase each watch is in: the one place that changes phases, and what is registered for it.
+
+It does what ``phases`` says: an event of the notifier or of a read takes watches from phase to
+phase. What it needs from outside it asks for: a read (``want_read``), or the attention of whoever
+talks with the notifier (``attention``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from rowbell._watch.board.phases import (
+    Armed,
+    Event,
+    Gap,
+    OtherRowIds,
+    OtherServer,
+    Phase,
+    Polled,
+    Proving,
+    Read,
+    Registered,
+    Unnotified,
+    Wanted,
+    WritersGone,
+    following,
+)
+from rowbell._watch.board.registrations import Committed, Registration, Registrations
+from rowbell._watch.reasons import Reason, explain
+from rowbell.errors import ListenError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rowbell._watch.board.watch import Watch
+    from rowbell._watch.database.tables import Columns, WatchedTable
+    from rowbell._watch.rows.evidence import Evidence
+    from rowbell._watch.values.key_hash import RowId
+
+
+class WantRead(Protocol):
+    """Has a watch's row read."""
+
+    def __call__(self, watch: Watch, *, spread: bool = False) -> None:
+        """Read it at once; with ``spread`` within a moment, when many are to be read."""
+        ...
+
+
+class Arming:
+    """The phases of one watcher's watches.
+
+    Args:
+        clock: The time, in seconds.
+        must_arm: Whether a wait fails that cannot be armed (``mode="listen"``).
+        want_read: Has a watch's row read.
+        attention: Called when there is something to do for whoever talks with the notifier.
+        changed: Called when what statistics say may have changed.
+
+    Attributes:
+        server: The server that notifies, as ``Evidence`` names it; ``None`` while none does.
+        is_server_in_doubt: Whether a read was answered by another primary than that.
+        obstacles: The tables whose rows cannot be notified of, and why.
+        armed: The number of armed watches.
+        registrations: What is registered for them, or is to be.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        must_arm: bool,
+        want_read: WantRead,
+        attention: Callable[[], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.server: float | None = None
+        self.is_server_in_doubt = False
+        self.obstacles: dict[int, Reason] = {}
+        self.armed = 0
+        self._clock = clock
+        self._must_arm = must_arm
+        self._want_read = want_read
+        self._attention = attention
+        self._changed = changed
+        self.registrations = Registrations()
+        self._proving: set[Watch] = set()
+        self._refused: set[Registration] = set()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a server notifies."""
+        return self.server is not None
+
+    def _apply(self, watch: Watch, event: Event) -> bool:
+        """Take a watch from its phase to the next; returns whether that is another one."""
+        before = watch.phase
+        after = watch.phase = following(before, event, self._clock())
+        if after is before:
+            return False
+        self._count(watch, before, after)
+        if isinstance(after, Polled) and after.reason is not None and self._must_arm:
+            subject = f"model {watch.request.rows.model.__name__}"
+            watch.fail(ListenError(after.reason, explain(after.reason, subject)))
+        self._changed()
+        return True
+
+    def _count(self, watch: Watch, before: Phase | None, after: Phase | None) -> None:
+        self.armed += isinstance(after, Armed) - isinstance(before, Armed)
+        if isinstance(after, Proving):
+            self._proving.add(watch)
+        else:
+            self._proving.discard(watch)
+
+    # -- watches come and go
+
+    def enter(self, watch: Watch) -> None:
+        """A wait begins."""
+        self._apply(watch, Unnotified(watch.never_armed))
+        if self.is_connected and watch.never_armed is None:
+            self._apply(watch, Wanted())
+
+    def leave(self, watch: Watch) -> None:
+        """A wait has ended. Its row stays registered for a while."""
+        self.registrations.leave(watch, self._clock())
+        self._count(watch, watch.phase, None)
+        watch.row_ids = ()
+
+    # -- the connection
+
+    def connected(self, server: float, watches: Iterable[Watch]) -> None:
+        """A server notifies from now on: all rows are read, for their ids and for the gap."""
+        self.server = server
+        for watch in watches:
+            if watch.never_armed is None:
+                self._apply(watch, Wanted())
+            self._want_read(watch, spread=True)
+
+    def disconnected(self, watches: Iterable[Watch]) -> None:
+        """Nothing notifies any more: all watches are polled."""
+        self.server, self.is_server_in_doubt = None, False
+        self.registrations.clear()
+        self._refused.clear()
+        self.obstacles.clear()
+        for watch in watches:
+            watch.row_ids = ()
+            self._apply(watch, Unnotified(watch.never_armed))
+            self._want_read(watch, spread=True)
+
+    # -- reads
+
+    def take_evidence(self, watch: Watch, begun_in: Phase, evidence: Evidence) -> None:
+        """A read has shown no change.
+
+        Args:
+            watch: The watch that it was made for.
+            begun_in: The phase of the watch when the read began.
+            evidence: What the read says.
+        """
+        if not self.is_connected:
+            return
+        if evidence.server != self.server:
+            self._doubt(watch, evidence.server)
+            return
+        self._apply(watch, Read(begun_in, evidence))
+        if watch.row_ids != evidence.row_ids:
+            self._attach(watch, evidence.row_ids)
+
+    def _doubt(self, watch: Watch, server: float | None) -> None:
+        """A read was answered by another server than the one that notifies.
+
+        By a standby, now and then, behind a balancer. By another primary after a failover, and
+        then the notifier has to find out which server is which.
+        """
+        if self._apply(watch, OtherServer()):
+            self._prove_if_registered(watch)
+        if server is not None and not self.is_server_in_doubt:
+            self.is_server_in_doubt = True
+            self._attention()
+
+    def cannot_prove(self, watches: Iterable[Watch], reason: Reason) -> None:
+        """Reads cannot give the evidence for these watches."""
+        for watch in watches:
+            watch.never_armed = reason
+            self._apply(watch, Unnotified(reason))
+
+    # -- registrations
+
+    def _attach(self, watch: Watch, row_ids: tuple[RowId, ...]) -> None:
+        """Have the row registered, under the ids that a read has told."""
+        self.registrations.leave(watch, self._clock())
+        watch.row_ids = row_ids
+        missing = self.registrations.join(watch)
+        self._apply(watch, OtherRowIds())
+        self._apply(watch, self._by_obstacle(watch))
+        for registration in missing:
+            self._want_registered(registration)
+        self._prove_if_registered(watch)
+
+    def _want_registered(self, registration: Registration) -> None:
+        if registration.row_id.table_oid not in self.obstacles:
+            self.registrations.want(registration)
+            self._attention()
+
+    def registered(self, batch: Iterable[tuple[Registration, Columns]], boundary: int) -> None:
+        """A batch is committed, and the boundary was assigned after that."""
+        for registration, columns in batch:
+            if registration.row_id.table_oid in self.obstacles or not self.is_connected:
+                continue
+            registration.committed = Committed(columns, boundary)
+            for watch in registration.watches:
+                self._prove_if_registered(watch)
+
+    def _prove_if_registered(self, watch: Watch) -> None:
+        """Want the read that proves it, if all that the watch needs is registered."""
+        needed = self.registrations.of(watch)
+        committed = [one.committed for one in needed if one.committed and one.covers(watch)]
+        if not needed or len(committed) < len(needed):
+            return
+        boundary = max(one.boundary for one in committed)
+        if self._apply(watch, Registered(boundary)):
+            self._want_read(watch)
+
+    def refused(self, registrations: Iterable[Registration]) -> None:
+        """The database takes no more rows of this role."""
+        for registration in registrations:
+            self._refused.add(registration)
+            for watch in registration.watches:
+                self._apply(watch, Unnotified(Reason.TOO_MANY_REGISTRATIONS))
+
+    def want_refused(self) -> None:
+        """Have registered what was refused before."""
+        wanted, self._refused = self._refused, set()
+        for registration in wanted:
+            for watch in registration.watches:
+                self._apply(watch, Wanted())
+            if registration.watches:
+                self._want_registered(registration)
+
+    # -- gaps
+
+    def gap(self, boundary: int, tables: Iterable[int] | None = None) -> None:
+        """Notifications may have been missed: prove the watches anew, from this boundary on.
+
+        Args:
+            boundary: A transaction ID that was assigned after that was found.
+            tables: The tables concerned; ``None`` for all. They may not be what they were, so
+                the types of their columns are asked for again.
+        """
+        if tables is None:
+            registrations = self.registrations.all()
+        else:
+            registrations = [one for oid in tables for one in self.registrations.of_table(oid)]
+        watches: dict[Watch, None] = {}
+        for registration in registrations:
+            if registration.committed is not None:
+                registration.committed = Committed(registration.committed.columns, boundary)
+            watches.update(dict.fromkeys(registration.watches))
+        if tables is not None:
+            for rows in {watch.request.rows for watch in watches}:
+                rows.forms.forget()
+        for watch in watches:
+            self._apply(watch, Gap(boundary))
+            self._want_read(watch, spread=True)
+
+    def tables(self) -> dict[int, tuple[WatchedTable, Columns]]:
+        """The tables whose triggers are to be checked, with the columns watched in them."""
+        return self.registrations.tables(self.obstacles)
+
+    def set_obstacles(self, obstacles: dict[int, Reason]) -> dict[int, Reason]:
+        """Set which tables cannot notify, and why; returns those of which that is news."""
+        news = {oid: why for oid, why in obstacles.items() if self.obstacles.get(oid) != why}
+        mended = self.obstacles.keys() - obstacles.keys()
+        self.obstacles = dict(obstacles)
+        for oid in (*news, *mended):
+            for registration in self.registrations.of_table(oid):
+                registration.committed = None
+                for watch in registration.watches:
+                    self._apply(watch, self._by_obstacle(watch))
+                    self._want_read(watch, spread=True)
+                if oid in mended:
+                    self._want_registered(registration)
+        return news
+
+    def _by_obstacle(self, watch: Watch) -> Unnotified | Wanted:
+        """What the obstacles of its tables mean for a watch."""
+        reasons = (self.obstacles.get(row_id.table_oid) for row_id in watch.row_ids)
+        reason = next(filter(None, reasons), None)
+        return Unnotified(reason) if reason else Wanted()
+
+    # -- the proof by the lock table
+
+    def proving(self) -> tuple[list[int], int] | None:
+        """The tables of watches that wait for their proof, and the highest boundary of those."""
+        boundaries: list[int] = []
+        tables: set[int] = set()
+        for watch in self._proving:
+            phase = watch.phase
+            if isinstance(phase, Proving) and not phase.writers_gone and not watch.is_over:
+                boundaries.append(phase.boundary)
+                tables.update(row_id.table_oid for row_id in watch.row_ids)
+        return (sorted(tables), max(boundaries)) if boundaries else None
+
+    def writers_gone(self, tables: Iterable[int], boundary: int) -> None:
+        """No transaction below the boundary can still change those tables."""
+        without_writers = set(tables)
+        for watch in list(self._proving):
+            if {row_id.table_oid for row_id in watch.row_ids} <= without_writers and self._apply(
+                watch, WritersGone(boundary)
+            ):
+                self._want_read(watch)

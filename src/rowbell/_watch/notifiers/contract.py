@@ -1,0 +1,190 @@
+"""The contract of a notifier: what tells a watcher that rows may have changed.
+
+A notifier need not deliver every notification, in order or only once: a notification only causes
+a read. What it must do is to *know* when it may have missed one, and to say so. Where it promises
+too much, changes are lost:
+
+1. ``register`` returns when the rows are registered, committed, and visible to all writers that
+   begin from then on; its boundary is a transaction ID that was assigned after that.
+2. A writer that begins after that, and changes a registered row, causes a notification once its
+   change is visible, or a gap that ``check`` reports.
+3. A notification that was lost on the way is a gap, or the session is lost: ``is_lost`` becomes
+   true, and ``on_gap`` is called.
+4. ``on_notification`` and ``on_gap`` are called in the event loop's thread, in order of arrival,
+   and do not block.
+
+A notifier knows nothing of watches, of the schedule, or of reads. ``subscription`` connects it
+with the board.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from rowbell._watch.database.tables import Columns, WatchedTable
+    from rowbell._watch.notifiers.notification import Notification
+    from rowbell._watch.reasons import Reason
+    from rowbell._watch.values.key_hash import RowId
+
+    Tables = Mapping[int, tuple[WatchedTable, Columns]]
+    """The tables that are watched, by oid, with the columns that are watched in them."""
+
+
+class CannotNotifyError(Exception):
+    """A notifier cannot notify, or cannot any more.
+
+    Args:
+        reason: Why, in one word.
+        detail: What was seen.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why the rows of a table cannot be notified of.
+
+    Attributes:
+        reason: Why.
+        table: The table, for a message.
+    """
+
+    reason: Reason
+    table: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Notifications may have been missed.
+
+    Attributes:
+        boundary: A transaction ID that was assigned after that was found.
+        detail: What was missed, for the log; empty where a table is not what it was.
+        tables: The tables concerned; ``None`` for all.
+    """
+
+    boundary: int
+    detail: str = ""
+    tables: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a notifier has found about the watched tables.
+
+    Attributes:
+        obstacles: All tables whose rows cannot be notified of, by oid.
+        gaps: What may have been missed since the last report.
+    """
+
+    obstacles: Mapping[int, Obstacle] = field(default_factory=dict[int, Obstacle])
+    gaps: Sequence[Gap] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The answer to ``register``.
+
+    Attributes:
+        report: What was found about the tables; rows of those with an obstacle are not registered.
+        boundary: A transaction ID that was assigned after the registration was committed;
+            ``None`` where nothing was registered, because it would be too many rows.
+    """
+
+    report: Report
+    boundary: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotifierStatus:
+    """How a notifier is.
+
+    Attributes:
+        evidence: What has shown that notifications arrive; empty while none do.
+        notifications: The notifications that were received and understood, ever.
+        ignored: Those that were received and are not rowbell's.
+    """
+
+    evidence: str = ""
+    notifications: int = 0
+    ignored: int = 0
+
+
+class Receiver(Protocol):
+    """What a notifier calls."""
+
+    def on_notification(self, notification: Notification) -> None:
+        """Rows may have changed."""
+        ...
+
+    def on_gap(self) -> None:
+        """Notifications may have been missed: ``check`` is to be called soon, and says which."""
+        ...
+
+
+class NotifierSession(Protocol):
+    """The time in which a notifier is connected, from its first message to its last."""
+
+    @property
+    def server(self) -> float:
+        """The server whose changes it notifies of, as ``Evidence`` names it."""
+        ...
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing will arrive any more."""
+        ...
+
+    async def register(self, rows: Sequence[tuple[RowId, Columns]], tables: Tables) -> Registered:
+        """Have writers notify of these rows, each with the columns that are watched in it.
+
+        Raises:
+            CannotNotifyError: The session is lost.
+        """
+        ...
+
+    async def unregister(self, row_ids: Sequence[RowId]) -> None:
+        """Have writers not notify of these rows any more."""
+        ...
+
+    async def check(self, tables: Tables) -> Report:
+        """Find out whether the session stands, and whether anything was missed.
+
+        Raises:
+            CannotNotifyError: The session is lost.
+        """
+        ...
+
+    async def tables_without_writers(self, tables: Sequence[int], boundary: int) -> Collection[int]:
+        """Those tables that no transaction below the boundary can still change."""
+        ...
+
+    async def end(self) -> None:
+        """Unregister all rows."""
+        ...
+
+
+class Notifier(Protocol):
+    """What tells that rows may have changed."""
+
+    @property
+    def status(self) -> NotifierStatus:
+        """How it is."""
+        ...
+
+    def session(self, receiver: Receiver) -> AbstractAsyncContextManager[NotifierSession]:
+        """Connect; the session is lost at the latest when the block ends.
+
+        Raises:
+            CannotNotifyError: It cannot connect, or notifications do not arrive.
+        """
+        ...

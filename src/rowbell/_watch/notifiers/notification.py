@@ -1,0 +1,43 @@
+"""A notification: which rows may have changed. It says nothing of how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """Rows that may have changed.
+
+    Attributes:
+        table_oid: Their table; ``None`` for all tables.
+        keys: The hashes of their keys; ``None`` for all rows.
+    """
+
+    table_oid: int | None
+    keys: tuple[int, ...] | None
+
+
+@dataclass(slots=True)
+class Merged:
+    """Notifications that came together: each table and row once.
+
+    Attributes:
+        everything: Whether all rows of all tables are meant.
+        keys: The hashes of keys by the table's oid; ``None`` for all of its rows.
+    """
+
+    everything: bool = False
+    keys: dict[int, set[int] | None] = field(default_factory=dict[int, set[int] | None])
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.keys)
+
+    def add(self, notification: Notification) -> None:
+        """Add one."""
+        if notification.table_oid is None:
+            self.everything = True
+        elif notification.keys is None:
+            self.keys[notification.table_oid] = None
+        elif (keys := self.keys.setdefault(notification.table_oid, set())) is not None:
+            keys.update(notification.keys)

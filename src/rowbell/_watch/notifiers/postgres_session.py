@@ -1,0 +1,233 @@
+"""One LISTEN connection, from its first query to its last, and what is registered for it.
+
+::
+
+    identify → LISTEN, and prove delivery → open_listener() → register, check, register, … → end
+
+That a server accepts LISTEN proves nothing: a transaction pooler does, and nothing ever arrives.
+So delivery is proven by one notification that another connection sends. Checks are queries, not
+notifications, which would write WAL. A check finds a connection that is half open, a pooler that
+has swapped the server process, a standby, and every gap: notifications that could not be sent,
+registrations that somebody has deleted, tables and triggers that are not what they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from asyncpg import InsufficientPrivilegeError, PostgresError
+
+from rowbell._watch.database.calls import Calls, checksum
+from rowbell._watch.database.schema import SCHEMA_VERSION
+from rowbell._watch.notifiers.contract import (
+    CannotNotifyError,
+    Gap,
+    Obstacle,
+    Registered,
+    Report,
+)
+from rowbell._watch.notifiers.payload import BROADCAST, Announcement, decode
+from rowbell._watch.reasons import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Sequence
+
+    from rowbell._watch.database.calls import TableState
+    from rowbell._watch.database.tables import Columns
+    from rowbell._watch.notifiers.contract import Receiver, Tables
+    from rowbell._watch.timing import Timing
+    from rowbell._watch.values.key_hash import RowId
+
+_NO_LISTEN: Final = ("0A000", "42601")  # not supported, syntax error
+
+
+class PostgresSession:
+    """The session of one LISTEN connection.
+
+    Args:
+        calls: The calls on that connection.
+        receiver: What is notified.
+        notify: Sends an empty notification to a channel, from another connection.
+        timing: The watcher's times.
+
+    Attributes:
+        server: When the server was started, in seconds.
+        evidence: What has shown that notifications arrive.
+        notifications: The notifications that were understood.
+        ignored: Those that were not.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        receiver: Receiver,
+        notify: Callable[[str], Awaitable[None]],
+        timing: Timing,
+    ) -> None:
+        self._calls = calls
+        self._receiver = receiver
+        self._notify = notify
+        self._timing = timing
+        self._backend_pid = 0
+        self._unsent: int | None = None
+        self._registered: set[tuple[int, int]] = set()
+        self._versions: dict[int, object] = {}
+        self._names: dict[int, str] = {}
+        self.server = 0.0
+        self.evidence = ""
+        self.notifications = 0
+        self.ignored = 0
+
+    # -- the beginning
+
+    async def begin(self) -> None:
+        """Listen, and prove that notifications arrive.
+
+        Raises:
+            CannotNotifyError: They do not.
+        """
+        server = await self._calls.identify()
+        if server.in_recovery:
+            raise CannotNotifyError(Reason.IN_RECOVERY, "the server is a standby")
+        _check_schema(server.schema, server.database)
+        self._backend_pid, self.server = server.backend_pid, server.started
+        await self._prove_delivery()
+        await self._calls.prepare_session()
+        try:
+            channel = await self._calls.open_listener()
+        except InsufficientPrivilegeError as error:
+            raise CannotNotifyError(
+                Reason.NOT_PERMITTED, f"rowbell.open_listener(): {error}"
+            ) from error
+        await self._calls.listen(channel, self._receive)
+        await self.check({})
+        self.evidence = (
+            f"the server process {self._backend_pid} of the database {server.database!r} has "
+            "received a notification that another connection sent"
+        )
+
+    async def _prove_delivery(self) -> None:
+        """LISTEN, and receive one notification that another connection has sent."""
+        channel, received = f"{BROADCAST}_{secrets.token_hex(16)}", asyncio.Event()
+        try:
+            await self._calls.listen(BROADCAST, self._receive)
+            proof = await self._calls.listen(channel, lambda _: received.set())
+        except PostgresError as error:
+            if error.sqlstate in _NO_LISTEN:
+                raise CannotNotifyError(Reason.UNSUPPORTED, f"LISTEN: {error}") from error
+            raise
+        with anyio.move_on_after(self._timing.proof):
+            await self._notify(channel)
+            await received.wait()
+        if not received.is_set():
+            why = f"LISTEN was accepted, but nothing arrived within {self._timing.proof:g}s"
+            raise CannotNotifyError(Reason.NOT_DELIVERED, why)
+        await self._calls.unlisten(channel, proof)
+
+    def _receive(self, payload: str) -> None:
+        """Take in a payload: called by asyncpg, in the order of arrival."""
+        said = decode(payload)
+        if said is None:
+            self.ignored += 1
+            return
+        self.notifications += 1
+        if isinstance(said, Announcement):
+            self._receiver.on_gap()
+        else:
+            self._receiver.on_notification(said)
+
+    # -- registrations
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is closed."""
+        return self._calls.closed
+
+    async def register(self, rows: Sequence[tuple[RowId, Columns]], tables: Tables) -> Registered:
+        """Register rows, and take the boundary after that."""
+        answer = await self._calls.register(tables, rows)
+        report = await self._report(answer.tables)
+        if answer.over_limit:
+            return Registered(report, None)
+        registered = {oid for oid, table in answer.tables.items() if table.registers}
+        self._registered.update(row_id for row_id, _ in rows if row_id.table_oid in registered)
+        return Registered(report, await self._calls.boundary())
+
+    async def unregister(self, row_ids: Sequence[RowId]) -> None:
+        """Delete registrations."""
+        await self._calls.unregister(row_ids)
+        self._registered.difference_update(row_ids)
+
+    async def tables_without_writers(self, tables: Sequence[int], boundary: int) -> Collection[int]:
+        """Those tables that no transaction below the boundary holds a writer's lock on."""
+        return await self._calls.tables_without_writers(tables, boundary)
+
+    async def end(self) -> None:
+        """Delete what is registered."""
+        await self._calls.close_listener()
+
+    # -- what may have gone wrong meanwhile
+
+    async def check(self, tables: Tables) -> Report:
+        """The heartbeat: is it the same session, on a primary, and was nothing missed?
+
+        Raises:
+            CannotNotifyError: It is not, or its registrations are gone.
+        """
+        answer = await self._calls.heartbeat(tables)
+        if answer.in_recovery:
+            raise CannotNotifyError(Reason.IN_RECOVERY, "the server has become a standby")
+        if answer.backend_pid != self._backend_pid:
+            why = "the connection has moved to another server process, which does not listen"
+            raise CannotNotifyError(Reason.NOT_DELIVERED, why)
+        if not answer.listens:
+            why = "notifications go to another channel than the one that this session listens on"
+            raise CannotNotifyError(Reason.CONNECTION_LOST, why)
+        expected = (len(self._registered), checksum(self._registered))
+        if (answer.registered, answer.checksum) != expected:
+            why = f"{answer.registered} of {len(self._registered)} registrations are left"
+            raise CannotNotifyError(Reason.CONNECTION_LOST, f"{why}: somebody has deleted some")
+        report = await self._report(answer.tables)
+        if self._unsent is not None and answer.unsent != self._unsent:
+            missed = f"{answer.unsent - self._unsent} notifications were not sent"
+            gap = Gap(await self._calls.boundary(), missed)
+            report = Report(report.obstacles, (*report.gaps, gap))
+        self._unsent = answer.unsent
+        return report
+
+    async def _report(self, tables: dict[int, TableState]) -> Report:
+        """What the state of the tables means."""
+        obstacles: dict[int, Obstacle] = {}
+        for oid, table in tables.items():
+            if table.obstacle is not None:
+                obstacles[oid] = Obstacle(Reason(table.obstacle), await self._name(oid))
+        changed = tuple(
+            oid
+            for oid, table in tables.items()
+            if oid in self._versions and self._versions[oid] != table.version
+        )
+        self._versions = {oid: table.version for oid, table in tables.items()}
+        if not changed:
+            return Report(obstacles)
+        return Report(obstacles, (Gap(await self._calls.boundary(), tables=changed),))
+
+    async def _name(self, oid: int) -> str:
+        if oid not in self._names:
+            self._names[oid] = f"table {await self._calls.table_name(oid)}"
+        return self._names[oid]
+
+
+def _check_schema(schema: tuple[int, int] | None, database: str) -> None:
+    if schema is None:
+        why = f"database {database!r} has no schema rowbell, so no table has triggers"
+        raise CannotNotifyError(Reason.NOT_INSTALLED, why)
+    version, compatible_with = schema
+    if version < SCHEMA_VERSION:
+        why = f"the schema rowbell has version {version}, this library wants {SCHEMA_VERSION}"
+        raise CannotNotifyError(Reason.SCHEMA_OUTDATED, why)
+    if compatible_with > SCHEMA_VERSION:
+        why = f"the schema rowbell has version {version}, for libraries that know {compatible_with}"
+        raise CannotNotifyError(Reason.SCHEMA_NEWER, why)

@@ -1,0 +1,58 @@
+"""A board and watches of a test's own, without an engine and without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from rowbell import Timing
+from rowbell._watch.board.board import Board
+from rowbell._watch.board.watch import Watch
+from rowbell._watch.request import WaitRequest
+
+SERVER = 1_764_000_000.0
+"""When the server that notifies was started, in seconds."""
+
+TABLE = 16384
+"""The oid of the only table."""
+
+ROWS: Any = SimpleNamespace(
+    registered=lambda _: (None,),
+    watched_tables=(object(),),
+    model=object,
+    forms=SimpleNamespace(forget=lambda: None),
+    describe=lambda key: {"id": key},
+    differ=lambda _, before, after: any(
+        old != new for old, new in zip(before, after, strict=True) if isinstance(old, int | str)
+    ),
+)
+"""The rows of a class with one table, and one watched column of integers or texts."""
+
+
+def a_board(clock: Callable[[], float], **more: Any) -> Board:
+    def nothing() -> None: ...
+
+    given: dict[str, Any] = {"recheck": 30.0, "must_arm": False, "earlier": nothing}
+    given |= {"attention": nothing, "changed": nothing}
+    return Board(clock, Timing(), **{**given, **more})
+
+
+def a_watch(
+    row: int, loop: asyncio.AbstractEventLoop, *, interval: float = 60.0, deadline: float = math.inf
+) -> Watch:
+    request = WaitRequest(
+        rows=ROWS,
+        key=(row,),
+        columns=("n",),
+        interval=interval,
+        timeout=None,
+        until=None,
+        condition_key=None,
+        since=None,
+        options=(),
+        again=None,
+    )
+    return Watch(request, deadline, loop.create_future())
