@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -51,6 +52,19 @@ async def connect(url: URL) -> asyncpg.Connection[Any]:
     return await asyncpg.connect(
         host=str(url.query["host"]), user=url.username, database=url.database
     )
+
+
+@asynccontextmanager
+async def connected(url: URL) -> AsyncGenerator[asyncpg.Connection[Any]]:
+    """A bare connection, closed at the end."""
+    connection = await connect(url)
+    yield connection
+    await connection.close()
+
+
+def libpq_url(url: URL) -> str:
+    """The URL of a server on a unix socket, for libpq."""
+    return f"postgresql://{url.username}@/{url.database}?host={url.query['host']}"
 
 
 async def execute(url: URL, statements: Sequence[str]) -> None:
