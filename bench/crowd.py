@@ -17,7 +17,7 @@ from sqlalchemy import URL, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import rowbell
-from hold import holds
+from event_loop import blocks
 from section import Section, progress, spread
 from table import Row, Statements, connect, memory, model, prepare
 from ways import WAYS, toolsets, watched
@@ -118,14 +118,14 @@ async def crowd(url: URL, *, quick: bool) -> Section:
                     observer = await connect(url)
                     note("connections", await observer.fetchval(str(CONNECTIONS)))
                     await observer.close()
-                    async with holds() as stretches:
+                    async with blocks() as stretches:
                         await asyncio.sleep(idle)
                     note("hold, idle", max(stretches))
                 floor = min([await read_all(engine, row) for _ in range(3)])
                 statements.count, begun = -1, time.perf_counter()
                 await change_all(engine)
                 told = time.perf_counter()
-                async with holds() as stretches:
+                async with blocks() as stretches:
                     await asyncio.wait(waits)
                 note("woken", time.perf_counter() - told)
                 note("hold, woken", max(stretches))
@@ -238,7 +238,7 @@ async def polled(url: URL, *, quick: bool) -> Section:
             ticks = elapsed / interval
             # A change that is found ends a wait, and its instance is one statement more.
             queries = (statements.count - len(late)) / ticks
-            async with holds() as stretches:
+            async with blocks() as stretches:
                 await asyncio.sleep(seconds)
     await writer.close()
     await engine.dispose()
