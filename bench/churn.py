@@ -16,7 +16,7 @@ import rowbell
 from section import Section, progress
 from table import connect, memory, model, prepare
 from wake import Writer
-from ways import watched
+from ways import install
 
 TABLE = "churn"
 ROWS = 100_000
@@ -41,7 +41,7 @@ async def churn(url: URL, *, quick: bool) -> Section:
     """Ten minutes of it."""
     seconds, every = (20, 5) if quick else (600, 10)
     engine, row = await prepare(url, TABLE, PROBE), model(TABLE)
-    await watched(engine, TABLE)
+    await install(engine, TABLE)
     old, observer, writer = await connect(url), await connect(url), Writer(url)
     await old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
     await old.fetch("SELECT 1")

@@ -20,7 +20,7 @@ import rowbell
 from event_loop import blocks
 from section import Section, progress, spread
 from table import Row, Statements, connect, memory, model, prepare
-from ways import WAYS, toolsets, watched
+from ways import install, with_polling
 
 WAITS = 10_000
 TABLE = "crowd"
@@ -93,7 +93,7 @@ async def memory_of_waits(engine: AsyncEngine, row: type[Row]) -> float:
 async def crowd(url: URL, *, quick: bool) -> Section:
     """Ten thousand waits: begun at once, idle, woken by one UPDATE."""
     engine, row = await prepare(url, TABLE, WAITS), model(TABLE)
-    await watched(engine, TABLE)
+    await install(engine, TABLE)
     statements, rounds, idle = Statements(engine), 2 if quick else 5, 5 if quick else 60
     found: dict[str, list[float]] = {}
 
@@ -170,8 +170,7 @@ async def crowd(url: URL, *, quick: bool) -> Section:
 async def thousand(url: URL, *, quick: bool) -> Section:
     """A thousand waits, by each way."""
     count, idle, rounds = 1_000, 2 if quick else 5, 1 if quick else 3
-    ways = {**WAYS, "fastapi-toolsets, 0.5 s": toolsets(0.5)}
-    del ways["fastapi-toolsets, 0.05 s"]
+    ways = with_polling(0.5)
     section = Section(
         "thousand",
         f"{count:,} waits, beside the peers",
@@ -266,7 +265,7 @@ async def notifications(url: URL, *, quick: bool) -> Section:
     """What one notification costs the process, whatever the number of waits."""
     many, rounds = 2_000 if quick else 20_000, 2 if quick else 5
     engine, row = await prepare(url, TABLE, WAITS), model(TABLE)
-    await watched(engine, TABLE)
+    await install(engine, TABLE)
     sender, costs = await connect(url), dict[int, list[float]]()
     # Each payload names the row that is waited for, and differs, or the server would send one.
     send = (

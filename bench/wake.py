@@ -21,9 +21,9 @@ from sqlalchemy import URL
 
 from section import Section, progress, spread
 from table import prepare
-from ways import WAYS, Wait
+from ways import BY_SESSION, BY_WATCHER, FLOOR, Wait, with_polling
 
-FLOOR = "asyncpg + ORM (floor)"
+WAYS = with_polling(0.05)
 
 WRITER = """
 import sys, time, psycopg
@@ -146,7 +146,7 @@ async def wake(url: URL, *, quick: bool) -> Section:
 async def loops(url: URL, *, quick: bool) -> Section:
     """The same on uvloop."""
     rounds, changes = (2, 20) if quick else (3, 80)
-    names = [FLOOR, "wait_for_row_change", "RowWatcher.wait_for_change"]
+    names = [FLOOR, BY_SESSION, BY_WATCHER]
     section = Section(
         "loops",
         "uvloop",
