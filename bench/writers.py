@@ -22,7 +22,7 @@ from sqlalchemy import URL
 
 from section import Section, progress, quartiles, spread
 from table import connect, prepare
-from triggers import NONE, TABLE, dropped, prepared, watched
+from triggers import NONE, TABLE, dropped, installed, registered
 
 ROWS = 100_000
 UPDATE = f"\\set id random(1, {ROWS})\nUPDATE {TABLE} SET n = n + 1 WHERE id = :id;\n"
@@ -95,7 +95,7 @@ async def compare(url: URL, clients: Sequence[int], rounds: int) -> tuple[Found,
     """The ratios, and the transactions a second without a trigger."""
     engine = await prepare(url, TABLE, 2 * ROWS)
     await engine.dispose()
-    triggers, observer = await prepared(url), await connect(url)
+    triggers, observer = await installed(url), await connect(url)
     found: Found = {}
     plain: dict[int, list[float]] = {count: [] for count in clients}
     with tempfile.TemporaryDirectory() as work:
@@ -103,7 +103,7 @@ async def compare(url: URL, clients: Sequence[int], rounds: int) -> tuple[Found,
         script.write_text(UPDATE)
         for count in clients:
             for group, (rows, names) in GROUPS.items():
-                await watched(url, *rows)
+                await registered(url, *rows)
                 with Pgbench(url, count, script) as writers:
                     await asyncio.sleep(2)
                     for number in range(rounds):
@@ -170,7 +170,7 @@ async def bulk(url: URL, *, quick: bool) -> Section:
     """One UPDATE of 100,000 rows that nobody watches."""
     engine = await prepare(url, TABLE, 2 * ROWS)
     await engine.dispose()
-    triggers, observer = await prepared(url), await connect(url)
+    triggers, observer = await installed(url), await connect(url)
     ways = [
         (NONE, 0),
         ("does nothing", 0),
@@ -187,7 +187,7 @@ async def bulk(url: URL, *, quick: bool) -> Section:
     for number in range(rounds):
         for way in random.sample(ways, len(ways)):
             progress(f"bulk: round {number + 1} of {rounds}, {way[0]}")
-            await watched(url, ROWS + 1, way[1])
+            await registered(url, ROWS + 1, way[1])
             await dropped(url)
             for statement in triggers[way[0]]:
                 await observer.execute(statement)
