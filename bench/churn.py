@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from sqlalchemy import URL
 
+import plot
 import rowbell
 from counters import memory
 from part import Part
@@ -183,4 +184,34 @@ def section(churn: Churn) -> Section:
     return found
 
 
-CHURN = Part("churn", measure, section)
+def draw(figure: Any, churn: Churn) -> None:
+    """Above the sizes, below the latency."""
+    curve = churn["curve"]
+    minutes = [point["minute"] for point in curve]
+    sizes, latency = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    for axes in (sizes, latency):
+        plot.bare(axes, "y")
+    sizes.plot(
+        minutes,
+        [point["index"] for point in curve],
+        color=plot.OTHERS,
+        linewidth=2,
+        linestyle=(0, (4, 1.5)),
+    )
+    sizes.plot(minutes, [point["table"] for point in curve], color=plot.ROWBELL, linewidth=2)
+    latency.plot(minutes, [point["latency"] for point in curve], color=plot.ROWBELL, linewidth=2)
+    ours, other = plot.label("rowbell"), plot.label("index")
+    plot.beside(sizes, curve[-1]["minute"], curve[-1]["table"], "registrations, MiB", 7, **ours)
+    plot.beside(sizes, curve[-1]["minute"], curve[-1]["index"], "their indexes, MiB", -7, **other)
+    plot.beside(latency, curve[-1]["minute"], curve[-1]["latency"], "latency, ms", 0, **ours)
+    for axes in (sizes, latency):
+        axes.set_ylim(bottom=0)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+    latency.set_xlim(0, minutes[-1])
+    latency.set_xlabel("minutes")
+    explanation = f"{RATE:,} waits a second for {LASTING} s each; VACUUM removes no dead row."
+    plot.title(figure, "Churn under an old transaction", explanation)
+    figure.subplots_adjust(left=0.04, right=0.83, top=0.84, bottom=0.12, hspace=0.15)
+
+
+CHURN = Part("churn", measure, section, draw)

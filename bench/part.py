@@ -1,4 +1,4 @@
-"""A part of the benchmark: how it is measured, and how it is written down."""
+"""A part of the benchmark: how it is measured, written down and drawn."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ class Part(Generic[N]):
         name: Its name on the command line and in files.
         measure: Gives its numbers, which can be written as JSON.
         section: The section that says them.
+        draw: Draws them on matplotlib's Figure, if the part has a plot.
     """
 
     name: str
     measure: Measure[N]
     section: Callable[[N], Section]
+    draw: Callable[[Any, N], None] | None = None

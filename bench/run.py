@@ -7,12 +7,14 @@ import asyncio
 import os
 import platform
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from sqlalchemy import URL
 
+import plot
 import record
 from parts import PARTS, written
 from record import Run
@@ -69,16 +71,32 @@ def measure(name: str, date: str, *, quick: bool) -> None:
     )
     if not quick:
         record.save(name, {"run": run, "numbers": numbers})
-        (DOCS / "benchmarks.md").write_text(written())
+        redraw([name])
+
+
+def redraw(names: Iterable[str]) -> None:
+    """Draw the plots of these parts, and write the page, from the numbers that are kept."""
+    for name in names:
+        part, kept = PARTS[name], record.load(name)
+        if kept is not None and part.draw is not None:
+            plot.save(part.draw, kept["numbers"], DOCS / "plots" / f"{name}.svg")
+    (DOCS / "benchmarks.md").write_text(written())
 
 
 def main() -> None:
-    """Measure the parts asked for."""
+    """Measure the parts asked for, or only write down again what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all by default")
-    parser.add_argument("--quick", action="store_true", help="too short to quote")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="too short to quote; nothing is written")
+    how.add_argument(
+        "--redraw", action="store_true", help="only write the page and the plots again"
+    )
     given = parser.parse_args()
     names = given.parts or list(PARTS)
+    if given.redraw:
+        redraw(names)
+        return
     date = f"{datetime.now(UTC):%Y-%m-%d}"
     for name in names:
         measure(name, date, quick=given.quick)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from itertools import chain
 from statistics import median, quantiles
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from sqlalchemy import URL
 
+import plot
 from goal import Goal
 from latency import by_round
 from part import Part
 from section import Section
 from spread import Spread, cell, extremes, ratios, short
-from ways import FLOOR, with_polling
+from ways import FLOOR, NOTIFIED, with_polling
 
 INTERVAL = 0.05
 PERCENTILES = (1, 25, 50, 75, 99)
@@ -81,4 +82,40 @@ def section(wake: Wake) -> Section:
     return found
 
 
-WAKE = Part("wake", measure, section)
+def draw(figure: Any, wake: Wake) -> None:
+    """For each way that is notified the percentiles of all changes."""
+    shown = {
+        name: way["percentiles"]
+        for name, way in wake["ways"].items()
+        if name in NOTIFIED and way["percentiles"]
+    }
+    axes = figure.subplots()
+    plot.bare(axes, "x")
+    plot.rows(axes, shown)
+    for y, (name, percentiles) in enumerate(shown.items()):
+        least, low, middle, high, most = percentiles
+        color = plot.color(name)
+        axes.plot([least, most], [y, y], color=color, linewidth=1.5)
+        axes.plot([low, high], [y, y], color=color, linewidth=7, solid_capstyle="butt")
+        axes.plot(middle, y, "o", color=color, markersize=11)
+        axes.annotate(
+            f"{middle:.2f} ms",
+            (middle, y),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+            **plot.label(name),
+        )
+    axes.set_xlim(left=0)
+    axes.set_xlabel("milliseconds from COMMIT to the refreshed instance, all changes together")
+    polled = [
+        f" Not shown: {name} interval: {way['p50']['median']:.0f} ms."
+        for name, way in wake["ways"].items()
+        if name not in shown
+    ]
+    explanation = "Dot: median. Bar: middle half. Line: 1 % to 99 %. Less is better."
+    plot.title(figure, "Wake latency", explanation + "".join(polled))
+    figure.subplots_adjust(left=0.27, right=0.98, top=0.86, bottom=0.12)
+
+
+WAKE = Part("wake", measure, section, draw)

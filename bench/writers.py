@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 
 from sqlalchemy import URL
 
+import plot
 from part import Part
 from pgbench import Pgbench
 from section import Section
@@ -51,6 +52,14 @@ GROUPS: dict[str, tuple[tuple[int, int, str | None], Collection[str]]] = {
     THESE: ((1, ROWS, "{status}"), (ROWBELL, DECLARED)),
 }
 """The rows that are registered, and the triggers that are compared meanwhile."""
+
+BARS = {
+    "rowbell, no rows watched": (NO_ROWS, ROWBELL),
+    "rowbell, 10,000 watched": (SOME, ROWBELL),
+    "rowbell, 100,000 watched": (MANY, ROWBELL),
+    "rowbell, 10,000 watched,\ncolumns declared": (SOME, DECLARED),
+    **{name: (SOME, name) for name in PEERS},
+}
 
 
 class Case(TypedDict):
@@ -139,4 +148,27 @@ def section(writers: Writers) -> Section:
     return found
 
 
-WRITERS = Part("writers", measure, section)
+def draw(figure: Any, writers: Writers) -> None:
+    """For each number of clients the ratios of some triggers."""
+    cases = {(case["watched"], case["trigger"]): case["ratio"] for case in writers["cases"]}
+    panels = figure.subplots(1, len(writers["plain"]), sharey=True)
+    for axes, clients in zip(panels, writers["plain"], strict=True):
+        plot.bare(axes, "x")
+        for y, (name, key) in enumerate(BARS.items()):
+            value = cases[key][clients]["median"]
+            axes.barh(y, value, 0.62, color=plot.color(name))
+            plot.beside(axes, max(value, 1), y, f"{value:.2f}", 0, **plot.label(name))
+        axes.set_xlim(0, 1.4)
+        axes.set_xticks([0, 0.5, 1])
+        axes.set_title(named(clients), color=plot.TEXT, fontsize=11, loc="left")
+        axes.axvline(1, color=plot.TEXT, linewidth=1)
+    plot.rows(panels[0], BARS)
+    explanation = (
+        "Throughput of UPDATEs of other rows than those watched; without a trigger it is 1."
+        " More is better."
+    )
+    plot.title(figure, "What writers pay", explanation)
+    figure.subplots_adjust(left=0.24, right=0.995, top=0.8, bottom=0.08, wspace=0.05)
+
+
+WRITERS = Part("writers", measure, section, draw)
