@@ -8,6 +8,7 @@ from bulk import BULK
 from churn import CHURN
 from crowd import CROWD
 from loops import LOOPS
+from many_to_many import MANY_TO_MANY
 from notifications import NOTIFICATIONS
 from page import page
 from part import Part
@@ -29,6 +30,7 @@ PARTS: dict[str, Part[Any]] = {
         WRITERS,
         BULK,
         CHURN,
+        MANY_TO_MANY,
     )
 }
 
