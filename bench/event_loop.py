@@ -1,4 +1,4 @@
-"""How long an event loop is held up at a time, that is, what else it does has to wait."""
+"""For how long the event loop is blocked at a time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
+PERIOD = 0.001
+
 
 @asynccontextmanager
-async def holds() -> AsyncGenerator[list[float]]:
-    """The stretches between two turns of the loop in the block, in milliseconds.
+async def blocks() -> AsyncGenerator[list[float]]:
+    """The times for which the loop is blocked while this is entered, in milliseconds.
 
-    Without the garbage collector's own time, which is the process's: it walks through all
-    that the process has, whoever made the allocation that set it off.
+    The garbage collector's time is left out: a pass walks through all objects of the process,
+    whichever allocation starts it.
     """
     found, collecting, begun = list[float](), 0.0, 0.0
 
@@ -28,9 +30,9 @@ async def holds() -> AsyncGenerator[list[float]]:
     async def look() -> None:
         while True:
             before, collected = time.perf_counter(), collecting
-            await asyncio.sleep(0.001)
-            stretch = time.perf_counter() - before - (collecting - collected)
-            found.append(1000 * (stretch - 0.001))
+            await asyncio.sleep(PERIOD)
+            elapsed = time.perf_counter() - before - (collecting - collected)
+            found.append(1000 * (elapsed - PERIOD))
 
     gc.callbacks.append(collect)
     task = asyncio.create_task(look())

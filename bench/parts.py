@@ -1,0 +1,41 @@
+"""The parts of the benchmark, in the order of the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bulk import BULK
+from churn import CHURN
+from crowd import CROWD
+from loops import LOOPS
+from many_to_many import MANY_TO_MANY
+from notifications import NOTIFICATIONS
+from page import page
+from part import Part
+from polled import POLLED
+from record import load
+from thousand import THOUSAND
+from wake import WAKE
+from writers import WRITERS
+
+PARTS: dict[str, Part[Any]] = {
+    part.name: part
+    for part in (
+        WAKE,
+        LOOPS,
+        THOUSAND,
+        CROWD,
+        POLLED,
+        NOTIFICATIONS,
+        WRITERS,
+        BULK,
+        CHURN,
+        MANY_TO_MANY,
+    )
+}
+
+
+def written() -> str:
+    """The page, from the numbers that are kept of all parts."""
+    kept = [(part, load(name)) for name, part in PARTS.items()]
+    return page([(part.section(of["numbers"]), of["run"]) for part, of in kept if of is not None])
