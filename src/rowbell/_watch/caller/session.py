@@ -20,6 +20,7 @@ from rowbell._cancellation import cancelled_once, complete, finished
 from rowbell._watch.caller.held import held_connection
 from rowbell._watch.connections import run_apart
 from rowbell._watch.failures import UnreachableError, is_of_the_connection, is_passing
+from rowbell._watch.rows.row_select import Layout
 from rowbell._watch.state import logger
 from rowbell._watch.timing import Backoff, Timing
 from rowbell.errors import NotFoundError, RowbellError, SessionStateError
@@ -88,7 +89,7 @@ async def connection_kept(
 
 async def sees(session: AsyncSession, held: Connection, request: WaitRequest) -> bool:
     """Whether the session itself sees a row that was not found for it."""
-    statement, parameters = request.rows.read([request.key], request.rows.key_names, evidence=False)
+    statement, parameters = request.rows.select([request.key], Layout(request.rows.key_names))
     options = request.rows.execution_options
     asking = session.run_sync(
         lambda _: held.execute(statement, parameters, execution_options=options).first()

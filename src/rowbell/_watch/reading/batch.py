@@ -23,6 +23,7 @@ from sqlalchemy.util import await_only
 
 from rowbell._sqlstate import SYNTAX_OR_ACCESS_RULE, sqlstate_of
 from rowbell._watch.board.observation import Reading
+from rowbell._watch.rows.row_select import Layout
 from rowbell._watch.rows.since import Since
 
 if TYPE_CHECKING:
@@ -70,47 +71,38 @@ def read(
     _ask_baselines(connection, watches)
     condition = watches[0].request.condition
     places = _places(watches)
-    statement, parameters = rows.read(
-        [sharing[0].request.key for sharing in places],
+    layout = Layout(
         names,
-        until=condition,
-        evidence=evidence,
-        instances=by_orm,
-        values=(unread := rows.forms.unread(names) if maker else ()),
+        raw=rows.forms.unread(names) if maker else (),
+        has_instance=by_orm,
+        has_condition=condition is not None,
+        tables=len(rows.tables) if evidence else 0,
     )
-    options = rows.execution_options
+    keys = [sharing[0].request.key for sharing in places]
+    statement, parameters = rows.select(keys, layout, condition=condition)
     codes: tuple[Any, ...] = ()
-    first = 1 + by_orm
-    end = first + len(names)
-    at = list(range(first, end))
-    for i, name in enumerate(unread):
-        at[names.index(name)] = end + i
-    missing = set(range(len(places)))
+    missing, parse = set(range(len(places))), layout.parser()
     with _session(connection) if by_orm else nullcontext(connection) as source:
         try:
-            result = source.execute(statement, parameters, execution_options=options)
+            result = source.execute(statement, parameters, execution_options=rows.execution_options)
         except DBAPIError as error:
             if sqlstate_of(error).startswith(SYNTAX_OR_ACCESS_RULE):  # types may have changed
                 rows.forms.forget()
             raise
         if maker and isinstance(result, CursorResult) and result.cursor is not None:
             described = result.cursor.description
-            codes = tuple([described[i][1] for i in at])
+            codes = tuple([described[i][1] for i in layout.driver_columns])
         for row in in_turns(result.partitions(SLICE)):
-            place = row[0] - 1
-            missing.discard(place)
-            found = tuple(row[first:end])
-            until = condition is not None and bool(row[end + len(unread)])
-            loaded = [row[i] for i in at] if unread else found
-            seen = rows.evidence_of(row) if evidence else None
-            for watch in places[place]:
+            found = parse(row)
+            missing.discard(found.place - 1)
+            for watch in places[found.place - 1]:
                 # An instance of its own for each, where that is no more than its attributes.
-                instance = maker.make(loaded, codes) if maker else tuple(row)[1] if by_orm else None
-                values = found
+                instance = maker.make(found.raw, codes) if maker else found.instance
+                values = found.values
                 if watch.request.columns != names:
-                    by_name = dict(zip(names, found, strict=True))
+                    by_name = dict(zip(names, values, strict=True))
                     values = tuple(by_name[name] for name in watch.request.columns)
-                yield watch, Reading(values, until=until, instance=instance, evidence=seen)
+                yield watch, Reading(values, found.until, instance, found.evidence)
     for place in missing:
         for watch in places[place]:
             yield watch, None

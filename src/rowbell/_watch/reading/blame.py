@@ -20,6 +20,7 @@ from rowbell._sqlstate import INSUFFICIENT_PRIVILEGE, UNDEFINED_FUNCTION, sqlsta
 from rowbell._watch.failures import UnreachableError, is_answered, is_passing, own
 from rowbell._watch.reading.batch import finish, grouped, load_all, read
 from rowbell._watch.reasons import Reason
+from rowbell._watch.rows.row_select import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -255,9 +256,9 @@ class Blame:
 
     def _read_none(self, connection: Connection, watch: Watch) -> None:
         self.rows.forms.learn(connection, watch.request.columns)
-        statement, parameters = self.rows.read(
-            [], watch.request.columns, until=watch.request.condition, evidence=False
-        )
+        condition = watch.request.condition
+        layout = Layout(watch.request.columns, has_condition=condition is not None)
+        statement, parameters = self.rows.select([], layout, condition=condition)
         connection.execute(statement, parameters, execution_options=self.rows.execution_options)
 
     def _read(self, connection: Connection, watches: Sequence[Watch]) -> None:

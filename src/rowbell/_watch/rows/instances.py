@@ -50,15 +50,18 @@ class Instances:
     @staticmethod
     def can_make(mapper: Mapper[Any]) -> bool:
         """Whether loading that class is no more than setting its columns."""
-        dispatch: Any = manager_of_class(mapper.class_).dispatch
         return (
             mapper.inherits is None
             and mapper.polymorphic_on is None
-            and not dispatch.load
-            and not dispatch.refresh
             and all(map(_is_plain, mapper.column_attrs))
             and all(r.lazy in _LAZY for r in mapper.relationships)
         )
+
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody listens to loads of the class; that may begin at any time."""
+        dispatch: Any = self._manager.dispatch
+        return bool(dispatch.load or dispatch.refresh)
 
     def make(self, values: Sequence[Any], type_codes: tuple[Any, ...]) -> Any:
         """A detached instance.

@@ -1,9 +1,4 @@
-"""The rows of a mapped class as reads want them: keys, columns, and the SELECT.
-
-Values are read past the types of SQLAlchemy, in the form of the type that the column has in the
-database (``forms``): what the database holds is compared, one odd value cannot fail a whole batch,
-and no attribute is loaded that the caller deferred.
-"""
+"""The rows of a mapped class: its key, its tables, and the statements that read them."""
 
 from __future__ import annotations
 
@@ -11,32 +6,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Boolean,
-    Column,
-    ColumnElement,
-    Dialect,
-    Integer,
-    Select,
-    Table,
-    Text,
-    and_,
-    bindparam,
-    case,
-    column,
-    func,
-    join,
-    select,
-    type_coerce,
-    values,
-)
+from sqlalchemy import Column, ColumnElement, Dialect, Select, Table, bindparam, select
 from sqlalchemy import cast as sql_cast
-from sqlalchemy.dialects.postgresql import OID
-from sqlalchemy.orm import join as orm_join
 from sqlalchemy.sql import visitors
-from sqlalchemy.types import NullType
 
 from rowbell._mapping import SchemaMap, mapper_of, table_name
 from rowbell._primary_key import Key, key_names, key_of
@@ -44,19 +16,15 @@ from rowbell._watch.database.tables import WatchedTable, options_argument
 from rowbell._watch.reasons import Reason
 from rowbell._watch.rows.column_forms import ColumnForms
 from rowbell._watch.rows.columns import MappedColumns
-from rowbell._watch.rows.evidence import Evidence
 from rowbell._watch.rows.instances import Instances
+from rowbell._watch.rows.row_select import Layout, selected_columns
+from rowbell._watch.rows.wanted_keys import WantedKeys
 from rowbell._watch.values.distinct import rows_differ
-from rowbell._watch.values.key_hash import RowId, key_hash_column
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sqlalchemy.orm import Mapper
-    from sqlalchemy.sql.selectable import FromClause
-
-
-_pg_catalog = func.pg_catalog  # another function of that name may fit a parameter's type better
 
 
 class MappedRows:
@@ -79,7 +47,8 @@ class MappedRows:
         self.never_provable: Reason | None = None
         self.execution_options: dict[str, Any] = {"schema_translate_map": self.schema_map or None}
         self.forms = ColumnForms(mapper, dialect, self.columns, self.execution_options)
-        self._reads: dict[tuple[object, ...], Select[Any]] = {}
+        self._keys = WantedKeys(mapper, on_postgresql=self.on_postgresql)
+        self._selects: dict[tuple[object, ...], Select[Any]] = {}
 
     @classmethod
     def of(cls, model: type[Any], dialect: Dialect, schema_map: SchemaMap | None) -> MappedRows:
@@ -157,102 +126,60 @@ class MappedRows:
         """For each of the tables, the columns to register those attributes with."""
         return tuple(self.columns.registered(names, table) for table in self.tables)
 
-    def table_name(self, table: Table) -> str:
-        """The table's name as SQL."""
-        return table_name(table, self.schema_map)
+    @cached_property
+    def _names(self) -> dict[Table, str]:
+        """The tables, and their names as SQL."""
+        return {table: table_name(table, self.schema_map) for table in self.tables}
 
-    # -- reads
+    # -- statements
 
-    def read(
+    def select(
         self,
         keys: Sequence[Key],
-        names: tuple[str, ...],
+        layout: Layout,
         *,
-        until: ColumnElement[bool] | None = None,
-        evidence: bool,
-        instances: bool = False,
-        values: Sequence[str] = (),
+        condition: ColumnElement[bool] | None = None,
     ) -> tuple[Select[Any], dict[str, Any]]:
-        """The SELECT of a batch of rows, and its parameters.
-
-        Its columns: the row's place in the batch (from 1), with ``instances`` the instance,
-        ``names`` in their forms, the driver's own values of ``values``, ``until`` if given, and
-        with ``evidence`` oid and hash for each table, the snapshot's xmin and whether the server
-        is in recovery.
-        """
-        name = (tuple((name, self.forms.of(name)) for name in names), evidence, instances, values)
-        statement: Any = self._reads.get(name) if until is None and self._as_arrays else None
+        """The SELECT that reads many rows, and its parameters."""
+        is_lasting = condition is None and self._keys.are_arrays
+        name = (layout, tuple(self.forms.of(name) for name in layout.names))
+        statement: Any = self._selects.get(name) if is_lasting else None
         if statement is None:
-            wanted = self._wanted(keys)
-            columns: list[Any] = [wanted.c.place, *([self.model] if instances else ())]
-            columns += [
-                self.forms.of(name).read(getattr(self.model, name)).label(f"form_{i}")
-                for i, name in enumerate(names)
-            ]
-            columns += [
-                type_coerce(getattr(self.model, name), NullType()).label(f"value_{i}")
-                for i, name in enumerate(values)
-            ]
-            if until is not None:
-                columns.append(type_coerce(until, Boolean()).label("until_"))
-            if evidence:
-                columns += self._evidence()
-            statement = select(*columns).select_from(self._joined(wanted))
-            if until is None and self._as_arrays:
-                self._reads[name] = statement
-        return statement, self._parameters(keys)
+            wanted = self._keys.table(keys)
+            columns = selected_columns(layout, self.model, self.forms, condition, self._names)
+            statement = select(wanted.c.place, *columns).select_from(self._keys.joined(wanted))
+            if is_lasting:
+                self._selects[name] = statement
+        return statement, self._keys.parameters(keys)
 
     def load(
         self, keys: Sequence[Key], *, unfiltered: bool = False
     ) -> tuple[Select[Any], dict[str, Any]]:
-        """The SELECT of a batch of instances, each with its place before it, and its parameters.
+        """The SELECT of instances, each with its place before it, and its parameters.
 
         With ``unfiltered`` no listener to the session can add criteria to it.
         """
-        wanted = self._wanted(keys)
+        wanted = self._keys.table(keys)
         statement: Any = select(wanted.c.place, self.model)
         if unfiltered:
-            where = and_(
-                *(c == wanted.c[f"key_{i}"] for i, c in enumerate(self.mapper.primary_key))
+            plain = select(wanted.c.place, *self.mapper.columns)
+            statement = statement.from_statement(
+                plain.select_from(self._keys.joined_tables(wanted))
             )
-            table = join(wanted, self.mapper.selectable, where)
-            plain = select(wanted.c.place, *self.mapper.columns).select_from(table)
-            statement = statement.from_statement(plain)
         else:
-            statement = statement.select_from(self._joined(wanted))
-        return statement, self._parameters(keys)
+            statement = statement.select_from(self._keys.joined(wanted))
+        return statement, self._keys.parameters(keys)
 
     def subclass(self, key: Key) -> tuple[Select[Any], dict[str, Any]] | None:
         """The SELECT of what tells a row's own class; ``None`` where it can be of one only."""
         if self.mapper.polymorphic_on is None or len(list(self.mapper.self_and_descendants)) == 1:
             return None
-        wanted = self._wanted([key])
-        statement = select(self.mapper.polymorphic_on).select_from(self._joined(wanted))
-        return statement, self._parameters([key])
-
-    @cached_property
-    def instances_come_with_values(self) -> bool:
-        """Whether one SELECT can return both: not with eager joins, which multiply rows."""
-        return not any(relationship.lazy == "joined" for relationship in self.mapper.relationships)
-
-    @cached_property
-    def maker(self) -> Instances | None:
-        """What makes instances of the values alone, where that is all that loading is."""
-        return Instances(self.mapper, self.dialect) if Instances.can_make(self.mapper) else None
-
-    def _parameters(self, keys: Sequence[Key]) -> dict[str, Any]:
-        if not self._as_arrays:
-            return {}
-        return {f"key_{i}": [key[i] for key in keys] for i in range(len(self.key_names))}
-
-    def evidence_of(self, row: Sequence[Any]) -> Evidence:
-        """The evidence at the end of a row that was read with it."""
-        first = len(row) - 2 * len(self.tables) - 2
-        row_ids = tuple(RowId(row[i], row[i + 1]) for i in range(first, len(row) - 2, 2))
-        return Evidence(row_ids, row[-2], row[-1])
+        wanted = self._keys.table([key])
+        statement = select(self.mapper.polymorphic_on).select_from(self._keys.joined(wanted))
+        return statement, self._keys.parameters([key])
 
     def literals(self, given: Mapping[str, Any]) -> Select[Any]:
-        """The SELECT of given values, in the form in which ``read`` returns those columns."""
+        """The SELECT of given values, in the form in which reads return those attributes."""
         parts: list[ColumnElement[Any]] = []
         for name, one in given.items():
             type_ = self.columns.properties[name].columns[0].type
@@ -269,49 +196,30 @@ class MappedRows:
         self, keys: Sequence[Key], names: Sequence[str]
     ) -> tuple[Select[Any], dict[str, Any]]:
         """The SELECT of some attributes of rows, each in its form and as its type returns it."""
-        wanted = self._wanted(keys)
+        wanted = self._keys.table(keys)
         columns: list[Any] = [wanted.c.place]
         for i, name in enumerate(names):
             attribute = getattr(self.model, name)
             columns += [self.forms.of(name).read(attribute).label(f"form_{i}"), attribute]
-        statement: Any = select(*columns).select_from(self._joined(wanted))
-        return statement, self._parameters(keys)
+        statement: Any = select(*columns).select_from(self._keys.joined(wanted))
+        return statement, self._keys.parameters(keys)
+
+    # -- instances
 
     @cached_property
-    def _as_arrays(self) -> bool:
-        """Whether keys are bound as arrays, which leave the statement one and the same."""
-        key = self.mapper.primary_key
-        return self.on_postgresql and not any(isinstance(c.type, ARRAY) for c in key)
+    def instances_come_with_values(self) -> bool:
+        """Whether one SELECT can return both: not with eager joins, which multiply rows."""
+        return not any(relationship.lazy == "joined" for relationship in self.mapper.relationships)
 
-    def _wanted(self, keys: Sequence[Key]) -> FromClause:
-        """The keys as a table."""
-        parts = [column(f"key_{i}", c.type) for i, c in enumerate(self.mapper.primary_key)]
-        if self._as_arrays:
-            arrays = [bindparam(part.name, type_=ARRAY(part.type)) for part in parts]
-            # With several arguments it is part of the grammar, and must not be named with a schema.
-            unnest = (func if len(arrays) > 1 else _pg_catalog).unnest(*arrays)
-            unnested = unnest.table_valued(*parts, with_ordinality="place")
-            return unnested.render_derived(name="wanted")
-        # VALUES of no row are not SQL; a key of NULLs is no row's.
-        rows = [(place, *key) for place, key in enumerate(keys or [(None,) * len(parts)], 1)]
-        return values(column("place", Integer), *parts, name="wanted").data(rows).cte("wanted")
+    @property
+    def maker(self) -> Instances | None:
+        """What makes instances of the values alone, where that is all that loading is."""
+        maker = self._maker
+        return None if maker is None or maker.has_listeners else maker
 
-    def _joined(self, wanted: FromClause) -> FromClause:
-        pairs = zip(self.mapper.primary_key, range(len(self.key_names)), strict=True)
-        return orm_join(wanted, self.mapper, and_(*(c == wanted.c[f"key_{i}"] for c, i in pairs)))
-
-    def _evidence(self) -> list[ColumnElement[Any]]:
-        columns: list[ColumnElement[Any]] = []
-        for table in self.tables:
-            name = sql_cast(self.table_name(table), Text)
-            oid = select(sql_cast(_pg_catalog.to_regclass(name), OID))
-            columns += [oid.scalar_subquery(), key_hash_column(table)]
-        xmin = _pg_catalog.pg_snapshot_xmin(_pg_catalog.pg_current_snapshot())
-        horizon = select(sql_cast(sql_cast(xmin, Text), BigInteger)).scalar_subquery()
-        recovery = _pg_catalog.pg_is_in_recovery(type_=Boolean())
-        started = _pg_catalog.date_part("epoch", _pg_catalog.pg_postmaster_start_time())
-        server = select(case((recovery, None), else_=started)).scalar_subquery()
-        return [*columns, horizon, type_coerce(server, NullType())]
+    @cached_property
+    def _maker(self) -> Instances | None:
+        return Instances(self.mapper, self.dialect) if Instances.can_make(self.mapper) else None
 
     def foreign_column(self, expression: ColumnElement[Any]) -> str | None:
         """The first column in an expression that is not one of this class's tables."""
