@@ -12,6 +12,7 @@ from rowbell import Timing
 from rowbell._watch.board.board import Board
 from rowbell._watch.board.watch import Watch
 from rowbell._watch.request import WaitRequest
+from rowbell._watch.values.distinct import UNSEEN
 
 SERVER = 1_764_000_000.0
 """When the server that notifies was started, in seconds."""
@@ -19,17 +20,27 @@ SERVER = 1_764_000_000.0
 TABLE = 16384
 """The oid of the only table."""
 
-ROWS: Any = SimpleNamespace(
-    registered=lambda _: (None,),
-    watched_tables=(object(),),
-    model=object,
-    forms=SimpleNamespace(forget=lambda: None),
-    describe=lambda key: {"id": key},
-    differ=lambda _, before, after: any(
-        old != new for old, new in zip(before, after, strict=True) if isinstance(old, int | str)
-    ),
-)
-"""The rows of a class with one table, and one watched column of integers or texts."""
+
+class Rows:
+    """The rows of a class with one table, and one watched column."""
+
+    watched_tables = (object(),)
+    model = object
+    forms: Any = SimpleNamespace(forget=lambda: None)
+
+    def registered(self, _names: tuple[str, ...]) -> tuple[None]:
+        return (None,)
+
+    def describe(self, key: tuple[int, ...]) -> dict[str, object]:
+        return {"id": key}
+
+    def differ(
+        self, _names: tuple[str, ...], before: tuple[object, ...], after: tuple[object, ...]
+    ) -> bool:
+        return before not in {after, (UNSEEN,)}
+
+
+ROWS: Any = Rows()
 
 
 def a_board(clock: Callable[[], float], **more: Any) -> Board:
