@@ -379,12 +379,7 @@ def given(engine: AsyncEngine, name: str, value: object) -> WaitRequest:
         None,
         Given,
         1,
-        columns=[name],
-        interval=1,
-        timeout=None,
-        until=None,
-        since={name: value},
-        options=(),
+        {"columns": [name], "since": {name: value}},
     )
 
 

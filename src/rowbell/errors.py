@@ -6,7 +6,7 @@
      ├─ NotFoundError (LookupError)             the row does not exist, or no longer
      ├─ WaitTimeoutError (TimeoutError)         no change within the time given
      ├─ LockTimeoutError (SQLAlchemyError, TimeoutError)
-     │                                          a lock was not to be had in time
+     │                                          a lock was not acquired within the timeout
      ├─ PoolExhaustedError (sqlalchemy.exc.TimeoutError, TimeoutError)
      │                                          all connections of the pool are in use
      ├─ UnmappedModelError (TypeError)          not a mapped class, or one that cannot be watched
@@ -195,20 +195,23 @@ class InvalidColumnError(RowbellError, ValueError):
 
     Attributes:
         model: The mapped class.
-        column: What was given.
+        column: What was given; ``None`` if nothing was.
     """
 
     def __init__(
-        self, model: type[Any], column: object, known: Iterable[str], why: str = ""
+        self,
+        model: type[Any],
+        column: object,
+        known: Iterable[str],
+        why: str = "is not a mapped column",
     ) -> None:
         self.model = model
         self.column = column
-        names = sorted(known)
-        text = column if isinstance(column, str) else str(column)
+        names, text = sorted(known), str(column)
         close = get_close_matches(text, names, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names)}"
-        problem = why or "is not a mapped column"
-        super().__init__(f"{text!r} {problem} of {model.__name__}: {remedy}")
+        problem = why if column is None else f"{text!r} {why}"
+        super().__init__(f"{problem} of {model.__name__}: {remedy}")
 
 
 class InvalidArgumentError(RowbellError, ValueError):

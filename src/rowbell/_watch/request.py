@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from sqlalchemy import ColumnElement, inspect
 from sqlalchemy.orm import LoaderCallableStatus
 
+from rowbell._watch.arguments import complete_arguments
 from rowbell._watch.condition import checked_condition, condition_key, varies_by
 from rowbell._watch.reasons import Reason
 from rowbell._watch.rows.mapped_rows import MappedRows
@@ -19,7 +20,6 @@ from rowbell.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
-    from datetime import timedelta
 
     from sqlalchemy import Connection, Dialect
     from sqlalchemy.orm import InstanceState, QueryableAttribute
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from rowbell._mapping import SchemaMap
     from rowbell._primary_key import Key
+    from rowbell._watch.arguments import WaitArguments
     from rowbell._watch.condition import Until
 
 
@@ -65,33 +66,17 @@ class WaitRequest:
         schema_map: SchemaMap | None,
         model: type[Any],
         pk_value: object,
-        *,
-        columns: Sequence[str | QueryableAttribute[Any]] | None,
-        interval: float | timedelta,
-        timeout: float | timedelta | None,
-        until: Until | None,
-        since: object,
-        options: Sequence[ORMOption],
+        arguments: WaitArguments,
     ) -> Self:
         """Check a wait's arguments; see ``wait_for_row_change`` for them and the errors."""
+        given = complete_arguments(arguments)
         rows = MappedRows.of(model, dialect, schema_map)
-        again = partial(
-            cls.of,
-            dialect,
-            schema_map,
-            pk_value=pk_value,
-            columns=columns,
-            interval=interval,
-            timeout=timeout,
-            until=until,
-            since=since,
-            options=options,
-        )
-        every = seconds_of("interval", interval)
+        columns, timeout = given["columns"], given["timeout"]
+        every = seconds_of("interval", given["interval"])
         limit = None if timeout is None else seconds_of("timeout", timeout, may_be_zero=True)
-        condition = checked_condition(rows, until)
+        condition = checked_condition(rows, given["until"])
         names = _columns(rows, columns, condition)
-        key, seen = rows.key(pk_value), _since(rows, names, since)
+        key, seen = rows.key(pk_value), _since(rows, names, given["since"])
         return cls(
             rows,
             key,
@@ -101,8 +86,10 @@ class WaitRequest:
             condition,
             condition_key(rows, condition),
             Since(rows, key, names, seen) if seen else None,
-            tuple(options),
-            None if columns is not None or isinstance(condition, ColumnElement) else again,
+            tuple(given["options"]),
+            None
+            if columns is not None or isinstance(condition, ColumnElement)
+            else partial(cls.of, dialect, schema_map, pk_value=pk_value, arguments=arguments),
         )
 
     def narrowed(self, connection: Connection) -> Self:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-from weakref import WeakKeyDictionary
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 import anyio
 from sqlalchemy.exc import DBAPIError
@@ -17,6 +15,7 @@ from rowbell._cancellation import finished
 from rowbell._mapping import mapper_of, schema_map_of
 from rowbell._session import refuse_unbegun
 from rowbell._sqlstate import IN_FAILED_TRANSACTION, has_sqlstate
+from rowbell._watch.arguments import WaitArguments, takes_wait_arguments
 from rowbell._watch.board.watch import Watch
 from rowbell._watch.caller.held import held_connection, outlook_of
 from rowbell._watch.caller.savepoint import in_savepoint
@@ -32,34 +31,22 @@ from rowbell._watch.reading.batch import finish, read
 from rowbell._watch.reasons import Reason
 from rowbell._watch.request import WaitRequest
 from rowbell._watch.state import warn_once
-from rowbell._watch.watcher import RowWatcher, open_watcher, running_loop
+from rowbell._watch.watcher import lent_watcher, running_loop
 from rowbell.errors import NotFoundError, UnsupportedEngineError
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-    from collections.abc import AsyncGenerator, Mapping, Sequence
-    from datetime import timedelta
+    from sqlalchemy import Connection
 
-    from sqlalchemy import Connection, Dialect
-    from sqlalchemy.orm import QueryableAttribute
-    from sqlalchemy.orm.interfaces import ORMOption
-
-    from rowbell._watch.condition import Until
 
 ModelT = TypeVar("ModelT")
 
 
+@takes_wait_arguments
 async def wait_for_row_change(
     session: AsyncSession | async_scoped_session[Any],
     model: type[ModelT],
     pk_value: object,
-    *,
-    columns: Sequence[str | QueryableAttribute[Any]] | None = None,
-    interval: float | timedelta = 0.5,
-    timeout: float | timedelta | None = None,  # noqa: ASYNC109  # the contract's name, and kept to the end
-    until: Until | None = None,
-    since: ModelT | Mapping[str, Any] | None = None,
-    options: Sequence[ORMOption] = (),
+    **arguments: Unpack[WaitArguments],
 ) -> ModelT:
     """Wait until a row differs from what it was when the call began; returns it refreshed.
 
@@ -79,21 +66,8 @@ async def wait_for_row_change(
         session: The session that the returned instance belongs to.
         model: The mapped class.
         pk_value: The primary key, as ``Session.get`` takes it: a value, a tuple, a dict.
-        columns: The columns to watch, as names or mapped attributes; by default those that the
-            model declares (``@watched(columns=…)``), or else all mapped columns, those of the
-            row's own subclass included. With ``until``,
-            the columns whose change makes it be asked again.
-        interval: The polling interval while nothing notifies, in seconds (default 0.5) or as a
-            ``timedelta``; also how often a function ``until`` is asked again.
-        timeout: How long to wait, in seconds of wall time or as a ``timedelta``; ``None`` (the
-            default) for ever.
-        until: End the wait once this holds instead of at any change, at once if it holds
-            already: a plain function of an instance (loaded with ``options``, belonging to no
-            session), or an SQL expression on the model's columns. An expression that may change
-            without the row, by ``now()`` say, is polled.
-        since: What the caller last saw, as an instance or as values by attribute: a row that
-            differs from it already ends the wait at once.
-        options: Loader options for the returned instance.
+        **arguments: ``columns``, ``interval`` (default 0.5 s), ``timeout`` (default: for ever),
+            ``until``, ``since``, ``options``: see ``WaitArguments``.
 
     Returns:
         The instance, refreshed.
@@ -105,6 +79,7 @@ async def wait_for_row_change(
         InvalidKeyError: ``pk_value`` is no key of the model.
         InvalidColumnError: One of ``columns``, or of ``until``, is no column of the model.
         InvalidArgumentError: ``interval``, ``timeout``, ``until`` or ``since`` is invalid.
+        TypeError: ``columns`` is a single name, or an argument has an unknown name.
         UnmappedModelError: ``model`` is not a mapped class.
         SessionStateError: The session waits already; its transaction would show it no change
             (REPEATABLE READ, SERIALIZABLE, or one that has failed); it is in none and has
@@ -137,12 +112,7 @@ async def wait_for_row_change(
         schema_map_of(session.sync_session, bind if held is None else held),
         model,
         pk_value,
-        columns=columns,
-        interval=interval,
-        timeout=timeout,
-        until=until,
-        since=since,
-        options=options,
+        arguments,
     )
     with alone(session.sync_session):
         outlook = await outlook_of(session, held, request.rows)
@@ -153,7 +123,7 @@ async def wait_for_row_change(
             else:
                 engine = AsyncEngine(bind.engine)
                 check_engine(engine)
-                async with _watcher(engine) as watcher:
+                async with lent_watcher(engine) as watcher:
                     instance = await watcher.wait(request, wants_instance=False)
         except NotFoundError as error:
             if error.deleted or held is None or held is bind:
@@ -232,34 +202,3 @@ def _look(connection: Connection, watch: Watch) -> None:
             finish(connection, watch.request.rows, [(watch, reading)])
         else:
             watch.ask_again()
-
-
-@dataclass
-class _Shared:
-    watcher: RowWatcher
-    users: int = 0
-
-
-_shared: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, _Shared]] = WeakKeyDictionary()
-
-
-@asynccontextmanager
-async def _watcher(engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
-    """The engine's open watcher, or one that lasts as long as the waits that share it."""
-    here = _shared.setdefault(asyncio.get_running_loop(), {})
-    shared, opened = here.get(engine.dialect), open_watcher(engine)
-    if opened is not None and (shared is None or opened is not shared.watcher):
-        yield opened
-        return
-    if shared is None or opened is None:
-        shared = here[engine.dialect] = _Shared(RowWatcher(engine))
-        shared.watcher.start()
-    shared.users += 1
-    try:
-        yield shared.watcher
-    finally:
-        shared.users -= 1
-        if not shared.users:
-            if here.get(engine.dialect) is shared:
-                del here[engine.dialect]
-            await shared.watcher.aclose()

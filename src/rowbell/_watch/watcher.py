@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
 import anyio
 
 from rowbell._cancellation import complete, own_cancellations
+from rowbell._watch.arguments import WaitArguments, takes_wait_arguments
 from rowbell._watch.board.board import Board
 from rowbell._watch.board.watch import Watch
 from rowbell._watch.connections import Connections, check_engine
@@ -29,21 +31,15 @@ from rowbell.errors import InvalidArgumentError, ListenError, WatcherStateError
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Handle, Task
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable
     from datetime import timedelta
 
     from sqlalchemy import URL, Dialect
     from sqlalchemy.ext.asyncio import AsyncEngine
-    from sqlalchemy.orm import QueryableAttribute
-    from sqlalchemy.orm.interfaces import ORMOption
 
-    from rowbell._watch.condition import Until
     from rowbell._watch.statistics import WatcherStatistics
 
 ModelT = TypeVar("ModelT")
-
-_ASKING: Final = 3
-"""How many waits may at the same time ask the server for what they were given as ``since``."""
 
 
 class RowWatcher:
@@ -196,17 +192,9 @@ class RowWatcher:
 
     # -- waits
 
+    @takes_wait_arguments
     async def wait_for_change(
-        self,
-        model: type[ModelT],
-        pk_value: object,
-        *,
-        columns: Sequence[str | QueryableAttribute[Any]] | None = None,
-        interval: float | timedelta = 0.5,
-        timeout: float | timedelta | None = None,  # noqa: ASYNC109  # the contract's name, and kept to the end
-        until: Until | None = None,
-        since: ModelT | Mapping[str, Any] | None = None,
-        options: Sequence[ORMOption] = (),
+        self, model: type[ModelT], pk_value: object, **arguments: Unpack[WaitArguments]
     ) -> ModelT:
         """Wait until a row changes; returns it as an instance that belongs to no session.
 
@@ -216,16 +204,8 @@ class RowWatcher:
         Args:
             model: The mapped class.
             pk_value: The primary key, as ``Session.get`` takes it.
-            columns: The columns to watch, as names or mapped attributes; by default those that
-                the model declares (``@watched(columns=…)``), or else all.
-            interval: The polling interval while nothing notifies, in seconds (default 0.5) or as
-                a ``timedelta``; also how often a function ``until`` is asked again.
-            timeout: How long to wait, in seconds or as a ``timedelta``; ``None`` (the default)
-                for ever.
-            until: End the wait once this holds instead of at any change: a plain function of an
-                instance, or an SQL expression on the model's columns.
-            since: What the caller last saw, as an instance or as values by attribute.
-            options: Loader options for the instance.
+            **arguments: ``columns``, ``interval`` (default 0.5 s), ``timeout`` (default: for
+                ever), ``until``, ``since``, ``options``: see ``WaitArguments``.
 
         Returns:
             The row after the change, detached.
@@ -233,8 +213,8 @@ class RowWatcher:
         Raises:
             NotFoundError: The row does not exist, or was deleted.
             WaitTimeoutError: No change within ``timeout``.
-            InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError: An
-                argument is invalid.
+            InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError,
+                TypeError: An argument is invalid.
             WatcherStateError: The watcher is not open, or belongs to another event loop.
             ListenError: ``mode="listen"``, and this wait can only be polled.
             DBAPIError: The row cannot be read, for a reason that does not pass.
@@ -249,12 +229,7 @@ class RowWatcher:
             self._engine.get_execution_options().get("schema_translate_map"),
             model,
             pk_value,
-            columns=columns,
-            interval=interval,
-            timeout=timeout,
-            until=until,
-            since=since,
-            options=options,
+            arguments,
         )
         instance: ModelT = await self.wait(request, wants_instance=True)
         return instance
@@ -380,3 +355,28 @@ _open: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, RowWatcher]] = WeakKey
 def open_watcher(engine: AsyncEngine) -> RowWatcher | None:
     """The watcher that is open for that engine in this event loop, if there is one."""
     return _open.get(asyncio.get_running_loop(), {}).get(engine.dialect)
+
+
+@asynccontextmanager
+async def lent_watcher(engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
+    """The engine's open watcher; or a new one, which the last of its borrowers closes."""
+    watcher = open_watcher(engine)
+    if watcher is None:
+        watcher = RowWatcher(engine)
+        watcher.start()
+        _borrowers[watcher] = 0
+    if watcher not in _borrowers:  # the application's own
+        yield watcher
+        return
+    _borrowers[watcher] += 1
+    try:
+        yield watcher
+    finally:
+        _borrowers[watcher] -= 1
+        if not _borrowers[watcher]:
+            del _borrowers[watcher]
+            await watcher.aclose()
+
+
+_borrowers: WeakKeyDictionary[RowWatcher, int] = WeakKeyDictionary()
+"""Those of the open watchers that no application has opened, and how many waits use each."""

@@ -47,19 +47,20 @@ class MappedColumns:
         if wanted is None:
             return self.declared
         if isinstance(wanted, str | QueryableAttribute):
-            raise TypeError(f"columns takes a sequence of columns: columns=[{wanted!r}]")
+            raise TypeError(f"`columns` must be a sequence of columns: columns=[{wanted!r}]")
         names: dict[str, None] = {}
         for one in wanted:
             names.update(dict.fromkeys(self._resolve(one)))
         if not names:
-            raise InvalidColumnError(self._model, "columns=[]", self.properties, "is no list")
+            why = "`columns` must name at least one column"
+            raise InvalidColumnError(self._model, None, self.properties, why)
         return tuple(names)
 
     @cached_property
     def declared(self) -> tuple[str, ...]:
-        """The attributes whose changes ring, where the triggers are as the model declares."""
+        """The attributes whose changes are notified of, where the triggers are as declared."""
         return tuple(
-            name for name, prop in self.properties.items() if all(map(_rings, prop.columns))
+            name for name, prop in self.properties.items() if all(map(_is_declared, prop.columns))
         )
 
     def of(self, expression: ColumnElement[Any]) -> tuple[str, ...]:
@@ -125,7 +126,7 @@ class MappedColumns:
         return frozenset(column.name for column in own)
 
 
-def _rings(column: object) -> bool:
+def _is_declared(column: object) -> bool:
     """Whether a change of that column rings: it is declared, or its table declares none."""
     table = _table_of(column)
     if not isinstance(column, Column) or table is None:
