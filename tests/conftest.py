@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-import catalogue
-from models import Base
-from proxy import Proxy, proxy_to
 from rowbell._pytest.worker_database import Schema
+from support import catalogue
+from support.models import Base
+from support.proxy import Proxy, proxy_to
 
 pytest_plugins = ["pytester"]
 

@@ -1,0 +1,374 @@
+"""What writers notice of us: as little as can be, counted in function calls, not timed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy import JSON, URL, ForeignKey, TypeDecorator, insert, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import UserDefinedType
+
+import rowbell
+from rowbell import (
+    InvalidColumnError,
+    ListenError,
+    Reason,
+    RowWatcher,
+    Timing,
+    TriggerError,
+    TriggerState,
+    install_triggers,
+    trigger_status,
+    watched,
+)
+from rowbell._watch.database.schema import COMPACT_BEYOND
+from rowbell._watch.database.tables import options_of
+from support.models import Order
+from support.roles import connected, register
+
+QUICK = Timing(heartbeat=0.05, narrow=0.1)
+ROWS = 100
+FLAG = text("SELECT last_value FROM rowbell.has_registrations")
+
+
+@pytest.fixture
+async def orders(engine: AsyncEngine) -> AsyncEngine:
+    async with engine.begin() as connection:
+        await connection.execute(insert(Order), [{"id": i} for i in range(1, ROWS + 1)])
+    return engine
+
+
+@pytest.fixture
+async def writer(orders: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with orders.connect() as connection:
+        await connection.execute(text("SET track_functions = 'all'"))
+        await connection.commit()
+        yield connection
+
+
+async def calls(writer: AsyncConnection, statement: str) -> dict[str, int]:
+    """How often a transaction of that one statement calls each of our functions."""
+    seen = text(
+        "SELECT split_part(funcname, '_', 1), sum(calls)::int FROM pg_stat_xact_user_functions"
+        " WHERE schemaname = 'rowbell' GROUP BY 1"
+    )
+    # What was called before may not have been added to the server's statistics yet.
+    before: Counter[str] = Counter({row[0]: row[1] for row in await writer.execute(seen)})
+    await writer.execute(text(statement))
+    after: Counter[str] = Counter({row[0]: row[1] for row in await writer.execute(seen)})
+    await writer.commit()
+    return after - before
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+async def test_while_nobody_watches_a_statement_costs_one_call_that_looks_at_a_flag(
+    writer: AsyncConnection, isolation: str
+) -> None:
+    await writer.execute(text(f"SET default_transaction_isolation = '{isolation}'"))
+    await writer.commit()
+    for statement in (
+        "UPDATE orders SET n = n + 1",
+        "DELETE FROM orders",
+        "TRUNCATE orders CASCADE",
+    ):
+        assert set(await calls(writer, statement)) == {"changed"}
+
+
+async def test_while_another_row_is_watched_a_statement_asks_once_and_tells_nobody(
+    orders: AsyncEngine, writer: AsyncConnection
+) -> None:
+    async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Order, 1))
+        await watcher.reached(lambda now: now.armed == 1)
+        assert await calls(writer, "UPDATE orders SET n = n + 1 WHERE id > 1") == {"changed": 1}
+        called = await calls(writer, "UPDATE orders SET n = n + 1")
+        assert called == {"changed": 1, "notify": 1, "channel": 1}
+        assert (await wait).n == 1
+    # After the last has left, the flag is down.
+    assert await writer.scalar(FLAG) == 0
+
+
+async def test_the_flag_stays_up_while_somebody_registers(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """However the last one to leave and the first one to come meet."""
+    async with connected(database) as comes, connected(database) as leaves:
+        lower = "SELECT rowbell.lower_flag()"
+        await comes.execute("SELECT rowbell.open_listener()")
+        transaction = comes.transaction()
+        await transaction.start()
+        assert await register(comes, "orders", 1) is None
+        await leaves.execute(lower)
+        assert await leaves.fetchval(FLAG.text) == 1
+        await transaction.commit()
+        await leaves.execute(lower)
+        assert await leaves.fetchval(FLAG.text) == 1
+        await comes.execute("SELECT rowbell.close_listener()")
+        await leaves.execute(lower)
+        assert await leaves.fetchval(FLAG.text) == 0
+        # Should it ever be 0 by mistake, the next heartbeat of any listener raises it.
+        await comes.execute("SELECT rowbell.open_listener()")
+        await register(comes, "orders", 1)
+        await comes.execute("SELECT setval('rowbell.has_registrations', 0)")
+        await leaves.execute(lower)
+        assert await leaves.fetchval(FLAG.text) == 1
+
+
+async def test_the_table_of_registrations_stays_small_while_an_old_transaction_keeps_dead_rows(
+    orders: AsyncEngine,
+) -> None:
+    """And who was registered before is woken after."""
+    size = text("SELECT pg_total_relation_size('rowbell.registration')")
+    churn = text(
+        "INSERT INTO rowbell.registration SELECT 1, i, 1 FROM generate_series(1, 20000) AS i"
+    )
+    autocommit = orders.execution_options(isolation_level="AUTOCOMMIT")
+    frozen = orders.execution_options(isolation_level="REPEATABLE READ")
+    async with (
+        frozen.connect() as old,
+        autocommit.connect() as other,
+        RowWatcher(orders, mode="listen", recheck=None, timing=Timing(heartbeat=1000)) as watcher,
+    ):
+        await old.execute(text("SELECT n FROM orders"))
+        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60))
+        await watcher.reached(lambda now: now.armed == 1)
+        for _ in range(4):
+            await other.execute(churn)
+            await other.execute(text("DELETE FROM rowbell.registration WHERE table_oid = 1"))
+        await other.execute(text("VACUUM rowbell.registration"))
+        assert (await other.scalar(size) or 0) > COMPACT_BEYOND
+        async with orders.begin() as busy:
+            # Writers are not made to wait for one of them that takes long.
+            await busy.execute(update(Order).where(Order.id == 2).values(n=1))
+            await other.execute(text("SELECT rowbell.compact()"))
+            assert (await other.scalar(size) or 0) > COMPACT_BEYOND
+        await other.execute(text("SELECT rowbell.compact()"))
+        assert (await other.scalar(size) or 0) < 100_000
+        await other.execute(update(Order).values(n=7))
+        assert (await wait).n == 7
+
+
+# -- declared columns
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+@watched(columns=["status", "data"])
+class Job(Base):
+    __tablename__ = "jobs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column("Status", default="new")
+    data: Mapped[dict[str, int] | None] = mapped_column(JSON)
+    heartbeat: Mapped[int] = mapped_column(default=0)
+
+
+@pytest.fixture
+async def jobs(engine: AsyncEngine) -> AsyncEngine:
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+        await connection.execute(insert(Job), [{"id": i} for i in range(1, ROWS + 1)])
+    return engine
+
+
+async def test_a_change_of_columns_that_are_not_declared_calls_nothing_though_the_row_is_watched(
+    jobs: AsyncEngine, writer: AsyncConnection
+) -> None:
+    async with RowWatcher(jobs, mode="listen", recheck=None) as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=60, timeout=20))
+        await watcher.reached(lambda now: now.armed == 1)
+        heard = watcher.statistics().notifications
+        assert await calls(writer, "UPDATE jobs SET heartbeat = 1, \"Status\" = 'new'") == {}
+        assert watcher.statistics().notifications == heard
+        called = await calls(writer, "UPDATE jobs SET data = '{\"a\": 1}' WHERE id = 1")
+        assert called == {"changed": 1, "notify": 1, "channel": 1}
+        assert (await wait).heartbeat == 1
+
+
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM jobs", "UPDATE jobs SET id = -id", "TRUNCATE jobs"]
+)
+async def test_a_row_that_goes_rings_whatever_is_declared(
+    jobs: AsyncEngine, statement: str
+) -> None:
+    async with RowWatcher(jobs, mode="listen", recheck=None) as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=60, timeout=20))
+        await watcher.reached(lambda now: now.armed == 1)
+        async with jobs.begin() as connection:
+            await connection.execute(text(statement))
+        with pytest.raises(rowbell.NotFoundError, match="was deleted"):
+            await wait
+
+
+async def test_by_default_a_wait_watches_what_is_declared_woken_and_polled_alike(
+    jobs: AsyncEngine,
+) -> None:
+    async with RowWatcher(jobs, mode="poll") as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=0.02, timeout=0.2))
+        await watcher.reached(lambda now: now.queries > 0)
+        async with jobs.begin() as connection:
+            await connection.execute(update(Job).values(heartbeat=1))
+        with pytest.raises(rowbell.WaitTimeoutError):
+            await wait
+
+
+async def test_a_wait_for_other_columns_is_polled_and_says_so(
+    jobs: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with RowWatcher(jobs) as watcher:
+        armed = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=60, timeout=20))
+        polled = asyncio.create_task(
+            watcher.wait_for_change(Job, 1, columns=["heartbeat"], interval=0.02, timeout=20)
+        )
+        await watcher.reached(lambda now: (now.armed, now.polled) == (1, 1))
+        assert watcher.statistics().reason is Reason.NOT_DECLARED
+        async with jobs.begin() as connection:
+            await connection.execute(update(Job).values(heartbeat=1))
+        assert (await polled).heartbeat == 1
+        assert not armed.done()
+        armed.cancel()
+        await asyncio.wait([armed])
+    assert "@watched(columns=" in caplog.text
+
+
+async def test_a_condition_watches_what_it_looks_at_whatever_is_declared(
+    jobs: AsyncEngine,
+) -> None:
+    async with RowWatcher(jobs) as watcher:
+        armed = asyncio.create_task(
+            watcher.wait_for_change(Job, 1, until=Job.status == "done", interval=60, timeout=20)
+        )
+        polled = [
+            asyncio.create_task(
+                watcher.wait_for_change(Job, 1, until=until, interval=0.02, timeout=20)
+            )
+            for until in (Job.heartbeat > 5, lambda job: job.heartbeat > 5)
+        ]
+        await watcher.reached(lambda now: (now.armed, now.polled) == (1, 2))
+        async with jobs.begin() as connection:
+            await connection.execute(update(Job).values(heartbeat=6))
+        assert [(await wait).heartbeat for wait in polled] == [6, 6]
+        async with jobs.begin() as connection:
+            await connection.execute(update(Job).values(status="done"))
+        assert (await armed).status == "done"
+
+
+def test_a_subclass_narrows_nothing_that_its_parents_watch() -> None:
+    class Family(DeclarativeBase):
+        pass
+
+    class Parent(Family):
+        __tablename__ = "parents"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        status: Mapped[str]
+        note: Mapped[str]
+
+    @watched(columns=["extra"])
+    class Child(Parent):
+        __tablename__ = "children"
+        id: Mapped[int] = mapped_column(ForeignKey("parents.id"), primary_key=True)
+        extra: Mapped[str]
+
+    parents, children = Family.metadata.tables["parents"], Family.metadata.tables["children"]
+    assert options_of(parents).columns is None
+    assert options_of(children).columns == ("extra",)
+    watched(columns=["status"])(Parent)
+    watched(columns=["extra", "note"])(Child)
+    assert options_of(parents).columns == ("status", "note")
+    watched(Child)
+    assert options_of(parents).columns == ("status", "note")
+
+
+async def test_any_type_can_be_declared(engine: AsyncEngine) -> None:
+    """One without equality, or whose equal values look different, is compared as text."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    @watched(columns=["place", "wrapped"])
+    class Thing(Own):
+        __tablename__ = "things"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        place: Mapped[str | None] = mapped_column(Point)
+        wrapped: Mapped[Any] = mapped_column(Wrapped, nullable=True)
+
+    async with engine.begin() as connection:
+        await connection.run_sync(Own.metadata.create_all)
+        await connection.execute(text("INSERT INTO things (id) VALUES (1)"))
+    async with RowWatcher(engine, mode="listen", recheck=None) as watcher:
+        for assignment in ("place = point(1, 2)", "wrapped = '{}'"):
+            wait = asyncio.create_task(watcher.wait_for_change(Thing, 1, interval=60, timeout=20))
+            await watcher.reached(lambda now: now.armed == 1)
+            async with engine.begin() as connection:
+                await connection.execute(text(f"UPDATE things SET {assignment}"))
+            await wait
+
+
+class Point(UserDefinedType[str]):
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "POINT"
+
+
+class Wrapped(TypeDecorator[Any]):
+    impl = JSON
+    cache_ok = True
+
+
+async def test_listen_mode_refuses_a_wait_for_other_columns(jobs: AsyncEngine) -> None:
+    async with RowWatcher(jobs, mode="listen") as watcher:
+        with pytest.raises(ListenError, match=r"not_declared.*@watched\(columns="):
+            await watcher.wait_for_change(Job, 1, columns=["heartbeat"])
+
+
+async def test_triggers_of_other_declared_columns_are_outdated_and_not_trusted(
+    jobs: AsyncEngine,
+) -> None:
+    class Later(DeclarativeBase):
+        pass
+
+    @watched(columns=["heartbeat"])
+    class Task(Later):
+        __tablename__ = "jobs"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        heartbeat: Mapped[int]
+
+    async with jobs.connect() as connection:
+        [status] = await connection.run_sync(trigger_status, Task)
+        assert status.state is TriggerState.OUTDATED
+    async with RowWatcher(jobs, timing=QUICK) as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Task, 1, interval=60, timeout=20))
+        await watcher.reached(lambda now: now.reason is Reason.TRIGGER_OUTDATED)
+        async with jobs.begin() as connection:
+            await connection.run_sync(install_triggers, Task)
+        await watcher.reached(lambda now: now.armed == 1)
+        async with jobs.begin() as connection:
+            await connection.execute(update(Task).values(heartbeat=1))
+        assert (await wait).heartbeat == 1
+
+
+def test_declaring_what_is_no_column_is_refused() -> None:
+    with pytest.raises(InvalidColumnError, match="nonesuch"):
+        watched(columns=["nonesuch"])(Job)
+
+
+async def test_declared_columns_need_the_row_form(engine: AsyncEngine) -> None:
+    class Own(DeclarativeBase):
+        pass
+
+    @watched(columns=["n"], for_each="statement")
+    class Counter(Own):
+        __tablename__ = "counters"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        n: Mapped[int]
+
+    with pytest.raises(TriggerError, match="declared columns"):
+        async with engine.begin() as connection:
+            await connection.run_sync(Own.metadata.create_all)

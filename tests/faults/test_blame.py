@@ -1,0 +1,432 @@
+"""Who is blamed for a read that fails, how many others wait for that, and what it may cost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import datetime
+from functools import partial
+from typing import Any, Self
+from zoneinfo import ZoneInfo
+
+import anyio
+import pytest
+from sqlalchemy import (
+    URL,
+    DateTime,
+    Dialect,
+    Text,
+    TypeDecorator,
+    event,
+    func,
+    insert,
+    text,
+    update,
+)
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+import rowbell
+from rowbell import Reason, RowWatcher, WatcherStatistics, wait_for_row_change
+from rowbell._cancellation import cancelled_once, complete
+from rowbell._watch.failures import own
+from rowbell._watch.reading.failing import Failing
+from support.models import Order
+from support.observed import execute
+from support.roles import role
+from support.waits import QUICK, armed
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Broken(TypeDecorator[str]):
+    """A type that cannot read some values."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str:
+        if value == "broken":
+            raise ValueError(value)
+        return str(value)
+
+
+class Note(Base):
+    """The orders, with a note that some rows cannot be loaded with."""
+
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    n: Mapped[int]
+    note: Mapped[str] = mapped_column(Broken)
+
+
+@pytest.fixture
+async def orders(engine: AsyncEngine) -> AsyncEngine:
+    async with engine.begin() as connection:
+        rows = [{"id": i, "n": i, "note": "broken" if i == 1 else "fine"} for i in range(1, 2001)]
+        await connection.execute(insert(Order), rows)
+    return engine
+
+
+class Connects:
+    """How many connections were made in a block."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine.sync_engine
+        self.made = 0
+
+    def _count(self, *_: object) -> None:
+        self.made += 1
+
+    def __enter__(self) -> Self:
+        event.listen(self._engine, "do_connect", self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        event.remove(self._engine, "do_connect", self._count)
+
+
+@pytest.mark.parametrize("seconds", [None, 5])
+async def test_a_row_that_its_session_cannot_load_is_an_error_and_costs_no_connections(
+    orders: AsyncEngine, seconds: float | None
+) -> None:
+    """The error is the row's, however often it were tried; the pool keeps its connections."""
+    with Connects(orders) as connects:
+        async with RowWatcher(orders, timing=QUICK) as watcher, AsyncSession(orders) as session:
+            wait = asyncio.create_task(
+                wait_for_row_change(session, Note, 1, columns=["n"], timeout=seconds)
+            )
+            await watcher.reached(lambda now: now.armed == 1)
+            async with orders.begin() as connection:
+                await connection.execute(update(Order).values(n=-1))
+            with pytest.raises(ValueError, match="broken"):
+                await wait
+    assert connects.made < 8
+
+
+async def test_a_lock_on_the_sessions_own_connection_outlives_a_row_that_cannot_be_loaded(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """Nothing of the caller's connection is thrown away for a row's sake."""
+    async with (
+        RowWatcher(orders, timing=QUICK) as watcher,
+        orders.connect() as connection,
+        AsyncSession(connection) as session,
+        rowbell.advisory_lock(session, "nightly"),
+    ):
+        await session.commit()
+        wait = asyncio.create_task(wait_for_row_change(session, Note, 1, columns=["n"], timeout=20))
+        await watcher.reached(lambda now: now.armed == 1)
+        await execute(database, "UPDATE orders SET n = -1")
+        with pytest.raises(ValueError, match="broken"):
+            await wait
+        await session.rollback()
+        held = text(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        )
+        assert await session.scalar(held) == 1
+        await session.commit()
+
+
+async def test_a_pool_that_is_exhausted_is_the_callers_error(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """Its session waits for a connection as long as the pool says, not for ever."""
+    small = create_async_engine(database, pool_size=1, max_overflow=0, pool_timeout=0.2)
+    async with RowWatcher(small, timing=QUICK) as watcher, AsyncSession(small) as session:
+        order = await session.get_one(Order, 2)
+        await session.commit()
+        wait = asyncio.create_task(wait_for_row_change(session, Order, 2))
+        await watcher.reached(lambda now: now.armed == 1)
+        async with small.connect():
+            await execute(database, "UPDATE orders SET n = -1")
+            with pytest.raises(PoolTimeoutError):
+                await wait
+        assert order in session
+    await small.dispose()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_lock_that_is_granted_as_its_wait_is_cancelled_is_given_back(
+    orders: AsyncEngine, turns: int
+) -> None:
+    async with orders.connect() as other, AsyncSession(orders) as session:
+        key = text("SELECT pg_advisory_lock(hashtextextended('job', 0))")
+        await other.execute(key)
+        entered = asyncio.create_task(rowbell.advisory_lock(session, "job").__aenter__())
+        waiting = text(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        while not await other.scalar(waiting):
+            await asyncio.sleep(0.01)  # the server tells nobody that a session waits
+        await other.execute(text("SELECT pg_advisory_unlock_all()"))
+        for _ in range(turns):
+            await asyncio.sleep(0)  # not for something: another moment each time
+        entered.cancel()
+        await asyncio.wait([entered])
+        if entered.cancelled():
+            held = text(
+                "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) WHERE"
+                " l.locktype = 'advisory' AND a.datname = current_database()"
+                " AND pid <> pg_backend_pid()"
+            )
+            with anyio.fail_after(10):
+                while await other.scalar(held):
+                    await asyncio.sleep(0.01)  # the server tells nobody that a lock is given back
+        await other.rollback()
+
+
+class Slot(Base):
+    __tablename__ = "slots"
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    n: Mapped[int]
+
+
+async def test_the_hour_that_comes_twice_is_two_rows(engine: AsyncEngine, database: URL) -> None:
+    """Two times that Python calls equal, in a zone that knows better."""
+    zone = ZoneInfo("Europe/Berlin")
+    both = [datetime(2024, 10, 27, 2, 30, tzinfo=zone, fold=fold) for fold in (0, 1)]
+    assert both[0] == both[1]
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.tables["slots"].create)
+        await connection.execute(insert(Slot), [{"at": at, "n": i} for i, at in enumerate(both)])
+    async with RowWatcher(engine, mode="poll") as watcher:
+        waits = [
+            asyncio.create_task(watcher.wait_for_change(Slot, at, interval=0.02, timeout=20))
+            for at in both
+        ]
+        await watcher.reached(lambda now: now.queries > 1)
+        await execute(database, "UPDATE slots SET n = 7 WHERE n = 1")
+        assert (await waits[1]).n == 7
+        assert not waits[0].done()
+        await execute(database, "UPDATE slots SET n = 8 WHERE n = 0")
+        assert (await waits[0]).n == 8
+
+
+async def test_rows_that_fail_one_by_one_hold_no_other_wait_of_their_class_up(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """Four hundred waits whose condition fails for their rows; one without it is woken."""
+    failing: Any = 1 / (Order.n - Order.n) > 0
+    async with RowWatcher(orders, mode="poll") as watcher:
+        other = asyncio.create_task(watcher.wait_for_change(Order, 5, interval=0.05, timeout=20))
+        await watcher.reached(lambda now: now.queries > 1)
+        waits = [
+            asyncio.create_task(watcher.wait_for_change(Order, i, until=failing, interval=0.05))
+            for i in range(1, 401)
+        ]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        await execute(database, "UPDATE orders SET note = 'changed' WHERE id = 5")
+        await other
+        assert not all(wait.done() for wait in waits)
+        for error in await asyncio.gather(*waits, return_exceptions=True):
+            assert isinstance(error, DBAPIError)
+
+
+async def test_a_row_that_is_slow_each_time_keeps_no_other_from_being_read(
+    orders: AsyncEngine, database: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is blamed for a statement timeout, and nobody has to share it."""
+    await execute(
+        database,
+        "CREATE FUNCTION slow(integer, integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN"
+        " IF $1 = 2 AND $2 >= 0 THEN PERFORM pg_sleep(5); END IF; RETURN $2 < 0; END $$",
+    )
+    impatient = create_async_engine(
+        database, connect_args={"server_settings": {"statement_timeout": "50"}}
+    )
+    async with RowWatcher(impatient, mode="poll") as watcher:
+        waits = [
+            asyncio.create_task(
+                watcher.wait_for_change(
+                    Order, i, until=func.slow(Order.id, Order.n), interval=0.05, timeout=60
+                )
+            )
+            for i in range(1, 4)
+        ]
+        await watcher.reached(lambda now: now.failed_reads > 1)
+        await execute(database, "UPDATE orders SET n = -1 WHERE id IN (1, 3)")
+        await asyncio.gather(waits[0], waits[2])
+        assert not waits[1].done()
+        await execute(database, "UPDATE orders SET n = -1 WHERE id = 2")
+        await waits[1]
+    await impatient.dispose()
+    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) <= 2
+
+
+async def test_a_row_is_blamed_though_no_second_connection_is_to_be_had(
+    orders: AsyncEngine, database: URL
+) -> None:
+    async with role(database, "GRANT SELECT ON orders TO {role}") as url:
+        await execute(database, f"ALTER ROLE {url.username} CONNECTION LIMIT 1")
+        mine = create_async_engine(url, pool_size=1, max_overflow=0)
+        async with RowWatcher(mine, mode="poll") as watcher:
+            waits = [
+                asyncio.create_task(
+                    watcher.wait_for_change(
+                        Order, i, until=1 / (Order.n - 1) < 0, interval=0.05, timeout=20
+                    )
+                )
+                for i in (1, 2)
+            ]
+            with pytest.raises(DBAPIError, match="division by zero"):
+                await waits[0]
+            await execute(database, "UPDATE orders SET n = 0 WHERE id = 2")
+            await waits[1]
+        await mine.dispose()
+
+
+async def test_evidence_that_may_not_be_read_is_a_reason_and_no_loop(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """The row can be read, only not with what arming needs: polled, and said so."""
+    async with role(database, "GRANT SELECT ON orders TO {role}") as url:
+        await execute(
+            database, "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_snapshot_xmin FROM PUBLIC"
+        )
+        mine = create_async_engine(url)
+        with Connects(mine) as connects:
+            async with RowWatcher(mine, recheck=None, timing=QUICK) as watcher:
+                wait = asyncio.create_task(
+                    watcher.wait_for_change(Order, 1, interval=0.02, timeout=20)
+                )
+                await watcher.reached(lambda now: now.reason is Reason.NOT_PERMITTED)
+                await watcher.reached(lambda now: now.queries > 20)
+                await execute(database, "UPDATE orders SET n = -1")
+                await wait
+        assert connects.made < 8
+        await mine.dispose()
+
+
+def _has_heard(before: int, now: WatcherStatistics) -> bool:
+    return now.notifications > before
+
+
+async def test_what_only_the_instance_fails_with_costs_a_wake_no_connection(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """The rung read tries to load the instance as well; after a failure it does not any more."""
+    async with armed(orders, Note, 1, columns=["n"], until=Note.n < 0) as (watcher, wait):
+        with Connects(orders) as connects:
+            for n in range(20):
+                heard = watcher.statistics().notifications
+                await execute(database, f"UPDATE orders SET n = {n + 10} WHERE id = 1")
+                await watcher.reached(partial(_has_heard, heard))
+            await execute(database, "UPDATE orders SET n = -1 WHERE id = 1")
+            with pytest.raises(ValueError, match="broken"):
+                await wait
+        assert connects.made < 8
+
+
+async def test_a_function_that_was_missing_for_a_moment_is_not_the_keys_fault(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """SQLSTATE 42883 is a missing hash only where reading the hash fails with it."""
+    async with RowWatcher(orders, recheck=None, timing=QUICK) as watcher:
+        with pytest.raises(DBAPIError, match="later"):
+            await watcher.wait_for_change(Order, 1, until=func.later(Order.n) == 1, timeout=20)
+        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
+        await watcher.reached(lambda now: now.armed == 1)
+        await execute(database, "UPDATE orders SET n = -1")
+        await wait
+
+
+def test_the_log_is_told_of_a_trouble_once_a_minute_and_of_its_end() -> None:
+    """Whatever many groups of reads fail with it, and however often."""
+    now, said = 0.0, list[str]()
+    failing = Failing(lambda: now, said.append)
+    for name in range(50):
+        failing.failed(name, "gone\nwith the rest")
+        failing.failed(name, "gone")
+    assert len(said) == 1
+    assert failing.times(7) == 2
+    for name in range(50):
+        failing.succeeded(name)
+    assert said[1:] == ["the reads succeed again"]
+    failing.failed("one", "gone")
+    failing.succeeded("one")
+    assert len(said) == 2
+    now = 61.0
+    failing.failed("one", "gone")
+    assert len(said) == 3
+
+
+class ConstructedError(Exception):
+    def __init__(self, message: str, more: object) -> None:
+        self.more = more
+        super().__init__(f"{message}!")
+
+
+def test_an_error_that_several_get_is_each_ones_own() -> None:
+    """Its text, attributes and notes are kept; its constructor is not called again."""
+    error = ConstructedError("no", more=[1])
+    error.add_note("look there")
+    copied = own(error)
+    assert copied is not error
+    assert (str(copied), copied.more, copied.__notes__) == ("no!", [1], ["look there"])
+    copied.add_note("mine")
+    assert error.__notes__ == ["look there"]
+
+
+@pytest.mark.parametrize("failure", [type("Mine", (BaseException,), {}), GeneratorExit])
+async def test_a_base_exception_of_a_predicate_ends_its_wait_alone(
+    orders: AsyncEngine, failure: type[BaseException]
+) -> None:
+    """pytest.fail() raises such, in a test's predicate."""
+
+    def predicate(_: object) -> bool:
+        raise failure
+
+    async with RowWatcher(orders, mode="poll") as watcher:
+        beside = asyncio.create_task(watcher.wait_for_change(Order, 2, interval=0.02, timeout=20))
+        with pytest.raises((failure, RuntimeError)):
+            await watcher.wait_for_change(Order, 1, until=predicate, timeout=5)
+        async with orders.begin() as connection:
+            await connection.execute(update(Order).values(n=-1))
+        await beside
+
+
+async def test_a_clean_up_that_fails_while_it_is_cancelled_is_complained_of_by_nobody() -> None:
+    """The cancellation is what its caller hears of."""
+    begun = asyncio.Event()
+
+    async def clean_up() -> None:
+        begun.set()
+        await asyncio.sleep(0.01)  # the clean-up's work, in which it is cancelled
+        raise ValueError
+
+    task = asyncio.create_task(complete(clean_up()))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancellation_of_the_applications_own_is_an_error_of_its_statement() -> None:
+    async def statement() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="was cancelled"):
+        await cancelled_once(statement())
+
+
+async def test_a_hook_of_the_session_that_is_cancelled_fails_the_wait_and_not_its_task(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """In a task group a CancelledError would be the quiet end of the caller's task."""
+    async with RowWatcher(orders, timing=QUICK) as watcher, AsyncSession(orders) as session:
+
+        def cancelled(_: object) -> None:
+            raise asyncio.CancelledError
+
+        event.listen(session.sync_session, "do_orm_execute", cancelled)
+        wait = asyncio.create_task(wait_for_row_change(session, Order, 1, timeout=20))
+        await watcher.reached(lambda now: now.armed == 1)
+        await execute(database, "UPDATE orders SET n = -1")
+        with pytest.raises(RuntimeError, match="was cancelled"):
+            await wait
