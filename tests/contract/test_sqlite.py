@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +22,8 @@ from rowbell import (
     WaitTimeoutError,
     wait_for_row_change,
 )
+from support.observed import execute
+from support.waits import polled_wait
 
 
 class Base(DeclarativeBase):
@@ -50,8 +51,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
 
 
 async def change(engine: AsyncEngine, **values: Any) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(update(Job).values(**values))
+    await execute(engine, update(Job).values(**values))
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,7 @@ async def test_a_change_ends_the_wait(
     engine: AsyncEngine, columns: list[str] | None, values: dict[str, Any]
 ) -> None:
     async with RowWatcher(engine, mode="poll") as watcher, AsyncSession(engine) as session:
-        wait = asyncio.create_task(
-            wait_for_row_change(session, Job, ("q", 1), columns=columns, interval=0.01, timeout=20)
-        )
-        await watcher.reached(lambda now: now.queries > 1)
+        wait = await polled_wait(watcher, session, Job, ("q", 1), columns=columns, interval=0.01)
         await change(engine, **values)
         assert await wait in session
 

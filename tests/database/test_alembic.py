@@ -34,7 +34,9 @@ from rowbell import (
     watched,
 )
 from rowbell.alembic import CreateRowTriggersOp, DropRowTriggersOp
+from support.observed import execute
 from support.paths import ROOT
+from support.waits import armed_wait
 
 rowbell.alembic.register()
 rowbell.alembic.register()
@@ -266,12 +268,10 @@ def test_a_declared_column_is_altered_between_drop_and_create(empty: URL) -> Non
         engine = create_async_engine(empty)
         timing = Timing(heartbeat=0.1)
         async with RowWatcher(engine, mode="listen", recheck=None, timing=timing) as watcher:
-            wait = asyncio.create_task(watcher.wait_for_change(Article, 1, timeout=20))
-            await watcher.reached(lambda now: now.armed == 1)
+            wait = await armed_wait(watcher, Article, 1)
             async with engine.begin() as connection:
                 await connection.run_sync(alter)
-            async with engine.begin() as connection:
-                await connection.execute(text("UPDATE articles SET state = 'sold'"))
+            await execute(engine, "UPDATE articles SET state = 'sold'")
             article = await wait
         await engine.dispose()
         return article

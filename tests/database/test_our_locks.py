@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, insert, text
+from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -14,7 +14,7 @@ import rowbell
 from rowbell import RowWatcher, WatcherState, install_triggers, remove_triggers
 from support.models import Order
 from support.roles import Isolation, Warned, connected, register, role
-from support.waits import QUICK, armed
+from support.waits import QUICK, armed, armed_wait
 
 ROWS = 2_000
 
@@ -38,15 +38,15 @@ class Declared(Base):
 
 
 @pytest.fixture
-async def orders(engine: AsyncEngine) -> AsyncEngine:
-    async with engine.begin() as connection:
+async def tables(orders: AsyncEngine) -> AsyncEngine:
+    """The orders, and two tables with triggers of the other forms."""
+    async with orders.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, 11)])
         for table in ("by_row", "declared"):
             await connection.execute(
                 text(f"INSERT INTO {table} SELECT i, 0 FROM generate_series(1, {ROWS}) AS i")
             )
-    return engine
+    return orders
 
 
 LOCKS = [
@@ -63,11 +63,11 @@ LOCKS = [
 
 @pytest.mark.parametrize("lock", LOCKS)
 async def test_no_lock_on_what_is_ours_holds_a_writer_up(
-    orders: AsyncEngine, database: URL, lock: str
+    tables: AsyncEngine, database: URL, lock: str
 ) -> None:
     """Neither the three forms of triggers nor thousands of rows: one wait and one WARNING each."""
     async with (
-        RowWatcher(orders, recheck=None, timing=QUICK) as watcher,
+        RowWatcher(tables, recheck=None, timing=QUICK) as watcher,
         connected(database) as holder,
         connected(database) as writer,
     ):
@@ -114,8 +114,7 @@ async def test_calls_of_a_stranger_in_an_open_transaction_hold_nobody_up(
         connected(database) as owner,
     ):
         async with RowWatcher(orders, timing=QUICK) as gone:
-            stale = asyncio.create_task(gone.wait_for_change(Order, 2, timeout=20))
-            await gone.reached(lambda now: now.armed == 1)
+            stale = await armed_wait(gone, Order, 2)
             await owner.execute(  # what it has registered will be stale
                 "SELECT pg_terminate_backend(backend_pid, 5000) FROM rowbell.listener"
             )
@@ -137,8 +136,7 @@ async def test_calls_of_a_stranger_in_an_open_transaction_hold_nobody_up(
         assert {row["mode"] for row in locks} <= allowed
         async with asyncio.timeout(10):
             async with RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher:
-                wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60))
-                await watcher.reached(lambda now: now.armed == 1)
+                wait = await armed_wait(watcher)
                 await owner.execute("UPDATE orders SET n = 1")
                 assert (await wait).n == 1
         await transaction.rollback()
@@ -254,8 +252,7 @@ async def test_a_counter_that_is_locked_costs_a_muted_writer_a_warning_and_no_fa
         connected(database) as holder,
         connected(database) as writer,
     ):
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher)
         async with holder.transaction():
             await holder.execute("ALTER SEQUENCE rowbell.unsent_notifications CACHE 3")
             async with Warned(writer) as warned, asyncio.timeout(5):
@@ -277,10 +274,7 @@ async def test_a_session_that_sets_our_settings_harms_nobody(
             for name in ("notify", "fallback", "uncounted", "warned", "keys_sent"):
                 await writer.execute(f"SET rowbell.{name} = '{value}'")
             for n in (1, 2):
-                wait = asyncio.create_task(
-                    watcher.wait_for_change(Order, 1, interval=60, timeout=20)
-                )
-                await watcher.reached(lambda now: now.armed == 1)
+                wait = await armed_wait(watcher)
                 await writer.execute(f"UPDATE orders SET n = {n} WHERE id = 1")
                 assert (await wait).n == n
         assert warned.messages == []

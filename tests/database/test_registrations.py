@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from sqlalchemy import URL, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -15,7 +13,7 @@ from rowbell._watch.database.calls import checksum
 from rowbell._watch.database.payload import Heard, Notification
 from support.models import Order
 from support.roles import Isolation, Warned, connected, role
-from support.waits import QUICK, armed, run, state_of
+from support.waits import QUICK, armed, armed_wait, run, state_of
 
 SLOW = Timing(heartbeat=2, narrow=0.1)  # the announcement is answered before that
 
@@ -29,13 +27,6 @@ class Parted(Base):
     __tablename__ = "parted"
     id: Mapped[int] = mapped_column(primary_key=True)
     n: Mapped[int]
-
-
-@pytest.fixture
-async def orders(engine: AsyncEngine) -> AsyncEngine:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, 11)])
-    return engine
 
 
 DELETIONS = [
@@ -60,8 +51,7 @@ async def test_a_registration_that_somebody_takes_away_is_missed_at_the_next_hea
         assert [(await wait).n for wait in waits] == [1, 1]
         await watcher.reached(lambda now: now.reconnects >= 1)
         # And all is well again afterwards.
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 3, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, Order, 3)
         await owner.execute("UPDATE orders SET n = 2")
         assert (await wait).n == 2
 
@@ -123,10 +113,7 @@ async def test_a_table_that_another_takes_the_name_of_is_noticed(
         RowWatcher(orders, recheck=None, timing=QUICK) as watcher,
         connected(database) as owner,
     ):
-        wait = asyncio.create_task(
-            watcher.wait_for_change(Order, 1, until=Order.n == 2, interval=60, timeout=20)
-        )
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, until=Order.n == 2)
         async with owner.transaction():
             await owner.execute("CREATE TABLE fresh (LIKE orders INCLUDING ALL)")
             await owner.execute("INSERT INTO fresh SELECT * FROM orders")
@@ -153,8 +140,7 @@ async def test_a_table_that_comes_earlier_in_the_search_path_is_noticed(
         RowWatcher(engine, recheck=None, timing=QUICK) as watcher,
         connected(database) as owner,
     ):
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher)
         await owner.execute("CREATE SCHEMA later")
         await owner.execute("CREATE TABLE later.orders (LIKE public.orders INCLUDING ALL)")
         await owner.execute("INSERT INTO later.orders SELECT * FROM public.orders")
@@ -192,8 +178,7 @@ async def test_a_change_between_dropping_and_creating_triggers_is_not_lost(
                 await connection.execute(text("UPDATE orders SET n = 1"))
                 await connection.exec_driver_sql(str(definition))
         assert (await wait).n == 1
-        again = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        again = await armed_wait(watcher)
         await owner.execute("UPDATE orders SET n = 2")
         assert (await again).n == 2
 
@@ -280,10 +265,7 @@ async def test_declared_columns_that_were_renamed_are_polled_and_mended_by_insta
         RowWatcher(engine, recheck=None, timing=QUICK) as watcher,
         connected(database) as owner,
     ):
-        wait = asyncio.create_task(
-            watcher.wait_for_change(Declared, 1, until=Declared.n == 2, interval=60, timeout=20)
-        )
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, Declared, 1, until=Declared.n == 2)
         await owner.execute("ALTER TABLE declared RENAME n TO former")
         await owner.execute("ALTER TABLE declared ADD COLUMN n int NOT NULL DEFAULT 0")
         await watcher.reached(lambda now: now.reason is Reason.TRIGGER_OUTDATED)
@@ -316,8 +298,7 @@ async def test_a_table_that_is_written_through_another_is_polled_with_the_reason
     ):
         await owner.execute("ALTER TABLE items DROP CONSTRAINT items_order_id_fkey")
         await owner.execute(before)
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, interval=0.05)
         await owner.execute(ddl)
         await watcher.reached(lambda now: now.reason is Reason.INHERITANCE)
         await owner.execute("UPDATE orders SET n = 1")

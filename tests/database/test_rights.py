@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import re
-from functools import partial
 from typing import Any
 
 import asyncpg
@@ -32,19 +31,13 @@ from rowbell._watch.database.schema import FUNCTIONS
 from rowbell._watch.database.triggers import TableTriggers
 from rowbell._watch.values.key_hash import KeyColumn
 from support.models import Item, Order
+from support.observed import execute
+from support.orders import add_orders
 from support.paths import ROOT
 from support.roles import Isolation, Warned, connected, register, role
-from support.waits import QUICK, armed, run, state_of
+from support.waits import QUICK, armed, armed_wait, notified, run, state_of
 
 SECURITY = ROOT / "SECURITY.md"
-
-
-@pytest.fixture
-async def orders(engine: AsyncEngine) -> AsyncEngine:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, 11)])
-        await connection.execute(insert(Item), [{"id": 1, "order_id": 1}])
-    return engine
 
 
 # -- what is written down
@@ -263,6 +256,7 @@ async def test_the_cascade_of_a_foreign_key_notifies_whoever_it_runs_as(
     orders: AsyncEngine, database: URL
 ) -> None:
     """As the child's owner in PostgreSQL 18, as the outer role before; neither has a right here."""
+    await execute(database, "INSERT INTO items VALUES (1, 1, '')")
     async with (
         role(database, options="NOLOGIN") as child_owner,
         role(database, "GRANT SELECT, DELETE ON orders TO {role}") as writer,
@@ -597,11 +591,7 @@ async def test_forged_notifications_cost_a_limited_number_of_reads_and_hide_noth
 ) -> None:
     """Broadcast ones, ones of another version, and ones by way of the function for triggers."""
     rows = 3_000
-    async with connected(database) as owner:
-        await owner.execute(
-            "INSERT INTO orders (id, status, n)"
-            f" SELECT i, '', 0 FROM generate_series(11, {rows}) AS i"
-        )
+    await add_orders(orders, 101, rows)
     oid = "'orders'::regclass::oid"
     async with (
         role(database) as stranger,
@@ -627,8 +617,7 @@ async def test_forged_notifications_cost_a_limited_number_of_reads_and_hide_noth
             for _ in range(20):
                 await mallory.execute(forged)
                 sent += 1
-                seen = before.notifications + sent
-                await watcher.reached(partial(_has_heard, seen))
+                await watcher.reached(notified(before.notifications + sent - 1))
         lasted = asyncio.get_running_loop().time() - begun
         # Each of them alone would have read all rows; the first does, and then so many a second.
         reads = watcher.statistics().rereads - before.rereads
@@ -638,10 +627,6 @@ async def test_forged_notifications_cost_a_limited_number_of_reads_and_hide_noth
         for wait in waits:
             wait.cancel()
         await asyncio.wait(waits)
-
-
-def _has_heard(count: int, now: rowbell.WatcherStatistics) -> bool:
-    return now.notifications >= count
 
 
 async def test_a_counter_that_anybody_may_raise_costs_one_proof_a_heartbeat(
@@ -725,8 +710,7 @@ async def test_the_owner_that_becomes_another_is_noticed_by_the_heartbeat(
         connected(database) as owner,
         RowWatcher(orders, recheck=None, timing=QUICK) as watcher,
     ):
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, interval=0.05)
         await owner.execute(f"ALTER FUNCTION rowbell.notify OWNER TO {bob.username}")
         await watcher.reached(lambda now: now.reason is Reason.UNTRUSTED)
         await owner.execute("ALTER FUNCTION rowbell.notify OWNER TO CURRENT_USER")
@@ -942,6 +926,7 @@ async def test_what_is_no_column_is_not_registered(
 async def test_an_untrusted_table_leaves_the_waits_on_others_armed(
     orders: AsyncEngine, database: URL
 ) -> None:
+    await execute(database, "INSERT INTO items VALUES (1, 1, '')")
     async with (
         role(database, "CREATE SCHEMA theirs AUTHORIZATION {role}") as stranger,
         connected(stranger) as evil,

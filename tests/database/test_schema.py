@@ -30,15 +30,7 @@ from rowbell.testing import create_database, drop_database
 from support.models import Item, Order
 from support.paths import ROOT
 from support.roles import Isolation, Warned, connected, role
-from support.waits import QUICK, armed, run, state_of
-
-
-@pytest.fixture
-async def orders(engine: AsyncEngine) -> AsyncEngine:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, 11)])
-    return engine
-
+from support.waits import QUICK, armed, armed_wait, polled_wait, run, state_of
 
 # -- text
 
@@ -88,14 +80,12 @@ async def test_a_newer_schema_is_left_alone_and_worked_with(
     """Two versions side by side in a deploy: the newer has migrated, the older goes on."""
     async with connected(database) as owner:
         async with RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as before:
-            wait = asyncio.create_task(before.wait_for_change(Order, 1, interval=60, timeout=20))
-            await before.reached(lambda now: now.armed == 1)
+            wait = await armed_wait(before)
             await owner.execute(_version(7, 1))
             await owner.execute("CREATE FUNCTION rowbell.later() RETURNS void LANGUAGE sql AS ''")
             another = create_async_engine(database)
             async with RowWatcher(another, mode="listen", recheck=None, timing=QUICK) as after:
-                also = asyncio.create_task(after.wait_for_change(Order, 1, interval=60, timeout=20))
-                await after.reached(lambda now: now.armed == 1)
+                also = await armed_wait(after)
                 assert await run(orders, install_triggers, Order) == []
                 await run(orders, rowbell.remove_triggers, Item)
                 installed = await run(orders, install_triggers, Item)
@@ -117,8 +107,7 @@ async def test_a_schema_that_is_too_new_is_polled_and_says_so(
             await run(orders, install_triggers, Order)
         async with RowWatcher(orders, timing=QUICK) as watcher:
             assert watcher.statistics().reason is Reason.SCHEMA_NEWER
-            wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-            await watcher.reached(lambda now: now.queries > 0)
+            wait = await polled_wait(watcher, interval=0.05)
             await owner.execute("UPDATE orders SET n = 1")
             assert (await wait).n == 1
 
@@ -292,8 +281,7 @@ async def test_a_restored_dump_works_or_is_mended_by_installing_again(
     copy = database.set(database=f"{database.database}_copy")
     dump = tmp_path / "dump"
     async with RowWatcher(orders, mode="listen", timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher)
         command = [tool("pg_dump"), "-Fc", "-f", dump, *options, dsn(database)]
         done = await finished(command)
         assert (done.returncode, done.stderr) == (0, "")
@@ -320,8 +308,7 @@ async def test_a_restored_dump_works_or_is_mended_by_installing_again(
             connected(copy) as owner,
         ):
             assert await owner.fetchval("SELECT value FROM rowbell.channel_secret") != secret
-            wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-            await watcher.reached(lambda now: now.armed == 1)
+            wait = await armed_wait(watcher)
             assert await owner.fetchval("SELECT count(*) FROM rowbell.registration") == 1
             await owner.execute("UPDATE orders SET n = 9")
             assert (await wait).n == 9
@@ -367,10 +354,7 @@ async def test_a_database_with_other_defaults_is_one_like_others(
     ):
         for n in (1, 2):
             for columns in (None, ["n"]):
-                wait: asyncio.Task[Any] = asyncio.create_task(
-                    watcher.wait_for_change(public, 1, columns=columns, interval=60, timeout=20)
-                )
-                await watcher.reached(lambda now: now.armed == 1)
+                wait = await armed_wait(watcher, public, 1, columns=columns)
                 value = 2 * n + (columns is None)
                 level: Isolation = "read_committed" if n == 1 else "repeatable_read"
                 async with writer.transaction(isolation=level):

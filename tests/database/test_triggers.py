@@ -37,7 +37,9 @@ from rowbell._watch.database.tables import is_declared
 from rowbell._watch.database.triggers import ForEach, TableTriggers
 from rowbell._watch.values.key_hash import KeyColumn
 from support.models import Animal, Dog, Odd, Order, Plain
+from support.observed import execute
 from support.roles import register
+from support.waits import armed_wait
 
 QUICK = Timing(heartbeat=0.1, narrow=0.1)
 
@@ -114,8 +116,7 @@ async def test_other_options_are_outdated_until_installed(engine: AsyncEngine) -
     await run(engine, install_triggers, ByRow)
     assert await states(engine, ByRow) == [TriggerState.INSTALLED]
     assert await states(engine, Order) == [TriggerState.OUTDATED]
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
+    await execute(engine, insert(Order).values(id=1))
     row = await woken(engine, Order, 1, "UPDATE orders SET n = 0", "UPDATE orders SET n = 1")
     assert row.n == 1
 
@@ -226,14 +227,8 @@ async def test_any_name_will_do(engine: AsyncEngine, name: str) -> None:
 
 async def _changed_by(engine: AsyncEngine, model: type[Any], column: str) -> None:
     async with RowWatcher(engine, mode="listen", recheck=None, timing=QUICK) as watcher:
-        wait = asyncio.create_task(
-            watcher.wait_for_change(model, 1, columns=[column], interval=60, timeout=20)
-        )
-        await watcher.reached(lambda now: now.armed == 1)
-        async with engine.begin() as connection:
-            await connection.execute(
-                model.__table__.update().values({column_of(model, column): "b"})
-            )
+        wait = await armed_wait(watcher, model, 1, columns=[column])
+        await execute(engine, model.__table__.update().values({column_of(model, column): "b"}))
         assert getattr(await wait, column) == "b"
 
 
@@ -263,8 +258,7 @@ async def test_the_same_table_name_in_two_schemas_wakes_only_its_own(engine: Asy
         }
         await watcher.reached(lambda now: now.armed == 2)
         rereads = watcher.statistics().rereads
-        async with engine.begin() as connection:
-            await connection.execute(text("UPDATE two.twins SET n = 1"))
+        await execute(engine, "UPDATE two.twins SET n = 1")
         assert (await waits["two"]).n == 1
         assert watcher.statistics().rereads == rereads + 1
         waits["one"].cancel()
@@ -440,8 +434,7 @@ async def test_a_statement_that_changes_very_many_watched_rows_is_one_notificati
         await driver.add_listener(channel, lambda *event: heard.append(event[3]))
         for limit in (300, 900, 6000):
             heard.clear()
-            async with engine.begin() as writer:
-                await writer.execute(text(f"UPDATE orders SET n = n + 1 WHERE id <= {limit}"))
+            await execute(engine, f"UPDATE orders SET n = n + 1 WHERE id <= {limit}")
             await driver.fetch("SELECT 1")
             if limit < 6000:
                 assert len(heard) == -(-limit // 350)
@@ -488,8 +481,7 @@ async def test_triggers_for_another_key_are_never_trusted(engine: AsyncEngine) -
         __tablename__ = "orders"
         status: Mapped[str] = mapped_column(primary_key=True)
 
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
+    await execute(engine, insert(Order).values(id=1))
     async with RowWatcher(engine, timing=QUICK) as watcher:
         wait = asyncio.create_task(watcher.wait_for_change(ByStatus, "new", timeout=20))
         await watcher.reached(lambda now: now.reason is Reason.TRIGGER_OUTDATED)

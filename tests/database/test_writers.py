@@ -29,18 +29,13 @@ from rowbell import (
 from rowbell._watch.database.schema import COMPACT_BEYOND
 from rowbell._watch.database.tables import options_of
 from support.models import Order
+from support.observed import execute
 from support.roles import connected, register
+from support.waits import armed_wait, polled_wait
 
 QUICK = Timing(heartbeat=0.05, narrow=0.1)
 ROWS = 100
 FLAG = text("SELECT last_value FROM rowbell.has_registrations")
-
-
-@pytest.fixture
-async def orders(engine: AsyncEngine) -> AsyncEngine:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, ROWS + 1)])
-    return engine
 
 
 @pytest.fixture
@@ -83,8 +78,7 @@ async def test_while_another_row_is_watched_a_statement_asks_once_and_tells_nobo
     orders: AsyncEngine, writer: AsyncConnection
 ) -> None:
     async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher)
         assert await calls(writer, "UPDATE orders SET n = n + 1 WHERE id > 1") == {"changed": 1}
         called = await calls(writer, "UPDATE orders SET n = n + 1")
         assert called == {"changed": 1, "notify": 1, "channel": 1}
@@ -135,8 +129,7 @@ async def test_the_table_of_registrations_stays_small_while_an_old_transaction_k
         RowWatcher(orders, mode="listen", recheck=None, timing=Timing(heartbeat=1000)) as watcher,
     ):
         await old.execute(text("SELECT n FROM orders"))
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher)
         for _ in range(4):
             await other.execute(churn)
             await other.execute(text("DELETE FROM rowbell.registration WHERE table_oid = 1"))
@@ -181,8 +174,7 @@ async def test_a_change_of_columns_that_are_not_declared_calls_nothing_though_th
     jobs: AsyncEngine, writer: AsyncConnection
 ) -> None:
     async with RowWatcher(jobs, mode="listen", recheck=None) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, Job, 1)
         heard = watcher.statistics().notifications
         assert await calls(writer, "UPDATE jobs SET heartbeat = 1, \"Status\" = 'new'") == {}
         assert watcher.statistics().notifications == heard
@@ -198,10 +190,8 @@ async def test_a_row_that_goes_rings_whatever_is_declared(
     jobs: AsyncEngine, statement: str
 ) -> None:
     async with RowWatcher(jobs, mode="listen", recheck=None) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
-        async with jobs.begin() as connection:
-            await connection.execute(text(statement))
+        wait = await armed_wait(watcher, Job, 1)
+        await execute(jobs, statement)
         with pytest.raises(rowbell.NotFoundError, match="was deleted"):
             await wait
 
@@ -210,10 +200,8 @@ async def test_by_default_a_wait_watches_what_is_declared_woken_and_polled_alike
     jobs: AsyncEngine,
 ) -> None:
     async with RowWatcher(jobs, mode="poll") as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=0.02, timeout=0.2))
-        await watcher.reached(lambda now: now.queries > 0)
-        async with jobs.begin() as connection:
-            await connection.execute(update(Job).values(heartbeat=1))
+        wait = await polled_wait(watcher, Job, 1, interval=0.02, timeout=0.2)
+        await execute(jobs, update(Job).values(heartbeat=1))
         with pytest.raises(rowbell.WaitTimeoutError):
             await wait
 
@@ -228,8 +216,7 @@ async def test_a_wait_for_other_columns_is_polled_and_says_so(
         )
         await watcher.reached(lambda now: (now.armed, now.polled) == (1, 1))
         assert watcher.statistics().reason is Reason.NOT_DECLARED
-        async with jobs.begin() as connection:
-            await connection.execute(update(Job).values(heartbeat=1))
+        await execute(jobs, update(Job).values(heartbeat=1))
         assert (await polled).heartbeat == 1
         assert not armed.done()
         armed.cancel()
@@ -251,11 +238,9 @@ async def test_a_condition_watches_what_it_looks_at_whatever_is_declared(
             for until in (Job.heartbeat > 5, lambda job: job.heartbeat > 5)
         ]
         await watcher.reached(lambda now: (now.armed, now.polled) == (1, 2))
-        async with jobs.begin() as connection:
-            await connection.execute(update(Job).values(heartbeat=6))
+        await execute(jobs, update(Job).values(heartbeat=6))
         assert [(await wait).heartbeat for wait in polled] == [6, 6]
-        async with jobs.begin() as connection:
-            await connection.execute(update(Job).values(status="done"))
+        await execute(jobs, update(Job).values(status="done"))
         assert (await armed).status == "done"
 
 
@@ -303,10 +288,8 @@ async def test_any_type_can_be_declared(engine: AsyncEngine) -> None:
         await connection.execute(text("INSERT INTO things (id) VALUES (1)"))
     async with RowWatcher(engine, mode="listen", recheck=None) as watcher:
         for assignment in ("place = point(1, 2)", "wrapped = '{}'"):
-            wait = asyncio.create_task(watcher.wait_for_change(Thing, 1, interval=60, timeout=20))
-            await watcher.reached(lambda now: now.armed == 1)
-            async with engine.begin() as connection:
-                await connection.execute(text(f"UPDATE things SET {assignment}"))
+            wait = await armed_wait(watcher, Thing, 1)
+            await execute(engine, f"UPDATE things SET {assignment}")
             await wait
 
 
@@ -349,8 +332,7 @@ async def test_triggers_of_other_declared_columns_are_outdated_and_not_trusted(
         async with jobs.begin() as connection:
             await connection.run_sync(install_triggers, Task)
         await watcher.reached(lambda now: now.armed == 1)
-        async with jobs.begin() as connection:
-            await connection.execute(update(Task).values(heartbeat=1))
+        await execute(jobs, update(Task).values(heartbeat=1))
         assert (await wait).heartbeat == 1
 
 

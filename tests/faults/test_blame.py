@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import datetime
-from functools import partial
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
@@ -29,14 +28,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import rowbell
-from rowbell import Reason, RowWatcher, WatcherStatistics, wait_for_row_change
+from rowbell import Reason, RowWatcher
 from rowbell._cancellation import cancelled_once, complete
 from rowbell._watch.failures import own
 from rowbell._watch.reading.failing import Failing
 from support.models import Order
 from support.observed import execute
 from support.roles import role
-from support.waits import QUICK, armed
+from support.waits import QUICK, armed, armed_wait, notified, polled_wait
 
 
 class Base(DeclarativeBase):
@@ -65,11 +64,9 @@ class Note(Base):
 
 
 @pytest.fixture
-async def orders(engine: AsyncEngine) -> AsyncEngine:
-    async with engine.begin() as connection:
-        rows = [{"id": i, "n": i, "note": "broken" if i == 1 else "fine"} for i in range(1, 2001)]
-        await connection.execute(insert(Order), rows)
-    return engine
+def order_rows() -> list[dict[str, object]]:
+    """The note of the first cannot be loaded."""
+    return [{"id": i, "n": i, "note": "broken" if i == 1 else "fine"} for i in range(1, 2001)]
 
 
 class Connects:
@@ -97,12 +94,8 @@ async def test_a_row_that_its_session_cannot_load_is_an_error_and_costs_no_conne
     """The error is the row's, however often it were tried; the pool keeps its connections."""
     with Connects(orders) as connects:
         async with RowWatcher(orders, timing=QUICK) as watcher, AsyncSession(orders) as session:
-            wait = asyncio.create_task(
-                wait_for_row_change(session, Note, 1, columns=["n"], timeout=seconds)
-            )
-            await watcher.reached(lambda now: now.armed == 1)
-            async with orders.begin() as connection:
-                await connection.execute(update(Order).values(n=-1))
+            wait = await armed_wait(watcher, session, Note, 1, columns=["n"], timeout=seconds)
+            await execute(orders, update(Order).values(n=-1))
             with pytest.raises(ValueError, match="broken"):
                 await wait
     assert connects.made < 8
@@ -119,8 +112,7 @@ async def test_a_lock_on_the_sessions_own_connection_outlives_a_row_that_cannot_
         rowbell.advisory_lock(session, "nightly"),
     ):
         await session.commit()
-        wait = asyncio.create_task(wait_for_row_change(session, Note, 1, columns=["n"], timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, session, Note, 1, columns=["n"])
         await execute(database, "UPDATE orders SET n = -1")
         with pytest.raises(ValueError, match="broken"):
             await wait
@@ -140,8 +132,7 @@ async def test_a_pool_that_is_exhausted_is_the_callers_error(
     async with RowWatcher(small, timing=QUICK) as watcher, AsyncSession(small) as session:
         order = await session.get_one(Order, 2)
         await session.commit()
-        wait = asyncio.create_task(wait_for_row_change(session, Order, 2))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, session, Order, 2)
         async with small.connect():
             await execute(database, "UPDATE orders SET n = -1")
             with pytest.raises(PoolTimeoutError):
@@ -214,8 +205,7 @@ async def test_rows_that_fail_one_by_one_hold_no_other_wait_of_their_class_up(
     """Four hundred waits whose condition fails for their rows; one without it is woken."""
     failing: Any = 1 / (Order.n - Order.n) > 0
     async with RowWatcher(orders, mode="poll") as watcher:
-        other = asyncio.create_task(watcher.wait_for_change(Order, 5, interval=0.05, timeout=20))
-        await watcher.reached(lambda now: now.queries > 1)
+        other = await polled_wait(watcher, Order, 5, interval=0.05)
         waits = [
             asyncio.create_task(watcher.wait_for_change(Order, i, until=failing, interval=0.05))
             for i in range(1, 401)
@@ -303,10 +293,6 @@ async def test_evidence_that_may_not_be_read_is_a_reason_and_no_loop(
         await mine.dispose()
 
 
-def _has_heard(before: int, now: WatcherStatistics) -> bool:
-    return now.notifications > before
-
-
 async def test_what_only_the_instance_fails_with_costs_a_wake_no_connection(
     orders: AsyncEngine, database: URL
 ) -> None:
@@ -316,7 +302,7 @@ async def test_what_only_the_instance_fails_with_costs_a_wake_no_connection(
             for n in range(20):
                 heard = watcher.statistics().notifications
                 await execute(database, f"UPDATE orders SET n = {n + 10} WHERE id = 1")
-                await watcher.reached(partial(_has_heard, heard))
+                await watcher.reached(notified(heard))
             await execute(database, "UPDATE orders SET n = -1 WHERE id = 1")
             with pytest.raises(ValueError, match="broken"):
                 await wait
@@ -330,8 +316,7 @@ async def test_a_function_that_was_missing_for_a_moment_is_not_the_keys_fault(
     async with RowWatcher(orders, recheck=None, timing=QUICK) as watcher:
         with pytest.raises(DBAPIError, match="later"):
             await watcher.wait_for_change(Order, 1, until=func.later(Order.n) == 1, timeout=20)
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher)
         await execute(database, "UPDATE orders SET n = -1")
         await wait
 
@@ -386,8 +371,7 @@ async def test_a_base_exception_of_a_predicate_ends_its_wait_alone(
         beside = asyncio.create_task(watcher.wait_for_change(Order, 2, interval=0.02, timeout=20))
         with pytest.raises((failure, RuntimeError)):
             await watcher.wait_for_change(Order, 1, until=predicate, timeout=5)
-        async with orders.begin() as connection:
-            await connection.execute(update(Order).values(n=-1))
+        await execute(orders, update(Order).values(n=-1))
         await beside
 
 
@@ -425,8 +409,7 @@ async def test_a_hook_of_the_session_that_is_cancelled_fails_the_wait_and_not_it
             raise asyncio.CancelledError
 
         event.listen(session.sync_session, "do_orm_execute", cancelled)
-        wait = asyncio.create_task(wait_for_row_change(session, Order, 1, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, session, Order, 1)
         await execute(database, "UPDATE orders SET n = -1")
         with pytest.raises(RuntimeError, match="was cancelled"):
             await wait

@@ -36,14 +36,13 @@ from rowbell import (
     TriggerError,
     WatcherState,
     WatcherStateError,
-    wait_for_row_change,
 )
 from rowbell._mapping import tables_of
 from rowbell.embedded import EmbeddedServer
 from support.models import Order, Plain
 from support.observed import blocked, execute
 from support.roles import Warned, connected, role
-from support.waits import QUICK, armed, run
+from support.waits import QUICK, armed, armed_wait, run
 
 
 class Base(DeclarativeBase):
@@ -159,12 +158,7 @@ async def test_the_session_gets_its_row_though_its_connection_is_broken(
                 session.expunge(parcel)
             session.add(Parcel(id=9, state="new"))
             with session.no_autoflush:
-                wait = asyncio.create_task(
-                    wait_for_row_change(
-                        session, Parcel, 1, options=[undefer(Parcel.size)], interval=60, timeout=60
-                    )
-                )
-                await watcher.reached(lambda now: now.armed == 1)
+                wait = await armed_wait(watcher, session, Parcel, 1, options=[undefer(Parcel.size)])
                 if broken == "an enum is replaced":
                     await execute(database, *MIGRATIONS[broken])
                 else:
@@ -180,13 +174,11 @@ async def test_the_session_gets_its_row_though_its_connection_is_broken(
 
 @pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])
 async def test_what_a_timeout_of_the_server_ends_is_read_again(
-    engine: AsyncEngine, database: URL, setting: str, caplog: pytest.LogCaptureFixture
+    orders: AsyncEngine, database: URL, setting: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also the first read, and the question for ``since``; the log says so once."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
     impatient = create_async_engine(database, connect_args={"server_settings": {setting: "20"}})
-    async with engine.connect() as locker, RowWatcher(impatient, mode="poll") as watcher:
+    async with orders.connect() as locker, RowWatcher(impatient, mode="poll") as watcher:
         await locker.execute(text("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"))
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.02, timeout=30))
         await watcher.reached(lambda now: now.queries > 3)
@@ -233,9 +225,7 @@ async def test_a_wait_may_begin_while_the_server_is_down(since: Any) -> None:
         await engine.dispose()
 
 
-async def test_too_many_connections_pass(engine: AsyncEngine, database: URL) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
+async def test_too_many_connections_pass(orders: AsyncEngine, database: URL) -> None:
     async with role(database, "GRANT SELECT ON orders TO {role}") as url:
         mine = create_async_engine(url, poolclass=NullPool)
         async with RowWatcher(mine, mode="poll") as watcher:
@@ -257,12 +247,10 @@ async def test_who_cannot_connect_at_all_is_told_at_once(database: URL) -> None:
 
 
 async def test_a_dead_connection_of_the_pool_costs_a_wake_nothing(
-    engine: AsyncEngine, database: URL
+    orders: AsyncEngine, database: URL
 ) -> None:
     """All connections of the pool were killed, by an idle timeout say; the next poll is far off."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
-    async with armed(engine) as (_, wait):
+    async with armed(orders) as (_, wait):
         await execute(database, KILLED, "UPDATE orders SET n = 1")
         assert (await wait).n == 1
 
@@ -318,11 +306,9 @@ async def test_a_column_that_only_the_instances_have_is_asked_for_once(
         assert not any(wait.done() for wait in waits[200:])
 
 
-async def test_only_those_who_ask_for_it_are_blamed(engine: AsyncEngine, database: URL) -> None:
+async def test_only_those_who_ask_for_it_are_blamed(orders: AsyncEngine, database: URL) -> None:
     """A dropped column fails the waits that watch it; others of the class go on."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, 5)])
-    async with RowWatcher(engine, mode="poll") as watcher:
+    async with RowWatcher(orders, mode="poll") as watcher:
         bad, good = (
             [
                 asyncio.create_task(
@@ -359,8 +345,7 @@ async def test_one_row_of_many_that_cannot_be_read_is_the_only_one_to_fail(
         with pytest.raises(DBAPIError, match="division by zero"):
             await waits[-1]
         assert not any(wait.done() for wait in waits[:-1])
-        async with engine.begin() as connection:
-            await connection.execute(update(Order).values(n=-1))
+        await execute(engine, update(Order).values(n=-1))
         await asyncio.gather(*waits[:-1])
 
 
@@ -376,18 +361,15 @@ def raising(error: type[BaseException]) -> Callable[[Any], object]:
 
 @pytest.mark.parametrize("error", [StopIteration, asyncio.CancelledError, StopAsyncIteration])
 async def test_what_a_predicate_raises_is_the_waits_answer(
-    engine: AsyncEngine, error: type[BaseException]
+    orders: AsyncEngine, error: type[BaseException]
 ) -> None:
     """Even what asyncio would take for something else; the waits beside it go on."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": 1}, {"id": 2}])
-    async with RowWatcher(engine) as watcher:
+    async with RowWatcher(orders) as watcher:
         beside = asyncio.create_task(watcher.wait_for_change(Order, 2, interval=0.05, timeout=20))
         with pytest.raises((RuntimeError, StopAsyncIteration)) as raised:
             await watcher.wait_for_change(Order, 1, until=raising(error), timeout=5)
         assert isinstance(raised.value.__cause__ or raised.value, error)
-        async with engine.begin() as connection:
-            await connection.execute(update(Order).values(n=1))
+        await execute(orders, update(Order).values(n=1))
         assert (await beside).n == 1
 
 
@@ -417,11 +399,9 @@ async def test_what_a_condition_on_the_statistics_raises_is_the_observers_answer
 
 @pytest.mark.parametrize("of", ["the listener", "a read"])
 async def test_a_hook_that_is_cancelled_costs_one_try(
-    engine: AsyncEngine, database: URL, of: str
+    orders: AsyncEngine, database: URL, of: str
 ) -> None:
     """A token refresh may raise CancelledError by itself; nobody has cancelled the wait."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": 1}, {"id": 2}])
     failures = 0
 
     async def creator() -> asyncpg.Connection[Any]:
@@ -440,8 +420,7 @@ async def test_a_hook_that_is_cancelled_costs_one_try(
     async with RowWatcher(mine, recheck=None, timing=QUICK) as watcher:
         await watcher.reached(lambda now: now.state is WatcherState.LISTENING)
         assert failures == 0
-        first = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.1, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        first = await armed_wait(watcher, interval=0.1)
         async with mine.connect():
             failures = int(of == "a read")
             second = asyncio.create_task(watcher.wait_for_change(Order, 2, interval=0.1))
@@ -469,8 +448,7 @@ class Cancelled(Base):
 
 
 async def test_a_type_that_is_cancelled_fails_its_wait(engine: AsyncEngine) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Plain).values(id=1))
+    await execute(engine, insert(Plain).values(id=1))
     async with RowWatcher(engine, mode="poll") as watcher:
         with pytest.raises(RuntimeError, match="was cancelled"):
             await watcher.wait_for_change(Cancelled, 1, until=lambda _: True, timeout=5)
@@ -479,15 +457,13 @@ async def test_a_type_that_is_cancelled_fails_its_wait(engine: AsyncEngine) -> N
 
 @pytest.mark.parametrize("part", ["reader", "listener"])
 async def test_a_task_of_ours_that_ends_closes_the_watcher(
-    engine: AsyncEngine,
+    orders: AsyncEngine,
     part: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Whatever ended it: the waits raise, and the log says why. Never a state that is not true."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
-    watcher = RowWatcher(engine, recheck=None)
+    watcher = RowWatcher(orders, recheck=None)
     end = asyncio.Event()
 
     async def run() -> None:
@@ -511,8 +487,7 @@ async def test_a_task_of_ours_that_ends_closes_the_watcher(
 
 async def test_many_waits_for_one_row_hold_it_once(engine: AsyncEngine, database: URL) -> None:
     """A hundred waits for a row of a megabyte: it is fetched once, and woken with it once."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1, note="x" * 1_000_000))
+    await execute(engine, insert(Order).values(id=1, note="x" * 1_000_000))
     tracemalloc.start()
     try:
         async with armed(engine, Order, *[1] * 100) as (_, waits):
@@ -527,13 +502,11 @@ async def test_many_waits_for_one_row_hold_it_once(engine: AsyncEngine, database
 @pytest.mark.fault("B32")
 @pytest.mark.parametrize("mode", ["listen", "poll"])
 async def test_a_loop_that_was_held_up_still_reads_once_more(
-    engine: AsyncEngine, database: URL, mode: str
+    orders: AsyncEngine, database: URL, mode: str
 ) -> None:
     """The change was committed before the deadline, the loop came back long after it."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
     timing = Timing(last_read=0.1)
-    async with RowWatcher(engine, mode=mode, timing=timing) as watcher:
+    async with RowWatcher(orders, mode=mode, timing=timing) as watcher:
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=0.4))
         await watcher.reached(lambda now: now.queries > 0)
 
@@ -679,12 +652,10 @@ async def _lock_row(session: AsyncSession) -> None:
 
 @pytest.mark.parametrize("kind", ["key", "table", "row", "read"])
 async def test_a_wait_for_a_lock_that_is_given_up_ends_on_the_server_too(
-    engine: AsyncEngine, kind: str
+    orders: AsyncEngine, kind: str
 ) -> None:
     """By a scope of anyio, which cancels again and again, also what is being cleaned up."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
-    async with engine.connect() as locker:
+    async with orders.connect() as locker:
         await locker.execute(text("SELECT pg_advisory_lock(hashtextextended('job', 0))"))
         await locker.execute(text("SELECT FROM orders FOR UPDATE"))
         if kind != "key":
@@ -692,8 +663,8 @@ async def test_a_wait_for_a_lock_that_is_given_up_ends_on_the_server_too(
         for _ in range(5):
             scope = anyio.CancelScope()
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_wait_for_lock, engine, kind, scope)
-                await blocked(engine)
+                tasks.start_soon(_wait_for_lock, orders, kind, scope)
+                await blocked(orders)
                 scope.cancel()
             assert await _waiting(locker) == 0
         await locker.execute(text("SELECT pg_advisory_unlock_all()"))

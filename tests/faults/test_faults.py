@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -22,39 +21,17 @@ from rowbell import (
     RowWatcher,
     Timing,
     WaitTimeoutError,
-    WatcherState,
-    WatcherStatistics,
+    install_triggers,
     wait_for_row_change,
 )
 from rowbell.embedded import EmbeddedServer
 from support.catalogue import due, seen
-from support.models import Base, Order
+from support.models import Base, Item, Order
 from support.observed import execute, kill_listener, listeners
+from support.orders import change
 from support.proxy import Proxy, proxy_to
 from support.waits import IMPATIENT as QUICK
-
-LISTENING, POLLING = WatcherState.LISTENING, WatcherState.POLLING
-
-
-@pytest.fixture
-async def orders(engine: AsyncEngine) -> AsyncEngine:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, 101)])
-    return engine
-
-
-async def change(engine: AsyncEngine, key: int = 1) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(update(Order).where(Order.id == key).values(n=Order.n + 1))
-    due()
-
-
-def _reconnected(before: int, now: WatcherStatistics, *, armed: int) -> bool:
-    return now.reconnects > before and now.state is LISTENING and now.armed == armed
-
-
-def _has_read(before: int, now: WatcherStatistics) -> bool:
-    return now.queries > before
+from support.waits import LISTENING, POLLING, armed_wait, has_read, polled_wait, reconnected, run
 
 
 @pytest.mark.fault("B1")
@@ -63,8 +40,7 @@ async def test_a_change_made_while_the_connection_was_lost_is_seen(
 ) -> None:
     """Even by waits that would poll only in an hour: the reconnect reads everything."""
     async with RowWatcher(orders, listen_url=proxy.url, recheck=None, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=3600, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher)
         proxy.refusing = True
         proxy.cut()
         await watcher.reached(lambda now: now.state is POLLING and now.armed == 0)
@@ -81,13 +57,10 @@ async def test_a_change_made_while_the_connection_was_lost_is_seen(
 async def test_a_killed_backend_is_replaced(orders: AsyncEngine) -> None:
     async with RowWatcher(orders, recheck=None, timing=QUICK) as watcher:
         for key in range(1, 6):
-            wait = asyncio.create_task(
-                watcher.wait_for_change(Order, key, interval=3600, timeout=20)
-            )
-            await watcher.reached(lambda now: now.armed == 1)
+            wait = await armed_wait(watcher, Order, key)
             reconnects = watcher.statistics().reconnects
             await kill_listener(orders)
-            await watcher.reached(partial(_reconnected, reconnects, armed=1))
+            await watcher.reached(reconnected(reconnects, armed=1))
             await change(orders, key)
             assert (await seen(wait)).n == 1
         assert len(await listeners(orders)) == 1
@@ -101,7 +74,7 @@ async def test_two_hundred_reconnects_leave_one_connection(
     async with RowWatcher(orders, listen_url=proxy.url, timing=timing) as watcher:
         for n in range(200):
             proxy.cut()
-            await watcher.reached(partial(_reconnected, n, armed=0))
+            await watcher.reached(reconnected(n, armed=0))
         assert len(await listeners(orders)) == 1
 
 
@@ -110,8 +83,7 @@ async def test_a_half_open_connection_is_found_by_the_heartbeat(
     orders: AsyncEngine, proxy: Proxy
 ) -> None:
     async with RowWatcher(orders, listen_url=proxy.url, recheck=None, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, interval=0.05)
         proxy.stall()
         await change(orders)
         assert (await seen(wait)).n == 1
@@ -131,16 +103,12 @@ async def test_a_restarted_server_is_found_again() -> None:
             await connection.execute(insert(Order), [{"id": 1}])
         async with RowWatcher(engine, recheck=None, timing=QUICK) as watcher:
             for stop in (server.restart, server.stop):
-                wait = asyncio.create_task(
-                    watcher.wait_for_change(Order, 1, interval=3600, timeout=30)
-                )
-                await watcher.reached(lambda now: now.armed == 1)
+                wait = await armed_wait(watcher)
                 stop()
                 await watcher.reached(lambda now: now.state is POLLING)
                 if stop == server.stop:
                     server.start()
-                async with engine.begin() as connection:
-                    await connection.execute(update(Order).values(n=Order.n + 1))
+                await execute(engine, update(Order).values(n=Order.n + 1))
                 due()
                 await seen(wait)
                 await watcher.reached(lambda now: now.state is LISTENING)
@@ -156,8 +124,7 @@ async def test_a_pooler_that_delivers_nothing_is_found_out(
     async with RowWatcher(orders, listen_url=proxy.url, timing=QUICK) as watcher:
         now = watcher.statistics()
         assert (now.state, now.reason) == (POLLING, Reason.NOT_DELIVERED)
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.02, timeout=20))
-        await watcher.reached(lambda now: now.queries > 1)
+        wait = await polled_wait(watcher, interval=0.02)
         await change(orders)
         assert (await seen(wait)).n == 1
         await proxy.has_accepted(proxy.accepted + 1)  # it is tried again
@@ -183,8 +150,7 @@ async def test_a_server_that_cannot_be_reached_is_polled_without_a_log_storm(
     proxy.refusing = True
     async with RowWatcher(orders, listen_url=proxy.url, timing=QUICK) as watcher:
         assert watcher.statistics().reason is Reason.CONNECTION_LOST
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.02, timeout=20))
-        await watcher.reached(lambda now: now.queries > 1)
+        wait = await polled_wait(watcher, interval=0.02)
         await change(orders)
         await seen(wait)
         await proxy.has_accepted(5)
@@ -212,8 +178,7 @@ async def test_a_ring_whose_reads_fail_is_not_forgotten(
     """LISTEN goes on, the reads do not: the announced change is read at the interval."""
     engine = create_async_engine(proxy.url, poolclass=NullPool)
     async with RowWatcher(engine, listen_url=database, recheck=None, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, interval=0.05)
         proxy.refusing = True
         accepted = proxy.accepted
         await change(orders)
@@ -311,8 +276,7 @@ async def test_a_reading_that_fails_for_a_while_is_repeated(
 ) -> None:
     engine = create_async_engine(proxy.url, pool_pre_ping=True)
     async with RowWatcher(engine, mode="poll", timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.02, timeout=20))
-        await watcher.reached(lambda now: now.queries > 1)
+        wait = await polled_wait(watcher, interval=0.02)
         proxy.refusing = True
         proxy.cut()
         await change(orders)
@@ -333,8 +297,7 @@ async def test_a_server_that_does_not_answer_ends_no_later_than_the_last_read(
     timing = Timing(last_read=0.2, close=0.1)
     watcher = RowWatcher(engine, mode="poll", timing=timing)
     async with watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.02, timeout=0.3))
-        await watcher.reached(lambda now: now.queries > 1)
+        wait = await polled_wait(watcher, interval=0.02, timeout=0.3)
         proxy.stall()
         with pytest.raises(WaitTimeoutError, match="has not answered"):
             await wait
@@ -345,13 +308,11 @@ async def test_a_server_that_does_not_answer_ends_no_later_than_the_last_read(
 async def test_a_rung_row_that_a_lock_hides_holds_up_no_other_table(
     orders: AsyncEngine,
 ) -> None:
-    await _insert_item(orders)
+    await execute(orders, "INSERT INTO items VALUES (1, 1, '')")
     async with (
         RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher,
         orders.connect() as locker,
     ):
-        from support.models import Item
-
         first = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
         other = asyncio.create_task(watcher.wait_for_change(Item, 1, interval=60, timeout=20))
         await watcher.reached(lambda now: now.armed == 2)
@@ -360,8 +321,7 @@ async def test_a_rung_row_that_a_lock_hides_holds_up_no_other_table(
         await first
         await locker.execute(text("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"))
         blocked = asyncio.create_task(watcher.wait_for_change(Order, 2, interval=60, timeout=20))
-        async with orders.begin() as connection:
-            await connection.execute(update(Item).values(name="changed"))
+        await execute(orders, update(Item).values(name="changed"))
         assert (await other).name == "changed"
         await locker.execute(update(Order).where(Order.id == 2).values(n=1))
         await locker.commit()
@@ -369,35 +329,22 @@ async def test_a_rung_row_that_a_lock_hides_holds_up_no_other_table(
         await asyncio.wait([blocked])
 
 
-async def _insert_item(engine: AsyncEngine) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(text("INSERT INTO items VALUES (1, 1, '')"))
-
-
 @pytest.mark.fault("B29")
 async def test_a_dropped_trigger_is_noticed_and_its_return_too(
     orders: AsyncEngine, database: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with RowWatcher(orders, recheck=None, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, interval=0.05)
         await execute(database, "DROP TRIGGER rowbell_update ON orders")
         await watcher.reached(lambda now: now.reason is Reason.TRIGGER_MISSING)
         await change(orders)
         assert (await seen(wait)).n == 1
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-        async with orders.begin() as connection:
-            await connection.run_sync(_install)
+        await run(orders, install_triggers, Order)
         await watcher.reached(lambda now: now.armed == 1 and now.reason is None)
         await change(orders)
         assert (await seen(wait)).n == 2
     assert "table orders" in caplog.text
-
-
-def _install(connection: Any) -> None:
-    import rowbell
-
-    rowbell.install_triggers(connection, Order)
 
 
 @pytest.mark.fault("B26")
@@ -406,8 +353,7 @@ async def test_a_change_that_was_muted_is_seen_at_the_next_heartbeat(
 ) -> None:
     """SET rowbell.notify = off, as two-phase commit needs it: late, never lost."""
     async with RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, interval=0.05)
         async with orders.connect() as connection:
             await connection.execute(text("SET LOCAL rowbell.notify = off"))
             await connection.execute(update(Order).where(Order.id == 1).values(n=1))
@@ -430,8 +376,7 @@ async def test_an_old_transaction_elsewhere_delays_arming_only_shortly(
         RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher,
     ):
         await old.execute(text("SELECT pg_current_xact_id()"))
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher)
         await change(orders)
         assert (await seen(wait)).n == 1
     await elsewhere.dispose()
@@ -448,7 +393,7 @@ async def test_an_old_writer_of_the_table_is_waited_for(orders: AsyncEngine) -> 
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
         queries = 0
         for _ in range(5):
-            await watcher.reached(partial(_has_read, queries))
+            await watcher.reached(has_read(queries))
             queries = watcher.statistics().queries
             assert watcher.statistics().armed == 0
         await writer.commit()

@@ -9,34 +9,25 @@ import struct
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import URL, event, insert, text
+from sqlalchemy import URL, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from rowbell import ListenError, Reason, RowWatcher, Timing, WatcherState, WatcherStatistics
+from rowbell import ListenError, Reason, RowWatcher, Timing, WatcherState
 from rowbell._watch.database.calls import Calls
 from rowbell.embedded import EmbeddedServer
 from support.catalogue import due, seen
 from support.models import Order
 from support.observed import backends, execute, kill_listener
+from support.orders import CHANGE
 from support.proxy import Proxy, error
 from support.roles import connected, role
 from support.waits import IMPATIENT as QUICK
-
-LISTENING, POLLING = WatcherState.LISTENING, WatcherState.POLLING
-CHANGE = "UPDATE orders SET n = n + 1 WHERE id = 1"
-
-
-@pytest.fixture
-async def orders(engine: AsyncEngine) -> AsyncEngine:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, 101)])
-    return engine
+from support.waits import LISTENING, POLLING, armed_wait, polled_wait, reconnected
 
 
 @asynccontextmanager
@@ -45,8 +36,7 @@ async def waiting(
 ) -> AsyncGenerator[tuple[RowWatcher, asyncio.Task[Order]]]:
     """An armed wait for row 1, which only the bell ends, or a read after a loss."""
     async with watching as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=interval, timeout=60))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, interval=interval)
         yield watcher, wait
 
 
@@ -151,12 +141,10 @@ async def test_however_a_connect_fails_it_is_tried_again(
     watching = RowWatcher(orders, listen_url=proxy.url, recheck=None, timing=QUICK)
     async with watching as watcher:
         assert watcher.statistics().state is POLLING
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=60))
-        await watcher.reached(lambda now: now.queries > 1)
+        wait = await polled_wait(watcher, interval=0.05)
         await changed(wait, database)
         proxy.instead = b""
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=3600, timeout=60))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher)
         proxy.instead = answer
         accepted, reads = proxy.accepted, watcher.statistics().queries
         proxy.cut()
@@ -192,8 +180,7 @@ async def test_a_server_that_cannot_be_found_is_found_later(
     async with RowWatcher(orders, listen_url=url, recheck=None, timing=QUICK) as watcher:
         now = watcher.statistics()
         assert (now.state, now.reason) == (POLLING, Reason.CONNECTION_LOST)
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=60))
-        await watcher.reached(lambda now: now.queries > 1)
+        wait = await polled_wait(watcher, interval=0.05)
         await changed(wait, database)
     if how == "reset":
         loop.remove_reader(later)
@@ -220,8 +207,7 @@ async def test_an_outage_is_neither_a_storm_of_connects_nor_of_log_lines(
         assert len(caplog.records) <= 3
         proxy.refusing = False
         await watcher.reached(lambda now: now.armed == 1)
-        async with orders.begin() as connection:
-            await connection.execute(text(CHANGE))
+        await execute(orders, CHANGE)
         due()
         await seen(wait)
 
@@ -265,10 +251,6 @@ async def test_a_change_at_any_step_of_a_reconnect_is_seen(
         assert not armed_once
 
 
-def _reconnected(before: int, now: WatcherStatistics) -> bool:
-    return now.reconnects > before
-
-
 @pytest.mark.fault("B8")
 async def test_a_storm_of_notifications_hides_no_change(orders: AsyncEngine, database: URL) -> None:
     """While waits come and go, and while LISTEN is said anew."""
@@ -300,7 +282,7 @@ async def test_a_storm_of_notifications_hides_no_change(orders: AsyncEngine, dat
                     followers.create_task(follow(watcher, key))
                 for n in range(3):
                     await kill_listener(orders)
-                    await watcher.reached(partial(_reconnected, n))
+                    await watcher.reached(reconnected(n))
             stop.set()
             await raging
 
@@ -434,8 +416,7 @@ async def test_after_a_half_open_connection_notifications_wake_again(
         await execute(database, CHANGE)
         await seen(wait)  # found out by the heartbeat, and read again
         proxy.resume()
-        again = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=3600, timeout=60))
-        await watcher.reached(lambda now: now.armed == 1)
+        again = await armed_wait(watcher)
         await changed(again, database)
 
 
@@ -450,8 +431,7 @@ async def test_a_server_that_refuses_listen_is_polled_and_not_asked_again(
         now = watcher.statistics()
         assert (now.state, now.reason) == (POLLING, Reason.UNSUPPORTED)
         accepted = proxy.accepted
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=60))
-        await watcher.reached(lambda now: now.queries > 1)
+        wait = await polled_wait(watcher, interval=0.05)
         await changed(wait, database)
         assert proxy.accepted == accepted
     with pytest.raises(ListenError, match="unsupported"):
@@ -483,10 +463,7 @@ async def test_a_change_at_once_after_a_wait_is_said_to_be_armed_wakes_it(
     """Thirty times, with nothing but the notification to end it."""
     async with connected(database) as writer, RowWatcher(orders, recheck=None) as watcher:
         for key in range(1, 31):
-            wait = asyncio.create_task(
-                watcher.wait_for_change(Order, key, interval=3600, timeout=60)
-            )
-            await watcher.reached(lambda now: now.armed == 1)
+            wait = await armed_wait(watcher, Order, key)
             await writer.execute("UPDATE orders SET n = n + 1 WHERE id = $1", key)
             due()
             await seen(wait)

@@ -32,17 +32,14 @@ from rowbell.testing import create_database, drop_database
 from support.catalogue import due, seen
 from support.models import Base, Order
 from support.observed import blocked, execute, listeners, none_left
+from support.orders import CHANGE
 from support.paths import PYTHONPATH
-from support.waits import QUICK, armed, run
-
-CHANGE = "UPDATE orders SET n = n + 1 WHERE id = 1"
+from support.waits import QUICK, armed, armed_wait, polled_wait, run
 
 
 @pytest.fixture
-async def orders(engine: AsyncEngine) -> AsyncEngine:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, 1001)])
-    return engine
+def order_rows() -> list[dict[str, object]]:
+    return [{"id": id_} for id_ in range(1, 1_001)]
 
 
 @pytest.mark.fault("B17")
@@ -117,8 +114,7 @@ async def test_reads_that_are_slow_count_in_the_timeout(orders: AsyncEngine) -> 
     """Half a second is half a second, though each read waits for a lock."""
     timing = Timing(last_read=0.3)
     async with RowWatcher(orders, mode="poll", timing=timing) as watcher, orders.connect() as c:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.02, timeout=0.5))
-        await watcher.reached(lambda now: now.queries > 0)
+        wait = await polled_wait(watcher, interval=0.02, timeout=0.5)
         await c.execute(text("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"))
         begun = asyncio.get_running_loop().time()
         with pytest.raises(WaitTimeoutError):
@@ -475,8 +471,7 @@ async def test_the_schema_goes_under_a_wait_and_comes_back(
 ) -> None:
     """Dropped together with a change: polled, and after the migration armed again."""
     async with RowWatcher(orders, recheck=None, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=60))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, interval=0.05)
         async with orders.begin() as connection:
             await connection.execute(text("DROP SCHEMA rowbell CASCADE"))
             await connection.execute(text(CHANGE))

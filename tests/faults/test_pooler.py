@@ -14,7 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import URL, insert, update
+from sqlalchemy import URL, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -30,6 +30,7 @@ from rowbell import (
 )
 from support.catalogue import due, seen
 from support.models import Order
+from support.observed import execute
 
 pytestmark = pytest.mark.skipif(
     shutil.which("pgbouncer") is None and "CI" not in os.environ,
@@ -72,18 +73,16 @@ async def pgbouncer(target: URL, directory: Path, mode: str) -> AsyncGenerator[U
 @pytest.mark.fault("B13")
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 async def test_a_pooler_is_listened_through_only_where_it_delivers(
-    engine: AsyncEngine,
+    orders: AsyncEngine,
     database: URL,
     tmp_path: Path,
     mode: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Session mode delivers; in transaction mode LISTEN is accepted, and the wait is polled."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
     async with pgbouncer(database, tmp_path, mode) as url:
         timing = Timing(proof=2, backoff=60, backoff_limit=60)
-        async with RowWatcher(engine, listen_url=url, timing=timing) as watcher:
+        async with RowWatcher(orders, listen_url=url, timing=timing) as watcher:
             now = watcher.statistics()
             if mode == "session":
                 assert now.state is WatcherState.LISTENING
@@ -95,8 +94,7 @@ async def test_a_pooler_is_listened_through_only_where_it_delivers(
                 watcher.wait_for_change(Order, 1, interval=interval, timeout=20)
             )
             await watcher.reached(lambda now: now.armed == 1 if interval > 1 else now.queries > 0)
-            async with engine.begin() as connection:
-                await connection.execute(update(Order).values(n=1))
+            await execute(orders, update(Order).values(n=1))
             due()
             assert (await seen(wait)).n == 1
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
@@ -112,11 +110,9 @@ def _is_served(reads: int, now: WatcherStatistics, *, armed: bool) -> bool:
 @pytest.mark.parametrize("listens", ["directly", "through it too"])
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 async def test_an_application_that_knows_its_server_through_a_pooler_alone(
-    engine: AsyncEngine, database: URL, tmp_path: Path, mode: str, listens: str
+    orders: AsyncEngine, database: URL, tmp_path: Path, mode: str, listens: str
 ) -> None:
     """Reads, sessions and locks go through it; only notifications need the server itself."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
     async with pgbouncer(database, tmp_path, mode) as url:
         # As SQLAlchemy advises for PgBouncer: no names of prepared statements, no second pool.
         unnamed = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}

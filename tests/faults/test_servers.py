@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, insert, text, update
+from sqlalchemy import URL, insert, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from rowbell import ListenError, Reason, RowWatcher, Timing, WatcherState, WatcherStateError
 from rowbell.embedded import EmbeddedServer
-from support.catalogue import due, seen
+from support.catalogue import seen
 from support.models import Base, Order
 from support.observed import execute
+from support.orders import change
 from support.paths import PYTHONPATH
 from support.proxy import proxy_to
+from support.waits import armed_wait, polled_wait
 
 QUICK = Timing(heartbeat=0.1, narrow=0.1, backoff=0.05, backoff_limit=0.1)
 
@@ -49,19 +51,13 @@ async def orders(primary: EmbeddedServer) -> AsyncGenerator[AsyncEngine]:
     await engine.dispose()
 
 
-async def change(engine: AsyncEngine) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(update(Order).values(n=Order.n + 1))
-
-
 @pytest.mark.fault("B21")
 async def test_a_full_notification_queue_fails_no_write_and_loses_no_change(
     orders: AsyncEngine,
 ) -> None:
     """Somebody listens and stays in a transaction; PostgreSQL would fail the next NOTIFY."""
     async with RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, interval=0.05)
         async with orders.connect() as stuck:
             await stuck.execute(text("LISTEN elsewhere"))
             await stuck.commit()
@@ -75,7 +71,6 @@ async def test_a_full_notification_queue_fails_no_write_and_loses_no_change(
                 assert usage > 0.9
             heard = watcher.statistics().notifications
             await change(orders)
-            due()
             assert (await seen(wait)).n == 1
             assert watcher.statistics().notifications == heard
 
@@ -85,8 +80,7 @@ async def test_a_queue_that_was_full_to_the_end_recovers_by_itself(orders: Async
     """Even a foreign NOTIFY fails; our writer does not, and after a heartbeat all is well again."""
     notify = text("SELECT pg_notify('elsewhere', repeat('x', 7900) || random())")
     async with RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, interval=0.05)
         async with orders.connect() as stuck:
             await stuck.execute(text("LISTEN elsewhere"))
             await stuck.commit()
@@ -97,7 +91,6 @@ async def test_a_queue_that_was_full_to_the_end_recovers_by_itself(orders: Async
                         await full.execute(notify)
                         await full.commit()
             await change(orders)
-            due()
             assert (await seen(wait)).n == 1
         again = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
         heard = watcher.statistics().notifications
@@ -108,7 +101,6 @@ async def test_a_queue_that_was_full_to_the_end_recovers_by_itself(orders: Async
                 await connection.commit()
                 await asyncio.sleep(0.02)  # the server tells nobody that its queue is empty
         await change(orders)
-        due()
         assert (await seen(again)).n == 2
         assert watcher.statistics().notifications > heard
 
@@ -199,12 +191,8 @@ async def test_a_standby_is_polled_and_nothing_read_there_is_armed(
             async with RowWatcher(standby, timing=QUICK, **more) as watcher:
                 now = watcher.statistics()
                 assert (now.state, now.reason) == (WatcherState.POLLING, Reason.IN_RECOVERY)
-                wait = asyncio.create_task(
-                    watcher.wait_for_change(Order, 1, interval=0.05, timeout=20)
-                )
-                await watcher.reached(lambda now: now.queries > 1)
+                wait = await polled_wait(watcher, interval=0.05)
                 await change(orders)
-                due()
                 await seen(wait)
         await standby.dispose()
 
@@ -222,8 +210,7 @@ async def test_a_failover_under_a_wait_loses_no_change(
             engine = create_async_engine(proxy.url, poolclass=NullPool)
             watching = RowWatcher(engine, listen_url=listened.url, recheck=0.1, timing=QUICK)
             async with watching as watcher:
-                wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05))
-                await watcher.reached(lambda now: now.armed == 1)
+                wait = await armed_wait(watcher, interval=0.05)
                 standby.promote()
                 proxy.redirect(standby.url)
                 await watcher.reached(lambda now: now.reason is Reason.NOT_DELIVERED)
@@ -266,10 +253,8 @@ async def test_a_standby_as_the_listener_of_a_primary_is_refused_and_polled(
     with standby_of(primary) as standby:
         async with RowWatcher(orders, listen_url=standby.url, timing=QUICK) as watcher:
             assert watcher.statistics().reason is Reason.IN_RECOVERY
-            wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05))
-            await watcher.reached(lambda now: now.queries > 1)
+            wait = await polled_wait(watcher, interval=0.05)
             await change(orders)
-            due()
             await seen(wait)
 
 
@@ -283,11 +268,9 @@ async def test_a_wake_whose_read_meets_a_standby_that_lags_is_not_forgotten(
             engine = create_async_engine(proxy.url, poolclass=NullPool)
             watching = RowWatcher(engine, listen_url=primary.url, recheck=None, timing=QUICK)
             async with watching as watcher:
-                wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60))
-                await watcher.reached(lambda now: now.armed == 1)
+                wait = await armed_wait(watcher)
                 proxy.redirect(standby.url)
                 await change(orders)
-                due()
                 await watcher.reached(lambda now: now.polled == 1)
                 assert (await seen(wait)).n == 1
 

@@ -24,26 +24,14 @@ from rowbell import (
     lock_tables,
 )
 from support.models import Animal, Dog, Item, Order, Seat
-from support.observed import blocked, statements
+from support.observed import blocked, execute, statements
+
+pytestmark = pytest.mark.usefixtures("orders")
 
 
 @pytest.fixture
-async def orders(engine: AsyncEngine) -> AsyncEngine:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": key} for key in range(1, 11)])
-    return engine
-
-
-@pytest.fixture
-async def session(orders: AsyncEngine) -> AsyncIterator[AsyncSession]:
-    async with AsyncSession(orders) as session:
-        yield session
-
-
-@pytest.fixture
-async def other(orders: AsyncEngine) -> AsyncIterator[AsyncSession]:
-    async with AsyncSession(orders) as session:
-        yield session
+def order_rows() -> list[dict[str, object]]:
+    return [{"id": id_} for id_ in range(1, 11)]
 
 
 async def test_the_rows_are_locked_until_the_transaction_ends(
@@ -261,10 +249,9 @@ async def test_the_callers_lock_timeout_is_back_and_the_transaction_goes_on(
 async def test_as_many_rows_as_a_statement_can_name(
     orders: AsyncEngine, session: AsyncSession
 ) -> None:
-    async with orders.begin() as connection:
-        await connection.execute(
-            text("INSERT INTO orders SELECT i, '', '', 0 FROM generate_series(11, 32767) AS i")
-        )
+    await execute(
+        orders, "INSERT INTO orders SELECT i, '', '', 0 FROM generate_series(11, 32767) AS i"
+    )
     assert len(await lock_rows(session, Order, range(1, 32_768))) == 32_767
     with pytest.raises(InvalidArgumentError, match="at most 32767 keys"):
         await lock_rows(session, Order, range(1, 32_769))
@@ -324,8 +311,6 @@ async def test_a_frozen_snapshot_is_the_servers_own_error(
 @pytest.fixture
 async def hurried(engine: AsyncEngine, database: URL) -> AsyncIterator[AsyncEngine]:
     """An engine whose statements may take 200 ms; another transaction holds all that is wanted."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
     settings = {"server_settings": {"statement_timeout": "200ms"}}
     hurried = create_async_engine(database, connect_args=settings)
     async with engine.begin() as holder:

@@ -44,6 +44,7 @@ from rowbell.fastapi import (
     while_connected,
 )
 from support.models import Plain
+from support.observed import execute
 from support.web import serve
 
 
@@ -68,13 +69,11 @@ class OwnSession(AsyncSession):
 @pytest.fixture
 async def engine(database: Any) -> AsyncIterator[AsyncEngine]:
     engine = create_async_engine(database, pool_size=2, max_overflow=0, pool_timeout=0.2)
-    async with engine.begin() as connection:
-        await connection.execute(
-            text(
-                "CREATE TABLE checked (id int PRIMARY KEY, "
-                "plain_id int REFERENCES plain DEFERRABLE INITIALLY DEFERRED)"
-            )
-        )
+    await execute(
+        engine,
+        "CREATE TABLE checked (id int PRIMARY KEY, "
+        "plain_id int REFERENCES plain DEFERRABLE INITIALLY DEFERRED)",
+    )
     yield engine
     assert in_use(engine) == 0
     await engine.dispose()
@@ -694,8 +693,7 @@ async def test_a_long_poll_answers_what_has_happened(engine: AsyncEngine) -> Non
         assert (await http.get(f"{url}/2")).status_code == 404
         asked = asyncio.create_task(http.get(f"{url}/1"))
         await watcher.reached(lambda now: now.armed + now.polled == 1)
-        async with engine.begin() as connection:
-            await connection.execute(update(Plain).values(n=Plain.n + 1))
+        await execute(engine, update(Plain).values(n=Plain.n + 1))
         assert (await asked).json() == "changed"
         asked = asyncio.create_task(http.get(f"{url}/1"))
         await watcher.reached(lambda now: now.armed + now.polled == 1)

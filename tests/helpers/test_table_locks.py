@@ -26,7 +26,7 @@ from rowbell import (
 )
 from rowbell._lock_timeout import LockTimeout
 from support.models import Base, Dog, Item, Order, Plain
-from support.observed import blocked, statements
+from support.observed import blocked, execute, statements
 
 
 async def locks_of(session: AsyncSession) -> set[tuple[str, str]]:
@@ -173,8 +173,7 @@ async def test_a_frozen_snapshot_is_taken_after_the_lock(
     engine: AsyncEngine, other: AsyncSession
 ) -> None:
     """In REPEATABLE READ the block sees what the holder before has committed."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Plain).values(id=1))
+    await execute(engine, insert(Plain).values(id=1))
 
     async def read() -> Any:
         frozen = engine.execution_options(isolation_level="REPEATABLE READ")

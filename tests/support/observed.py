@@ -8,21 +8,30 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, event, text
+from sqlalchemy import URL, Executable, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from support.catalogue import due
 
 
-async def execute(url: URL, *statements: str) -> None:
-    """Execute each statement in a transaction of its own."""
-    engine = create_async_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+async def execute(on: URL | AsyncEngine, *statements: str | Executable) -> None:
+    """Execute each statement in a transaction of its own.
+
+    Args:
+        on: An engine, or the URL of a database, to which a connection in AUTOCOMMIT is made.
+        statements: The statements.
+    """
+    engine = on
+    if isinstance(engine, URL):
+        engine = create_async_engine(engine, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     async with engine.connect() as connection:
         for statement in statements:
-            await connection.execute(text(statement))
+            await connection.execute(text(statement) if isinstance(statement, str) else statement)
+            await connection.commit()
     due()
-    await engine.dispose()
+    if engine is not on:
+        await engine.dispose()
 
 
 @contextmanager

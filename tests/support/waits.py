@@ -3,20 +3,76 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from rowbell import RowWatcher, Timing, TriggerState, trigger_status
+from rowbell import (
+    RowWatcher,
+    Timing,
+    TriggerState,
+    WatcherState,
+    WatcherStatistics,
+    trigger_status,
+    wait_for_row_change,
+)
 from support.models import Order
 
-QUICK = Timing(heartbeat=0.1, narrow=0.1, backoff=0.05)
-IMPATIENT = Timing(
+LISTENING: Final = WatcherState.LISTENING
+POLLING: Final = WatcherState.POLLING
+
+QUICK: Final = Timing(heartbeat=0.1, narrow=0.1, backoff=0.05)
+IMPATIENT: Final = Timing(
     heartbeat=0.1, answer=0.3, connect=2.0, proof=0.5, backoff=0.02, backoff_limit=0.1, narrow=0.1
 )
 """For connections that are broken: what does not answer is soon given up."""
+
+HOUR: Final = 3600.0
+"""An interval at which no test ends: what ends the wait is not polling."""
+
+
+async def armed_wait(watcher: RowWatcher, *what: Any, **more: Any) -> asyncio.Task[Any]:
+    """A wait that is armed. It has no timeout, whose last read would find a change that was lost.
+
+    Args:
+        watcher: The watcher of the wait.
+        what: A class and a key, or a session, a class and a key; order 1 by default.
+        more: Further arguments of the wait.
+    """
+    before = watcher.statistics().armed
+    return await _begun(watcher, what, {"interval": HOUR, **more}, lambda now: now.armed > before)
+
+
+async def polled_wait(watcher: RowWatcher, *what: Any, **more: Any) -> asyncio.Task[Any]:
+    """The same, of a wait that is polled: it has its baseline, and was read again since."""
+    before = watcher.statistics().queries
+    return await _begun(watcher, what, more, lambda now: now.queries > before + 1)
+
+
+async def _begun(
+    watcher: RowWatcher,
+    what: tuple[Any, ...],
+    more: dict[str, Any],
+    is_begun: Callable[[WatcherStatistics], bool],
+) -> asyncio.Task[Any]:
+    what = what or (Order, 1)
+    begin = wait_for_row_change if isinstance(what[0], AsyncSession) else watcher.wait_for_change
+    return await until_begun(watcher, begin(*what, **more), is_begun)
+
+
+async def until_begun(
+    watcher: RowWatcher,
+    wait: Coroutine[Any, Any, Any],
+    is_begun: Callable[[WatcherStatistics], bool],
+) -> asyncio.Task[Any]:
+    """The wait as a task, once the watcher's statistics say that it has begun, or it has ended."""
+    task = asyncio.create_task(wait)
+    reached = asyncio.create_task(watcher.reached(is_begun))
+    await asyncio.wait({task, reached}, return_when=asyncio.FIRST_COMPLETED)
+    reached.cancel()
+    return task
 
 
 @asynccontextmanager
@@ -30,13 +86,31 @@ async def armed(
     """A watcher, and armed waits for those rows (for row 1 by default): one, or a list of them."""
     async with RowWatcher(engine, mode="listen", recheck=None, timing=timing) as watcher:
         waits = [
-            asyncio.create_task(
-                watcher.wait_for_change(model, key, interval=60, timeout=20, **more)
-            )
+            asyncio.create_task(watcher.wait_for_change(model, key, interval=HOUR, **more))
             for key in keys or (1,)
         ]
         await watcher.reached(lambda now: now.armed == len(waits))
         yield watcher, waits if len(waits) > 1 else waits[0]
+
+
+def reconnected(before: int, *, armed: int | None = None) -> Callable[[WatcherStatistics], bool]:
+    """Whether the watcher listens again, after so many reconnects, and has so many armed waits."""
+
+    def has(now: WatcherStatistics) -> bool:
+        is_back = now.reconnects > before and now.state is LISTENING
+        return is_back and armed in {None, now.armed}
+
+    return has
+
+
+def has_read(before: int) -> Callable[[WatcherStatistics], bool]:
+    """Whether there were more queries than that."""
+    return lambda now: now.queries > before
+
+
+def notified(before: int) -> Callable[[WatcherStatistics], bool]:
+    """Whether there were more notifications than that."""
+    return lambda now: now.notifications > before
 
 
 async def run(engine: AsyncEngine, function: Any, *models: Any, **more: Any) -> Any:

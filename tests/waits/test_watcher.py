@@ -32,17 +32,16 @@ from rowbell import (
 )
 from rowbell._watch.watcher import open_watcher
 from support.models import Base, Item, Order, Plain
-from support.observed import backends, none_left
+from support.observed import backends, execute, none_left
+from support.waits import armed_wait
 
 QUICK = Timing(heartbeat=0.1, narrow=0.1)
 ROWS = 1_000
 
 
 @pytest.fixture
-async def orders(engine: AsyncEngine) -> AsyncEngine:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, ROWS + 1)])
-    return engine
+def order_rows() -> list[dict[str, object]]:
+    return [{"id": id_} for id_ in range(1, ROWS + 1)]
 
 
 async def waiting(watcher: RowWatcher, key: int = 1, **more: Any) -> asyncio.Task[Order]:
@@ -153,8 +152,7 @@ async def test_what_a_caller_gives_breaks_only_his_own_wait(orders: AsyncEngine)
         wait = await waiting(watcher, interval=Decimal("0.01"), timeout=Decimal(20))
         with pytest.raises(ZeroDivisionError):
             await watcher.reached(lambda now: now.queries > 5 and 1 / 0)
-        async with orders.begin() as connection:
-            await connection.execute(update(Order).values(n=1))
+        await execute(orders, update(Order).values(n=1))
         assert (await wait).n == 1
 
 
@@ -298,16 +296,14 @@ async def test_without_a_watcher_overlapping_waits_share_one(orders: AsyncEngine
     watcher = open_watcher(orders)
     assert watcher is not None
     await watcher.reached(lambda now: now.armed == 10)
-    async with orders.begin() as connection:
-        await connection.execute(update(Order).values(n=1))
+    await execute(orders, update(Order).values(n=1))
     assert [order.n for order in await asyncio.gather(*waits)] == [1] * 10
     assert watcher.statistics().state is WatcherState.CLOSED
     assert open_watcher(orders) is None
 
 
 async def test_listen_mode_raises_for_a_table_without_triggers(orders: AsyncEngine) -> None:
-    async with orders.begin() as connection:
-        await connection.execute(insert(Plain).values(id=1))
+    await execute(orders, insert(Plain).values(id=1))
     async with RowWatcher(orders, mode="listen") as watcher:
         with pytest.raises(ListenError, match=r"trigger_missing.*model Plain.*install_triggers"):
             await watcher.wait_for_change(Plain, 1, timeout=20)
@@ -317,14 +313,12 @@ async def test_listen_mode_raises_for_a_table_without_triggers(orders: AsyncEngi
 async def test_auto_mode_polls_a_table_without_triggers_and_says_so_once(
     orders: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with orders.begin() as connection:
-        await connection.execute(insert(Plain).values(id=1))
+    await execute(orders, insert(Plain).values(id=1))
     async with RowWatcher(orders) as watcher:
         for n in (1, 2):
             wait = asyncio.create_task(watcher.wait_for_change(Plain, 1, interval=0.02, timeout=20))
             await watcher.reached(lambda now: now.reason is Reason.TRIGGER_MISSING)
-            async with orders.begin() as connection:
-                await connection.execute(update(Plain).values(n=n))
+            await execute(orders, update(Plain).values(n=n))
             assert (await wait).n == n
     [warning] = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert "table plain" in warning
@@ -334,8 +328,7 @@ async def test_auto_mode_polls_a_table_without_triggers_and_says_so_once(
 async def test_waits_that_open_a_watcher_each_warn_once_all_the_same(
     orders: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with orders.begin() as connection:
-        await connection.execute(insert(Plain).values(id=1))
+    await execute(orders, insert(Plain).values(id=1))
     for _ in range(3):
         async with AsyncSession(orders) as session:
             wait = asyncio.create_task(wait_for_row_change(session, Plain, 1))
@@ -376,8 +369,7 @@ async def test_forged_and_foreign_notifications_are_counted_and_ignored(
 async def test_a_true_hint_about_nothing_is_a_read_and_no_answer(orders: AsyncEngine) -> None:
     async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
         wait = await waiting(watcher, interval=60, timeout=0.3)
-        async with orders.begin() as connection:
-            await connection.execute(text("SELECT pg_notify('rowbell', '1:1:*')"))
+        await execute(orders, "SELECT pg_notify('rowbell', '1:1:*')")
         with pytest.raises(WaitTimeoutError):
             await wait
 
@@ -385,8 +377,7 @@ async def test_a_true_hint_about_nothing_is_a_read_and_no_answer(orders: AsyncEn
 @pytest.mark.fault("B27")
 async def test_the_safety_net_finds_what_no_trigger_tells(orders: AsyncEngine) -> None:
     async with RowWatcher(orders, mode="listen", recheck=0.05) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher)
         async with orders.begin() as connection:
             await connection.execute(text("SET LOCAL session_replication_role = replica"))
             await connection.execute(update(Order).values(n=1))
@@ -428,8 +419,7 @@ async def test_a_thousand_armed_waits_hold_one_connection_and_cost_no_query(
         await orders.dispose()
         assert len(await backends(orders)) == 1
         counted.clear()
-        async with orders.begin() as connection:
-            await connection.execute(update(Order).values(n=1))
+        await execute(orders, update(Order).values(n=1))
         assert [order.n for order in await asyncio.gather(*waits)] == [1] * ROWS
         assert len(counted) < 20
 
@@ -464,8 +454,7 @@ async def test_a_flood_of_notifications_for_one_row_is_few_reads(orders: AsyncEn
             flood = f"SELECT pg_notify('rowbell', '1:{oid}:' || i) FROM generate_series(1, 20000) i"
             await connection.execute(text(flood))
             await connection.execute(text(f"SELECT pg_notify('rowbell', '1:{oid}:*')"))
-        async with orders.begin() as connection:
-            await connection.execute(update(Order).where(Order.id == 1).values(n=1))
+        await execute(orders, update(Order).where(Order.id == 1).values(n=1))
         await wait
         assert watcher.statistics().notifications >= 20002
         assert watcher.statistics().rereads - before <= 5
@@ -505,8 +494,7 @@ async def _changed_once_waiting(engine: AsyncEngine) -> None:
     watcher = open_watcher(engine)
     assert watcher is not None
     await watcher.reached(lambda now: now.armed == 1)
-    async with engine.begin() as connection:
-        await connection.execute(update(Order).where(Order.id == 1).values(n=Order.n + 1))
+    await execute(engine, update(Order).where(Order.id == 1).values(n=Order.n + 1))
 
 
 async def test_what_only_this_session_sees_is_not_found_with_a_hint(orders: AsyncEngine) -> None:
@@ -549,8 +537,7 @@ async def test_one_unreadable_key_fails_only_its_own_wait(orders: AsyncEngine) -
     """A value that the server refuses is its own wait's error, not that of the batch."""
     from support.models import Seat
 
-    async with orders.begin() as connection:
-        await connection.execute(insert(Seat).values(row="a", number=1))
+    await execute(orders, insert(Seat).values(row="a", number=1))
     async with RowWatcher(orders, mode="poll") as watcher:
         good = asyncio.create_task(
             watcher.wait_for_change(Seat, ("a", 1), interval=0.02, timeout=20)
@@ -558,6 +545,5 @@ async def test_one_unreadable_key_fails_only_its_own_wait(orders: AsyncEngine) -
         bad = asyncio.create_task(watcher.wait_for_change(Seat, ("\0", 1), timeout=20))
         with pytest.raises(Exception, match="invalid byte sequence"):
             await bad
-        async with orders.begin() as connection:
-            await connection.execute(update(Seat).values(taken=True))
+        await execute(orders, update(Seat).values(taken=True))
         assert (await good).taken

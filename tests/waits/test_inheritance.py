@@ -13,6 +13,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 import rowbell
 from rowbell import NotFoundError, RowWatcher, WaitTimeoutError, wait_for_row_change
 from rowbell.testing import rolled_back_session
+from support.observed import execute
+from support.waits import armed_wait
 
 
 class Base(DeclarativeBase):
@@ -92,10 +94,7 @@ async def test_in_a_session_too(people: AsyncEngine, key: int) -> None:
         async with AsyncSession(people, expire_on_commit=False) as session:
             seen = await session.get_one(Person, key)
             await session.commit()
-            wait = asyncio.create_task(
-                wait_for_row_change(session, Person, key, since=seen, timeout=20)
-            )
-            await watcher.reached(lambda now: now.armed == 1)
+            wait = await armed_wait(watcher, session, Person, key, since=seen)
             await set_own(people, key)
             assert await wait is seen
             assert own(seen)
@@ -117,10 +116,7 @@ async def test_on_a_connection_too(people: AsyncEngine) -> None:
 async def test_named_columns_are_those_that_are_watched(people: AsyncEngine) -> None:
     """Who names columns of the base waits for these alone."""
     async with RowWatcher(people, mode="listen", recheck=None) as watcher:
-        wait = asyncio.create_task(
-            watcher.wait_for_change(Person, 3, columns=[Person.name], timeout=0.3)
-        )
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, Person, 3, columns=[Person.name], timeout=0.3)
         await set_own(people, 3)
         with pytest.raises(WaitTimeoutError):
             await wait
@@ -134,8 +130,6 @@ async def test_a_row_of_no_class_is_not_found(people: AsyncEngine) -> None:
 
 async def test_a_plain_base_row_is_watched_as_it_is(people: AsyncEngine) -> None:
     async with RowWatcher(people, mode="listen", recheck=None) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Person, 1, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
-        async with people.begin() as connection:
-            await connection.execute(text("UPDATE people SET name = 'x' WHERE id = 1"))
+        wait = await armed_wait(watcher, Person, 1)
+        await execute(people, "UPDATE people SET name = 'x' WHERE id = 1")
         assert type(await wait) is Person

@@ -44,16 +44,15 @@ from rowbell._watch.request import WaitRequest
 from rowbell._watch.rows.instances import Instances
 from rowbell._watch.rows.since import Since
 from support.models import Animal, Colour, Odd, Order, Sealed, SealedType
-from support.observed import everything_sent
+from support.observed import everything_sent, execute
+from support.waits import armed_wait
 
 WAITS = 2_000
 
 
 @pytest.fixture
-async def orders(engine: AsyncEngine) -> AsyncEngine:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, WAITS + 1)])
-    return engine
+def order_rows() -> list[dict[str, object]]:
+    return [{"id": id_} for id_ in range(1, WAITS + 1)]
 
 
 async def test_waits_that_begin_at_once_are_armed_in_batches_and_woken_in_batches(
@@ -70,8 +69,7 @@ async def test_waits_that_begin_at_once_are_armed_in_batches_and_woken_in_batche
             await watcher.reached(lambda now: now.armed == WAITS)
             assert len(sent) <= 18
             sent.clear()
-            async with orders.begin() as connection:
-                await connection.execute(update(Order).values(n=1))
+            await execute(orders, update(Order).values(n=1))
             assert [order.n for order in await asyncio.gather(*waits)] == [1] * WAITS
             assert len(sent) <= 8
 
@@ -98,8 +96,7 @@ async def test_the_event_loop_goes_on_while_thousands_of_rows_are_looked_at(
             wait.add_done_callback(lambda _: ended.update([turn]))
         await watcher.reached(lambda now: now.armed == WAITS)
         turns = asyncio.create_task(count_turns())
-        async with orders.begin() as connection:
-            await connection.execute(update(Order).values(n=1))
+        await execute(orders, update(Order).values(n=1))
         await asyncio.wait(waits)
         turns.cancel()
     assert ended.total() == WAITS
@@ -119,8 +116,7 @@ async def test_a_session_of_ones_own_costs_no_statement(orders: AsyncEngine) -> 
         waits = [asyncio.create_task(one(key)) for key in range(1, WAITS + 1)]
         await watcher.reached(lambda now: now.armed == WAITS)
         with everything_sent(orders) as sent:
-            async with orders.begin() as connection:
-                await connection.execute(update(Order).values(n=1))
+            await execute(orders, update(Order).values(n=1))
             assert sum(await asyncio.gather(*waits)) == WAITS
         assert len(sent) <= 8
 
@@ -250,11 +246,9 @@ async def test_an_instance_made_of_values_is_as_the_orm_would_have_loaded_it(
     rich: AsyncEngine,
 ) -> None:
     async with RowWatcher(rich, mode="listen", recheck=None) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Rich, ("a", 1), columns=["n"]))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, Rich, ("a", 1), columns=["n"])
         with everything_sent(rich) as sent:
-            async with rich.begin() as connection:
-                await connection.execute(update(Rich).values(n=1))
+            await execute(rich, update(Rich).values(n=1))
             made = await wait
         # The one read that compares brings what the instance is made of.
         assert [statement.count("FROM unnest") for statement in sent if "rich" in statement] == [

@@ -32,6 +32,7 @@ from rowbell.testing import rolled_back_session
 from support.models import Order
 from support.observed import blocked, execute
 from support.roles import role
+from support.waits import armed_wait
 
 
 class Base(DeclarativeBase):
@@ -70,10 +71,9 @@ async def tasks(engine: AsyncEngine) -> AsyncEngine:
 
 
 async def set_state(engine: AsyncEngine, state: str, schema: str = "public") -> None:
-    async with engine.begin() as connection:
-        await connection.exec_driver_sql(
-            f"UPDATE {schema}.tasks SET state = '{state}', version = version + 1 WHERE id = 1"
-        )
+    await execute(
+        engine, f"UPDATE {schema}.tasks SET state = '{state}', version = version + 1 WHERE id = 1"
+    )
 
 
 async def enter_by_map(session: AsyncSession) -> None:
@@ -119,8 +119,7 @@ async def test_what_the_row_refers_to_is_found_where_the_session_finds_it(
     tasks: AsyncEngine,
 ) -> None:
     """A type, or a table that is loaded along, may be in another schema of the search_path."""
-    async with tasks.begin() as connection:
-        await connection.exec_driver_sql("DROP TABLE one.steps")
+    await execute(tasks, "DROP TABLE one.steps")
     async with AsyncSession(tasks) as session:
         await enter_by_path(session)
         options = [joinedload(Task.steps)]
@@ -137,8 +136,7 @@ async def test_a_search_path_that_all_connections_have_is_armed(
     engine = create_async_engine(database, connect_args=settings)
     async with RowWatcher(engine, mode="listen") as watcher, AsyncSession(engine) as session:
         await session.get_one(Task, 1)
-        wait = asyncio.create_task(wait_for_row_change(session, Task, 1, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, session, Task, 1)
         await set_state(tasks, "changed", "one")
         assert (await wait).state == "changed"
     await engine.dispose()
@@ -229,8 +227,7 @@ async def test_a_failed_transaction_is_refused_with_the_way_out(tasks: AsyncEngi
 async def test_a_read_only_session_waits_as_any_other(tasks: AsyncEngine) -> None:
     async with RowWatcher(tasks, mode="listen") as watcher, AsyncSession(tasks) as session:
         await session.connection(execution_options={"postgresql_readonly": True})
-        wait = asyncio.create_task(wait_for_row_change(session, Task, 1, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, session, Task, 1)
         await set_state(tasks, "changed")
         assert (await wait).state == "changed"
 
@@ -341,8 +338,7 @@ async def test_an_idle_transaction_that_the_server_ends_is_named(
     engine = create_async_engine(database)
     async with RowWatcher(engine, mode="listen") as watcher, AsyncSession(engine) as session:
         task = await session.get_one(Task, 1)
-        wait = asyncio.create_task(wait_for_row_change(session, Task, 1, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, session, Task, 1)
         async with tasks.connect() as connection:
             ended = text(
                 "SELECT count(*) FROM pg_stat_activity"
@@ -404,8 +400,7 @@ async def test_a_pending_change_keeps_the_version_that_it_was_made_on(tasks: Asy
             task = await session.get_one(Task, 1)
             await session.commit()
             task.tenant = "mine"
-            wait = asyncio.create_task(wait_for_row_change(session, Task, 1, timeout=20))
-            await watcher.reached(lambda now: now.armed == 1)
+            wait = await armed_wait(watcher, session, Task, 1)
             await set_state(tasks, "theirs")
             assert (await wait).state == "theirs"
             assert task.version == 1
@@ -446,8 +441,7 @@ async def test_a_row_that_is_softly_deleted_is_returned(tasks: AsyncEngine, load
             asyncio.create_task(watcher.wait_for_change(Task, 1, timeout=20)),
         ]
         await watcher.reached(lambda now: now.armed == 2)
-        async with tasks.begin() as connection:
-            await connection.execute(update(Task).values(deleted=True))
+        await execute(tasks, update(Task).values(deleted=True))
         assert [task.deleted for task in await asyncio.gather(*waits)] == [True, True]
         assert await session.scalar(select(Task)) is None
 
@@ -457,10 +451,8 @@ async def test_criteria_for_all_sessions_hide_nothing_from_a_wait(tasks: AsyncEn
     try:
         async with RowWatcher(tasks, mode="listen") as watcher:
             until = lambda task: task.deleted  # noqa: E731
-            wait = asyncio.create_task(watcher.wait_for_change(Task, 1, until=until, timeout=20))
-            await watcher.reached(lambda now: now.armed == 1)
-            async with tasks.begin() as connection:
-                await connection.execute(update(Task).values(deleted=True))
+            wait = await armed_wait(watcher, Task, 1, until=until)
+            await execute(tasks, update(Task).values(deleted=True))
             assert (await wait).deleted
     finally:
         event.remove(Session, "do_orm_execute", hide_deleted)

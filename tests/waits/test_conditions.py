@@ -41,6 +41,8 @@ from rowbell import (
 )
 from rowbell._watch.condition import varies_by
 from support.models import Order
+from support.observed import execute
+from support.waits import armed_wait
 
 
 class Base(DeclarativeBase):
@@ -83,8 +85,7 @@ async def test_a_condition_that_time_fulfils_ends_the_wait(
 ) -> None:
     """Nobody touches the row: woken or polled, the wait ends when the condition holds."""
     soon = datetime.now(UTC) + timedelta(seconds=0.4)
-    async with offers.begin() as connection:
-        await connection.execute(insert(Offer).values(id=1, expires_at=soon))
+    await execute(offers, insert(Offer).values(id=1, expires_at=soon))
     async with RowWatcher(offers, mode=mode, recheck=None) as watcher:
         offer = await watcher.wait_for_change(Offer, 1, until=until, interval=0.1, timeout=20)
     assert datetime.now(UTC) >= soon
@@ -102,13 +103,9 @@ async def test_an_armed_predicate_is_asked_again_without_a_query(offers: AsyncEn
             asked.set()
         return False
 
-    async with offers.begin() as connection:
-        await connection.execute(insert(Offer).values(id=1, expires_at=datetime.now(UTC)))
+    await execute(offers, insert(Offer).values(id=1, expires_at=datetime.now(UTC)))
     async with RowWatcher(offers, mode="listen", recheck=None) as watcher:
-        wait = asyncio.create_task(
-            watcher.wait_for_change(Offer, 1, until=predicate, interval=0.02)
-        )
-        await watcher.reached(lambda now: now.armed == 1)
+        wait = await armed_wait(watcher, Offer, 1, until=predicate, interval=0.02)
         queries, times = watcher.statistics().queries, 0
         await asked.wait()
         assert watcher.statistics().queries <= queries + 1  # the one that was under way
@@ -129,8 +126,7 @@ async def test_why_a_condition_is_polled_is_said(
     offers: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And refused where polling is."""
-    async with offers.begin() as connection:
-        await connection.execute(insert(Offer).values(id=1, expires_at=datetime.now(UTC)))
+    await execute(offers, insert(Offer).values(id=1, expires_at=datetime.now(UTC)))
     until = Offer.expires_at > func.now() + timedelta(days=1)
     with caplog.at_level(logging.WARNING, "rowbell"):
         async with RowWatcher(offers) as watcher:
@@ -202,11 +198,9 @@ async def test_an_async_function_is_refused_at_the_call(engine: AsyncEngine, unt
 
 @pytest.mark.parametrize("mode", ["listen", "poll"])
 async def test_a_function_that_returns_a_coroutine_is_an_error_not_an_answer(
-    engine: AsyncEngine, mode: str
+    orders: AsyncEngine, mode: str
 ) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
-    async with RowWatcher(engine, mode=mode) as watcher:
+    async with RowWatcher(orders, mode=mode) as watcher:
         with pytest.raises(InvalidArgumentError, match="to be awaited"):
             await watcher.wait_for_change(Order, 1, until=lambda order: asked(order))  # noqa: PLW0108
 
@@ -218,15 +212,13 @@ async def test_what_is_no_column_is_refused_by_name(engine: AsyncEngine, columns
             await wait_for_row_change(session, Offer, 1, columns=columns)
 
 
-async def test_times_may_be_timedeltas(engine: AsyncEngine) -> None:
+async def test_times_may_be_timedeltas(orders: AsyncEngine) -> None:
     """As the locks take them."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
     seconds = timedelta(milliseconds=20)
     timing = Timing(heartbeat=timedelta(seconds=1))  # type: ignore[arg-type]
     assert timing.heartbeat == 1.0
-    async with RowWatcher(engine, recheck=timedelta(minutes=1)):
-        async with AsyncSession(engine) as session:
+    async with RowWatcher(orders, recheck=timedelta(minutes=1)):
+        async with AsyncSession(orders) as session:
             with pytest.raises(WaitTimeoutError, match=r"within 0.02s"):
                 await wait_for_row_change(session, Order, 1, interval=seconds, timeout=seconds)
 
@@ -252,15 +244,9 @@ def test_a_form_that_is_none_is_refused_by_name(declare: Callable[..., Any]) -> 
         declare(for_each="rows")
 
 
-async def test_a_change_still_ends_what_is_asked_again(engine: AsyncEngine) -> None:
+async def test_a_change_still_ends_what_is_asked_again(orders: AsyncEngine) -> None:
     """Armed, a predicate is asked as soon as the row has changed, however long the interval is."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order).values(id=1))
-    async with RowWatcher(engine, mode="listen", recheck=None) as watcher:
-        wait = asyncio.create_task(
-            watcher.wait_for_change(Order, 1, until=lambda order: order.n == 1, interval=3600)
-        )
-        await watcher.reached(lambda now: now.armed == 1)
-        async with engine.begin() as connection:
-            await connection.execute(update(Order).values(n=1))
+    async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+        wait = await armed_wait(watcher, until=lambda order: order.n == 1)
+        await execute(orders, update(Order).values(n=1))
         assert (await wait).n == 1
