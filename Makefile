@@ -14,7 +14,7 @@ demo: $(VENV)/.demo ## A worker awaits rows that another process changes; woken,
 test: $(VENV)/.test ## All tests, against an embedded PostgreSQL or the one of DATABASE_URL
 	$(RUN) pytest
 
-test-postgres: $(VENV)/.test ## The tests on PostgreSQL VERSION=14 to 18; TESTS="tests/database/test_rights.py …" for some of them
+test-postgres: $(VENV)/.test ## The tests on PostgreSQL VERSION=14 to 18; TESTS="tests/database/test_rights_of_writers.py …" for some of them
 	$(VENV)/bin/python tests/on_postgres.py $(VERSION) $(RUN) pytest $(TESTS)
 
 test-floors: ## The tests with the oldest versions that rowbell says it works with; TESTS="…" for some of them

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import UUID
 
 import pytest
 from sqlalchemy import func, insert, inspect, text, update
-from sqlalchemy.ext.asyncio import (
-    AsyncEngine,
-    AsyncSession,
-    async_sessionmaker,
-)
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import selectinload, undefer
 
-from rowbell import (
-    wait_for_row_change,
-)
-from support.ground import Ground
+from rowbell import wait_for_row_change
+from support.ground import ODD, Ground
 from support.models import Item, Odd, Order
-
-ODD = UUID("3f2504e0-4f89-41d3-9a0c-0305e82c3301")
 
 
 @pytest.mark.fault("B45")

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import URL, delete, insert, update
-from sqlalchemy.ext.asyncio import (
-    AsyncSession,
-)
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from rowbell import (
-    NotFoundError,
-    wait_for_row_change,
-)
+from rowbell import NotFoundError, wait_for_row_change
 from support.ground import Ground
 from support.models import Item, Order
 from support.observed import execute

@@ -5,21 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 import pytest
 from sqlalchemy import insert, inspect, update
-from sqlalchemy.ext.asyncio import (
-    AsyncSession,
-)
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
-from rowbell import (
-    InvalidColumnError,
-    WaitTimeoutError,
-    wait_for_row_change,
-)
-from support.ground import BRIEF, Ground
+from rowbell import InvalidColumnError, WaitTimeoutError, wait_for_row_change
+from support.ground import BRIEF, ODD, Ground
 from support.models import Colour, Item, Odd, Order, Sealed
 
 
@@ -60,7 +53,6 @@ async def test_an_unknown_column_is_refused_at_the_call(
         await wait_for_row_change(session, Order, 1, columns=[Item.name])
 
 
-ODD = UUID("3f2504e0-4f89-41d3-9a0c-0305e82c3301")
 CHANGES = [
     ("data", {"a": [1, None]}, {"a": [1, 2]}),
     ("data", {"a": True}, {"a": 1}),

@@ -6,13 +6,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import (
-    AsyncSession,
-)
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from rowbell import (
-    wait_for_row_change,
-)
+from rowbell import wait_for_row_change
 from support.ground import Ground
 from support.models import Animal, Dog, Seat
 

@@ -6,15 +6,9 @@ import asyncio
 
 import pytest
 from sqlalchemy import update
-from sqlalchemy.ext.asyncio import (
-    AsyncEngine,
-    AsyncSession,
-)
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from rowbell import (
-    WaitTimeoutError,
-    wait_for_row_change,
-)
+from rowbell import WaitTimeoutError, wait_for_row_change
 from support.ground import BRIEF, Ground
 from support.models import Order
 

@@ -6,17 +6,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import (
-    AsyncSession,
-)
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.exc import DetachedInstanceError
 
-from rowbell import (
-    InvalidColumnError,
-    WaitTimeoutError,
-    wait_for_row_change,
-)
+from rowbell import InvalidColumnError, WaitTimeoutError, wait_for_row_change
 from support.ground import Ground
 from support.models import Item, Order
 

@@ -35,7 +35,10 @@ DELETIONS = [
     "TRUNCATE rowbell.listener",
     "TRUNCATE rowbell.registration, rowbell.listener",
     "DELETE FROM rowbell.registration WHERE key_hash = hash_record_extended(ROW(1), 0)",
-    "UPDATE rowbell.registration SET key_hash = key_hash + 1",
+    (
+        "UPDATE rowbell.registration SET key_hash = key_hash + 1"
+        " WHERE key_hash = hash_record_extended(ROW(1), 0)"
+    ),
     "REFRESH MATERIALIZED VIEW rowbell.channel_secret",
 ]
 

@@ -17,13 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import registry
 
 import rowbell
-from rowbell import (
-    Reason,
-    RowWatcher,
-    TriggerError,
-    TriggerState,
-    install_triggers,
-)
+from rowbell import Reason, RowWatcher, TriggerError, TriggerState, install_triggers
 from rowbell._watch.database import schema
 from rowbell._watch.database.schema import FUNCTIONS, schema_statements, sql
 from rowbell.testing import create_database, drop_database

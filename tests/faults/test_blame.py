@@ -1,37 +1,19 @@
-"""Who is blamed for a read that fails, how many others wait for that, and what it may cost."""
+"""A read fails because of some rows: their waits fail, and others go on."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime
 from typing import Any, Self
-from zoneinfo import ZoneInfo
 
-import anyio
 import pytest
-from sqlalchemy import (
-    URL,
-    DateTime,
-    Dialect,
-    Text,
-    TypeDecorator,
-    event,
-    func,
-    insert,
-    text,
-    update,
-)
+from sqlalchemy import URL, Dialect, Text, TypeDecorator, event, func, text, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import rowbell
 from rowbell import Reason, RowWatcher
-from rowbell._cancellation import cancelled_once, complete
-from rowbell._watch.failures import own
-from rowbell._watch.reading.failing import Failing
 from support.models import Order
 from support.observed import execute
 from support.roles import role
@@ -122,81 +104,6 @@ async def test_a_lock_on_the_sessions_own_connection_outlives_a_row_that_cannot_
         )
         assert await session.scalar(held) == 1
         await session.commit()
-
-
-async def test_a_pool_that_is_exhausted_is_the_callers_error(
-    orders: AsyncEngine, database: URL
-) -> None:
-    """Its session waits for a connection as long as the pool says, not for ever."""
-    small = create_async_engine(database, pool_size=1, max_overflow=0, pool_timeout=0.2)
-    async with RowWatcher(small, timing=QUICK) as watcher, AsyncSession(small) as session:
-        order = await session.get_one(Order, 2)
-        await session.commit()
-        wait = await armed_wait(watcher, session, Order, 2)
-        async with small.connect():
-            await execute(database, "UPDATE orders SET n = -1")
-            with pytest.raises(PoolTimeoutError):
-                await wait
-        assert order in session
-    await small.dispose()
-
-
-@pytest.mark.parametrize("turns", range(6))
-async def test_a_lock_that_is_granted_as_its_wait_is_cancelled_is_given_back(
-    orders: AsyncEngine, turns: int
-) -> None:
-    async with orders.connect() as other, AsyncSession(orders) as session:
-        key = text("SELECT pg_advisory_lock(hashtextextended('job', 0))")
-        await other.execute(key)
-        entered = asyncio.create_task(rowbell.advisory_lock(session, "job").__aenter__())
-        waiting = text(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        )
-        while not await other.scalar(waiting):
-            await asyncio.sleep(0.01)  # the server tells nobody that a session waits
-        await other.execute(text("SELECT pg_advisory_unlock_all()"))
-        for _ in range(turns):
-            await asyncio.sleep(0)  # not for something: another moment each time
-        entered.cancel()
-        await asyncio.wait([entered])
-        if entered.cancelled():
-            held = text(
-                "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) WHERE"
-                " l.locktype = 'advisory' AND a.datname = current_database()"
-                " AND pid <> pg_backend_pid()"
-            )
-            with anyio.fail_after(10):
-                while await other.scalar(held):
-                    await asyncio.sleep(0.01)  # the server tells nobody that a lock is given back
-        await other.rollback()
-
-
-class Slot(Base):
-    __tablename__ = "slots"
-    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
-    n: Mapped[int]
-
-
-async def test_the_hour_that_comes_twice_is_two_rows(engine: AsyncEngine, database: URL) -> None:
-    """Two times that Python calls equal, in a zone that knows better."""
-    zone = ZoneInfo("Europe/Berlin")
-    both = [datetime(2024, 10, 27, 2, 30, tzinfo=zone, fold=fold) for fold in (0, 1)]
-    assert both[0] == both[1]
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.tables["slots"].create)
-        await connection.execute(insert(Slot), [{"at": at, "n": i} for i, at in enumerate(both)])
-    async with RowWatcher(engine, mode="poll") as watcher:
-        waits = [
-            asyncio.create_task(watcher.wait_for_change(Slot, at, interval=0.02, timeout=20))
-            for at in both
-        ]
-        await watcher.reached(lambda now: now.queries > 1)
-        await execute(database, "UPDATE slots SET n = 7 WHERE n = 1")
-        assert (await waits[1]).n == 7
-        assert not waits[0].done()
-        await execute(database, "UPDATE slots SET n = 8 WHERE n = 0")
-        assert (await waits[0]).n == 8
 
 
 async def test_rows_that_fail_one_by_one_hold_no_other_wait_of_their_class_up(
@@ -319,97 +226,3 @@ async def test_a_function_that_was_missing_for_a_moment_is_not_the_keys_fault(
         wait = await armed_wait(watcher)
         await execute(database, "UPDATE orders SET n = -1")
         await wait
-
-
-def test_the_log_is_told_of_a_trouble_once_a_minute_and_of_its_end() -> None:
-    """Whatever many groups of reads fail with it, and however often."""
-    now, said = 0.0, list[str]()
-    failing = Failing(lambda: now, said.append)
-    for name in range(50):
-        failing.failed(name, "gone\nwith the rest")
-        failing.failed(name, "gone")
-    assert len(said) == 1
-    assert failing.times(7) == 2
-    for name in range(50):
-        failing.succeeded(name)
-    assert said[1:] == ["the reads succeed again"]
-    failing.failed("one", "gone")
-    failing.succeeded("one")
-    assert len(said) == 2
-    now = 61.0
-    failing.failed("one", "gone")
-    assert len(said) == 3
-
-
-class ConstructedError(Exception):
-    def __init__(self, message: str, more: object) -> None:
-        self.more = more
-        super().__init__(f"{message}!")
-
-
-def test_an_error_that_several_get_is_each_ones_own() -> None:
-    """Its text, attributes and notes are kept; its constructor is not called again."""
-    error = ConstructedError("no", more=[1])
-    error.add_note("look there")
-    copied = own(error)
-    assert copied is not error
-    assert (str(copied), copied.more, copied.__notes__) == ("no!", [1], ["look there"])
-    copied.add_note("mine")
-    assert error.__notes__ == ["look there"]
-
-
-@pytest.mark.parametrize("failure", [type("Mine", (BaseException,), {}), GeneratorExit])
-async def test_a_base_exception_of_a_predicate_ends_its_wait_alone(
-    orders: AsyncEngine, failure: type[BaseException]
-) -> None:
-    """pytest.fail() raises such, in a test's predicate."""
-
-    def predicate(_: object) -> bool:
-        raise failure
-
-    async with RowWatcher(orders, mode="poll") as watcher:
-        beside = asyncio.create_task(watcher.wait_for_change(Order, 2, interval=0.02, timeout=20))
-        with pytest.raises((failure, RuntimeError)):
-            await watcher.wait_for_change(Order, 1, until=predicate, timeout=5)
-        await execute(orders, update(Order).values(n=-1))
-        await beside
-
-
-async def test_a_clean_up_that_fails_while_it_is_cancelled_is_complained_of_by_nobody() -> None:
-    """The cancellation is what its caller hears of."""
-    begun = asyncio.Event()
-
-    async def clean_up() -> None:
-        begun.set()
-        await asyncio.sleep(0.01)  # the clean-up's work, in which it is cancelled
-        raise ValueError
-
-    task = asyncio.create_task(complete(clean_up()))
-    await begun.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def test_a_cancellation_of_the_applications_own_is_an_error_of_its_statement() -> None:
-    async def statement() -> None:
-        raise asyncio.CancelledError
-
-    with pytest.raises(RuntimeError, match="was cancelled"):
-        await cancelled_once(statement())
-
-
-async def test_a_hook_of_the_session_that_is_cancelled_fails_the_wait_and_not_its_task(
-    orders: AsyncEngine, database: URL
-) -> None:
-    """In a task group a CancelledError would be the quiet end of the caller's task."""
-    async with RowWatcher(orders, timing=QUICK) as watcher, AsyncSession(orders) as session:
-
-        def cancelled(_: object) -> None:
-            raise asyncio.CancelledError
-
-        event.listen(session.sync_session, "do_orm_execute", cancelled)
-        wait = await armed_wait(watcher, session, Order, 1)
-        await execute(database, "UPDATE orders SET n = -1")
-        with pytest.raises(RuntimeError, match="was cancelled"):
-            await wait

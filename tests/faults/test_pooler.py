@@ -34,7 +34,7 @@ from support.observed import execute
 
 pytestmark = pytest.mark.skipif(
     shutil.which("pgbouncer") is None and "CI" not in os.environ,
-    reason="needs pgbouncer; test_faults.py has a proxy that behaves like one",
+    reason="needs pgbouncer; test_not_delivered.py has a proxy that behaves like one",
 )
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,6 +16,8 @@ from support.waits import HOUR, until_begun
 QUICK: Final = Timing(heartbeat=0.2, narrow=0.2)
 BRIEF: Final = 0.15
 """A timeout that is to be reached."""
+ODD: Final = UUID("3f2504e0-4f89-41d3-9a0c-0305e82c3301")
+"""The key of a row of ``Odd``."""
 
 
 class Ground:

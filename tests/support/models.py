@@ -21,14 +21,7 @@ from sqlalchemy import (
     TypeDecorator,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.orm import (
-    DeclarativeBase,
-    Mapped,
-    deferred,
-    mapped_column,
-    relationship,
-    synonym,
-)
+from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column, relationship, synonym
 
 import rowbell
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from sqlalchemy import URL, Executable, event, text
@@ -13,6 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from support.catalogue import due
+
+KILL_ALL: Final = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+    " AND datname = current_database() AND application_name NOT LIKE 'rowbell%'"
+)
+"""Terminates the connections to the database, without those that listen."""
 
 
 async def execute(on: URL | AsyncEngine, *statements: str | Executable) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from typing import Any, Final
 
-from sqlalchemy import insert, update
+from sqlalchemy import URL, insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from support.catalogue import seen
 from support.models import Order
 from support.observed import execute
 
@@ -22,3 +24,9 @@ async def add_orders(engine: AsyncEngine, first: int, last: int) -> None:
 async def change(engine: AsyncEngine, key: int = 1) -> None:
     """Add 1 to ``n`` of an order."""
     await execute(engine, update(Order).where(Order.id == key).values(n=Order.n + 1))
+
+
+async def changed(wait: asyncio.Task[Any], database: URL) -> None:
+    """Change order 1 now; its wait sees that."""
+    await execute(database, CHANGE)
+    await seen(wait)

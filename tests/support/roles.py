@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 from uuid import uuid4
 
 import asyncpg
@@ -16,6 +16,14 @@ from rowbell import install_triggers
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Isolation: TypeAlias = Literal["read_committed", "repeatable_read"]
+
+REVOKED: Final = {
+    "the schema": "REVOKE ALL ON SCHEMA rowbell FROM PUBLIC",
+    "the tables": "REVOKE ALL ON ALL TABLES IN SCHEMA rowbell FROM PUBLIC",
+    "the sequences": "REVOKE ALL ON ALL SEQUENCES IN SCHEMA rowbell FROM PUBLIC",
+    "the functions": "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA rowbell FROM PUBLIC",
+}
+"""What may be revoked of the schema ``rowbell``."""
 
 
 @asynccontextmanager

@@ -76,6 +76,15 @@ async def until_begun(
 
 
 @asynccontextmanager
+async def armed_on(
+    watching: RowWatcher, *, interval: float = HOUR
+) -> AsyncGenerator[tuple[RowWatcher, asyncio.Task[Any]]]:
+    """A watcher that is opened, and an armed wait for order 1."""
+    async with watching as watcher:
+        yield watcher, await armed_wait(watcher, interval=interval)
+
+
+@asynccontextmanager
 async def armed(
     engine: AsyncEngine,
     model: type[Any] = Order,
@@ -124,3 +133,22 @@ async def state_of(engine: AsyncEngine, model: Any = Order) -> TriggerState:
     [status] = await run(engine, trigger_status, model)
     state: TriggerState = status.state
     return state
+
+
+async def states(engine: AsyncEngine, *models: Any) -> list[TriggerState]:
+    """What stands on each table."""
+    async with engine.connect() as connection:
+        found = await connection.run_sync(trigger_status, *models)
+    return [status.state for status in found]
+
+
+async def woken(engine: AsyncEngine, model: type[Any], key: Any, *statements: str) -> Any:
+    """A wait that only a notification can end, ended by those statements."""
+    async with RowWatcher(engine, mode="listen", recheck=None, timing=QUICK) as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(model, key, interval=60, timeout=20))
+        await watcher.reached(lambda now: now.armed == 1 or now.reason is not None)
+        assert watcher.statistics().reason is None
+        async with engine.begin() as connection:
+            for statement in statements:
+                await connection.exec_driver_sql(statement)
+        return await wait

@@ -4,65 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import (
-    DateTime,
-    ForeignKey,
-    and_,
-    bindparam,
-    cast,
-    exists,
-    func,
-    insert,
-    literal_column,
-    select,
-    text,
-    update,
-)
-from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy import func, insert, update
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-import rowbell
-from rowbell import (
-    InvalidArgumentError,
-    InvalidColumnError,
-    ListenError,
-    Reason,
-    RowWatcher,
-    Timing,
-    WaitTimeoutError,
-    wait_for_row_change,
-)
-from rowbell._watch.condition import varies_by
+from rowbell import ListenError, Reason, RowWatcher
 from support.models import Order
 from support.observed import execute
+from support.offers import Offer, OfferBase
 from support.waits import armed_wait
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-@rowbell.watched
-class Offer(Base):
-    __tablename__ = "offers"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    lines: Mapped[list[Line]] = relationship()
-    names: AssociationProxy[list[str]] = association_proxy("lines", "name")
-
-
-class Line(Base):
-    __tablename__ = "offer_lines"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    offer_id: Mapped[int] = mapped_column(ForeignKey("offers.id"))
-    name: Mapped[str]
 
 
 def has_expired(offer: Offer) -> bool:
@@ -72,7 +25,7 @@ def has_expired(offer: Offer) -> bool:
 @pytest.fixture
 async def offers(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+        await connection.run_sync(OfferBase.metadata.create_all)
     return engine
 
 
@@ -138,110 +91,6 @@ async def test_why_a_condition_is_polled_is_said(
         with pytest.raises(ListenError, match=r"now\(\)") as refused:
             await watcher.wait_for_change(Offer, 1, until=until)
         assert refused.value.reason is Reason.VARYING_CONDITION
-
-
-OF_THE_ROW: list[Any] = [
-    Order.n == 1,
-    Order.status.in_(["a", "b"]) & ~(Order.n > 2),
-    func.lower(Order.status) == "paid",
-    func.coalesce(Order.n, 0) > literal_column("1"),
-    Order.n.between(1, 2) | Order.status.like("x%"),
-    func.pg_catalog.upper(Order.status) == "X",
-    Order.status == "now",
-    Order.status.op("~*")("x"),
-]
-OF_MORE: list[Any] = [
-    Order.n > func.random(),
-    func.pg_catalog.clock_timestamp() > datetime.now(UTC),
-    func.current_timestamp() > datetime.now(UTC),
-    and_(Order.n == 1, text("n > random()")),
-    Order.n == literal_column("extract(epoch from now())"),
-    Order.n == select(func.count()).scalar_subquery(),
-    exists(select(1).where(text("true"))),
-    Order.n > bindparam("limit", callable_=lambda: 1),
-    cast("today", DateTime) > datetime.now(UTC),
-    func.mine(Order.n) > 1,
-    func.app.lower(Order.status) == "x",
-    Order.n.op("<~~>")(1),
-    Order.status == cast("today 10:00", DateTime),
-    Order.n == literal_column("'now'"),
-]
-
-
-@pytest.mark.parametrize("until", OF_THE_ROW, ids=str)
-def test_a_condition_on_the_row_alone_can_be_armed(until: Any) -> None:
-    assert varies_by(until) is None
-
-
-@pytest.mark.parametrize("until", OF_MORE, ids=str)
-def test_what_a_condition_depends_on_besides_is_found(until: Any) -> None:
-    assert varies_by(until)
-
-
-async def asked(order: Order) -> bool:
-    return bool(order.n)
-
-
-class Asked:
-    async def __call__(self, order: Order) -> bool:
-        return bool(order.n)
-
-
-@pytest.mark.parametrize(
-    "until", [asked, partial(asked), Asked()], ids=["function", "partial", "object"]
-)
-async def test_an_async_function_is_refused_at_the_call(engine: AsyncEngine, until: Any) -> None:
-    async with AsyncSession(engine) as session:
-        with pytest.raises(InvalidArgumentError, match="until must be a plain function"):
-            await wait_for_row_change(session, Order, 1, until=until)
-
-
-@pytest.mark.parametrize("mode", ["listen", "poll"])
-async def test_a_function_that_returns_a_coroutine_is_an_error_not_an_answer(
-    orders: AsyncEngine, mode: str
-) -> None:
-    async with RowWatcher(orders, mode=mode) as watcher:
-        with pytest.raises(InvalidArgumentError, match="to be awaited"):
-            await watcher.wait_for_change(Order, 1, until=lambda order: asked(order))  # noqa: PLW0108
-
-
-@pytest.mark.parametrize("columns", [[Offer.names], [3], [None], [Offer.lines]])
-async def test_what_is_no_column_is_refused_by_name(engine: AsyncEngine, columns: Any) -> None:
-    async with AsyncSession(engine) as session:
-        with pytest.raises(InvalidColumnError, match="of Offer: it has expires_at, id"):
-            await wait_for_row_change(session, Offer, 1, columns=columns)
-
-
-async def test_times_may_be_timedeltas(orders: AsyncEngine) -> None:
-    """As the locks take them."""
-    seconds = timedelta(milliseconds=20)
-    timing = Timing(heartbeat=timedelta(seconds=1))  # type: ignore[arg-type]
-    assert timing.heartbeat == 1.0
-    async with RowWatcher(orders, recheck=timedelta(minutes=1)):
-        async with AsyncSession(orders) as session:
-            with pytest.raises(WaitTimeoutError, match=r"within 0.02s"):
-                await wait_for_row_change(session, Order, 1, interval=seconds, timeout=seconds)
-
-
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        *[("interval", value) for value in (0, -1, float("inf"), float("nan"), "1s", True, None)],
-        *[("timeout", value) for value in (-1, float("nan"), "30s", True, timedelta(seconds=-1))],
-    ],
-)
-async def test_times_that_are_none_are_refused_by_name(
-    engine: AsyncEngine, argument: str, value: Any
-) -> None:
-    async with AsyncSession(engine) as session:
-        with pytest.raises(InvalidArgumentError, match=f"^{argument} must be a number of seconds"):
-            await wait_for_row_change(session, Order, 1, **{argument: value})
-
-
-@pytest.mark.parametrize("declare", [rowbell.watched])
-def test_a_form_that_is_none_is_refused_by_name(declare: Callable[..., Any]) -> None:
-    with pytest.raises(InvalidArgumentError, match="for_each must be 'row' or 'statement'"):
-        declare(for_each="rows")
 
 
 async def test_a_change_still_ends_what_is_asked_again(orders: AsyncEngine) -> None:

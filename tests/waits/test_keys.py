@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +15,6 @@ from sqlalchemy import (
     URL,
     BigInteger,
     Boolean,
-    Column,
     Date,
     DateTime,
     Double,
@@ -23,24 +22,22 @@ from sqlalchemy import (
     Integer,
     Interval,
     LargeBinary,
-    MetaData,
     Numeric,
     SmallInteger,
     String,
-    Table,
     Text,
     Uuid,
+    insert,
     text,
 )
-from sqlalchemy.dialects.postgresql import BIT, CITEXT, INET, asyncpg
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import registry
+from sqlalchemy.dialects.postgresql import BIT, CITEXT, INET
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
-import rowbell
-from rowbell import InvalidKeyError, RowWatcher, Timing
-from rowbell._watch.rows.mapped_rows import MappedRows
-from support.models import Order, Seat
+from rowbell import RowWatcher, Timing
+from support.observed import execute
+from support.tables import keyed
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=50)
 TIMES = st.datetimes(datetime(1900, 1, 1), datetime(9000, 1, 1))  # noqa: DTZ001
@@ -81,16 +78,6 @@ WRITERS = (
 )
 
 
-def model_of(*types: TypeEngine[Any]) -> type[Any]:
-    class Row:
-        pass
-
-    key = [Column(f"k{i}", type_, primary_key=True) for i, type_ in enumerate(types)]
-    table = Table("keyed", MetaData(), *key, Column("n", Integer))
-    registry().map_imperatively(Row, table)
-    return rowbell.watched(Row)
-
-
 @pytest.mark.fault("B20", "B25")
 @pytest.mark.parametrize("name", TYPES)
 def test_the_key_that_a_trigger_hashes_is_the_one_that_a_read_hashes(
@@ -98,7 +85,7 @@ def test_the_key_that_a_trigger_hashes_is_the_one_that_a_read_hashes(
 ) -> None:
     """For keys of every type, alone and composed, and writers of every session setting."""
     type_, values = TYPES[name]
-    model = model_of(type_, Text())
+    model = keyed(type_, Text())
     with asyncio.Runner() as runner:
         runner.run(_create(database, model))
 
@@ -168,15 +155,11 @@ def _without_equals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def rows_of(model: type[Any]) -> MappedRows:
-    return MappedRows.of(model, asyncpg.dialect(), None)  # type: ignore[no-untyped-call]
-
-
 async def test_bit_keys_are_hashed_as_text(database: URL) -> None:
     """They have no hash function of their own."""
     from asyncpg import BitString
 
-    model = model_of(BIT(4), Text())
+    model = keyed(BIT(4), Text())
     engine = create_async_engine(database)
     async with engine.begin() as connection:
         await connection.run_sync(model.__table__.metadata.create_all)
@@ -186,27 +169,32 @@ async def test_bit_keys_are_hashed_as_text(database: URL) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("model", "key"),
-    [
-        (Order, "1"),
-        (Order, 1.0),
-        (Order, None),
-        (Order, (1, 2)),
-        (Order, 2**31),
-        (Order, {"number": 1}),
-        (Seat, "a"),
-        (Seat, ("a", "b")),
-        (Seat, {"row": "a"}),
-        (model_of(Uuid()), "no uuid"),
-        (model_of(DateTime()), date(2026, 1, 1)),
-    ],
-)
-def test_what_is_no_key_is_refused_at_the_call(model: type[Any], key: Any) -> None:
-    with pytest.raises(InvalidKeyError, match=f"is no key of {model.__name__}"):
-        rows_of(model).key(key)
+class Base(DeclarativeBase):
+    pass
 
 
-def test_a_uuid_may_be_given_as_text() -> None:
-    value = uuid.uuid4()
-    assert rows_of(model_of(Uuid())).key(str(value)) == (value,)
+class Slot(Base):
+    __tablename__ = "slots"
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    n: Mapped[int]
+
+
+async def test_the_hour_that_comes_twice_is_two_rows(engine: AsyncEngine, database: URL) -> None:
+    """Two times that Python calls equal, in a zone that knows better."""
+    zone = ZoneInfo("Europe/Berlin")
+    both = [datetime(2024, 10, 27, 2, 30, tzinfo=zone, fold=fold) for fold in (0, 1)]
+    assert both[0] == both[1]
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.tables["slots"].create)
+        await connection.execute(insert(Slot), [{"at": at, "n": i} for i, at in enumerate(both)])
+    async with RowWatcher(engine, mode="poll") as watcher:
+        waits = [
+            asyncio.create_task(watcher.wait_for_change(Slot, at, interval=0.02, timeout=20))
+            for at in both
+        ]
+        await watcher.reached(lambda now: now.queries > 1)
+        await execute(database, "UPDATE slots SET n = 7 WHERE n = 1")
+        assert (await waits[1]).n == 7
+        assert not waits[0].done()
+        await execute(database, "UPDATE slots SET n = 8 WHERE n = 0")
+        assert (await waits[0]).n == 8

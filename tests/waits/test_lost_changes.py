@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Literal, get_args
+from typing import get_args
 
 import asyncpg
 import pytest
@@ -15,11 +15,11 @@ from rowbell import RowWatcher, Timing
 from rowbell._watch.board.board import Board
 from rowbell._watch.board.watch import Arming, Watch
 from support.models import Order
+from support.roles import Isolation
 
 ROWS = 2_000
 WRITERS = 8
 TIMEOUT = 8.0
-Isolation = Literal["read_committed", "repeatable_read"]
 
 
 async def stress(engine: AsyncEngine, database: URL, isolation: Isolation) -> int:

@@ -5,49 +5,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import secrets
-from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import (
-    ARRAY,
-    CHAR,
-    URL,
-    DateTime,
-    Float,
-    Integer,
-    Interval,
-    LargeBinary,
-    Numeric,
-    String,
-    TypeDecorator,
-    text,
-)
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import UserDefinedType
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import rowbell
 from rowbell import RowWatcher
 from rowbell._watch.values.forms import FORMS
-from support.waits import QUICK, armed
-
-TYPES = """
-    CREATE EXTENSION IF NOT EXISTS citext;
-    CREATE EXTENSION IF NOT EXISTS hstore;
-    CREATE TYPE mood AS ENUM ('sad', 'ok');
-    CREATE DOMAIN price AS numeric(20, 5);
-    CREATE DOMAIN prices AS price[];
-    CREATE DOMAIN short AS char(3);
-    CREATE TYPE pair AS (n numeric, t text);
-    CREATE TYPE floats AS RANGE (subtype = float8);
-    CREATE TYPE bounds AS (a numeric[]);
-    CREATE TYPE nested AS (p pair, j jsonb, i interval[]);
-"""
+from support.observed import execute
+from support.tables import valued
 
 # Of each type, values of which some are equal though they are written or stored otherwise, and some
 # are distinct though a driver makes the same of them.
@@ -151,46 +121,12 @@ def expected_of(type_: str) -> str:
     return f"SELECT {before} IS DISTINCT FROM {after}"
 
 
-class Named(UserDefinedType[Any]):
-    """A column of any type: what the model calls it has no say."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: Any) -> str:
-        return "any"
-
-
-def model_of(type_: Any = Named) -> type[Any]:
-    class Base(DeclarativeBase):
-        pass
-
-    class Valued(Base):
-        __tablename__ = "valued"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        value: Mapped[Any] = mapped_column(type_)
-
-    return Valued
-
-
-async def sql(engine: AsyncEngine, *statements: str) -> None:
-    async with engine.begin() as connection:
-        for statement in statements:
-            await connection.exec_driver_sql(statement)
-
-
-@pytest.fixture
-async def typed(engine: AsyncEngine) -> AsyncEngine:
-    for statement in filter(str.strip, TYPES.split(";")):
-        await sql(engine, statement)
-    return engine
-
-
 async def check(
     engine: AsyncEngine, type_: str, pairs: list[tuple[str | None, str | None]]
 ) -> None:
     """Waits for rows whose value becomes another one end exactly if that is distinct."""
-    model = model_of()
-    await sql(
+    model = valued()
+    await execute(
         engine,
         "DROP TABLE IF EXISTS valued",
         f"CREATE TABLE valued (id int PRIMARY KEY, value {type_})",
@@ -248,7 +184,7 @@ async def check(
 
 async def skip_without_xml(engine: AsyncEngine) -> None:
     try:
-        await sql(engine, "SELECT CAST('<a/>' AS xml)")
+        await execute(engine, "SELECT CAST('<a/>' AS xml)")
     except DBAPIError:
         pytest.skip("this server was built without XML")
 
@@ -316,114 +252,3 @@ async def test_the_table_of_types_is_complete(engine: AsyncEngine) -> None:
         names = set(found)
     assert not names - set(FORMS)
     assert len(names) > 60
-
-
-class Shouted(TypeDecorator[str]):
-    """Hides a difference: the application knows capitals only."""
-
-    impl = String
-    cache_ok = True
-
-    def process_result_value(self, value: str | None, dialect: Any) -> str | None:
-        return value.upper() if value else value
-
-
-class Encrypted(TypeDecorator[str]):
-    """Another ciphertext each time."""
-
-    impl = LargeBinary
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Any) -> bytes | None:
-        nonce = secrets.token_bytes(4)
-        return None if value is None else nonce + value.encode()
-
-    def process_result_value(self, value: bytes | None, dialect: Any) -> str | None:
-        return None if value is None else value[4:].decode()
-
-
-@pytest.mark.parametrize("type_", [Shouted, Encrypted])
-@pytest.mark.parametrize("mode", ["listen", "poll"])
-async def test_what_a_type_of_the_application_calls_the_same_is_not_a_change_since(
-    engine: AsyncEngine, type_: Any, mode: str
-) -> None:
-    """``since`` a value, or an instance, of a type that is not the same each time it is sent."""
-    model = model_of(type_)
-    async with engine.begin() as connection:
-        await connection.run_sync(model.metadata.create_all)
-        await connection.run_sync(rowbell.install_triggers, model)
-    async with AsyncSession(engine, expire_on_commit=False) as session:
-        session.add(model(id=1, value="ann"))
-        await session.commit()
-    async with AsyncSession(engine) as session:
-        seen = await session.get_one(model, 1)
-    async with RowWatcher(engine, mode=mode) as watcher:
-        for since in (seen, {"value": seen.value}):
-            with pytest.raises(rowbell.WaitTimeoutError):
-                await watcher.wait_for_change(model, 1, since=since, interval=0.05, timeout=0.3)
-        changed = await watcher.wait_for_change(model, 1, since={"value": "bob"}, timeout=5)
-        assert changed.value == seen.value
-        following = asyncio.create_task(
-            watcher.wait_for_change(model, 1, since=seen, interval=0.05, timeout=20)
-        )
-        await asyncio.sleep(0)
-        async with AsyncSession(engine) as session:
-            (await session.get_one(model, 1)).value = "bob"
-            await session.commit()
-        assert (await following).value.lower() == "bob"
-
-
-async def test_a_change_of_a_columns_type_is_noticed(engine: AsyncEngine) -> None:
-    """What a column is, is asked of the database again when it changes."""
-    model = model_of()
-    await sql(engine, "CREATE TABLE valued (id int PRIMARY KEY, value timestamp)")
-    await sql(engine, "INSERT INTO valued VALUES (1, '2026-01-01')")
-    async with engine.begin() as connection:
-        await connection.run_sync(rowbell.install_triggers, model)
-    async with armed(engine, model, timing=QUICK) as (_, wait):
-        await sql(engine, "ALTER TABLE valued ALTER value TYPE timestamptz")
-        await sql(engine, "UPDATE valued SET value = '2027-01-01'")
-        assert (await wait).value.year == 2027
-
-
-OTHERWISE: list[tuple[Any, str, str]] = [
-    (Numeric(10, 2), "numeric", "1.005"),
-    (Numeric(asdecimal=False), "numeric", "0.12345678901234567891"),
-    (Integer, "numeric", "5"),
-    (Float(24), "float8", "0.1"),
-    (String(3), "text", "abcdef"),
-    (String, "citext", "Ab"),
-    (String, "inet", "10.0.0.1"),
-    (CHAR(3), "text", "ab "),
-    (DateTime, "timestamptz", "2026-01-01 12:00Z"),
-    (DateTime(timezone=True), "timestamp", "2026-01-01 12:00"),
-    (Interval, "interval", "1 year 00:00:01.5"),
-    (ARRAY(String(2)), "text[]", "{abcd}"),
-    (JSONB, "json", '{"a": 1.50}'),
-]
-"""What a model says, what the database has, and a value that the two write otherwise."""
-
-
-@pytest.mark.parametrize(("said", "type_", "value"), OTHERWISE, ids=lambda x: str(x)[:20])
-@pytest.mark.parametrize("mode", ["listen", "poll"])
-async def test_since_what_was_loaded_is_no_change_whatever_the_model_says(
-    typed: AsyncEngine, said: Any, type_: str, value: str, mode: str
-) -> None:
-    """A loop that follows a row does not spin, and goes on when the row changes."""
-    model = model_of(said)
-    await sql(typed, f"CREATE TABLE valued (id int PRIMARY KEY, value {type_})")
-    async with typed.begin() as connection:
-        store = text(f"INSERT INTO valued VALUES (1, CAST(CAST(:v AS text) AS {type_}))")
-        await connection.execute(store, {"v": value})
-        await connection.run_sync(rowbell.install_triggers, model)
-    async with AsyncSession(typed) as session:
-        seen = await session.get_one(model, 1)
-    async with RowWatcher(typed, mode=mode, recheck=None) as watcher:
-        with pytest.raises(rowbell.WaitTimeoutError):
-            await watcher.wait_for_change(model, 1, since=seen, interval=0.05, timeout=0.2)
-        wait = asyncio.create_task(
-            watcher.wait_for_change(model, 1, since=seen, interval=0.05, timeout=20)
-        )
-        await asyncio.sleep(0)
-        await sql(typed, "UPDATE valued SET value = NULL")
-        assert (await wait).value is None
