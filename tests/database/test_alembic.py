@@ -83,7 +83,7 @@ def migrate(revision: str, **more: Any) -> str:
 
 @pytest.mark.fault("B30")
 def test_a_migration_creates_the_table_with_its_triggers_and_takes_both_back(empty: URL) -> None:
-    left = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'ring\\_%'"
+    left = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'changed\\_%'"
     for _ in range(2):
         migrate("head")
         assert in_database(empty, state) is TriggerState.INSTALLED

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import URL, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from rowbell import Reason, RowWatcher, Timing, WatcherState
+from rowbell import Reason, RowWatcher, Timing, WatcherState, WatcherStateError
 from rowbell._watch.database.calls import Calls
 from rowbell.embedded import EmbeddedServer
 from rowbell.testing import create_database, drop_database
@@ -147,7 +147,7 @@ async def test_a_heartbeat_that_fails_in_any_way_is_a_loss(
         if failure is asyncio.CancelledError:  # which nobody has asked for: never in silence
             await asyncio.wait([wait])
             assert watcher.statistics().state is WatcherState.CLOSED
-            wait.exception()
+            assert isinstance(wait.exception(), WatcherStateError)
             return
         await watcher.reached(lambda now: now.reconnects == 1 and now.armed == 1)
         await changed(wait, database)

@@ -123,8 +123,10 @@ async def test_nothing_that_is_pending_is_flushed(session: AsyncSession) -> None
 
 
 async def test_the_lock_nests(engine: AsyncEngine, session: AsyncSession) -> None:
-    async with advisory_lock(session, 1), advisory_lock(session, 1):
-        pass
+    async with advisory_lock(session, 1):
+        async with advisory_lock(session, 1):
+            pass
+        assert await held(engine) == 1
     assert await held(engine) == 0
 
 
@@ -242,19 +244,23 @@ async def test_a_failed_statement_that_a_savepoint_undoes_leaves_no_lock(
     assert await session.get(Plain, 1) is not None
 
 
-async def test_the_pool_keeps_its_connections_and_they_hold_nothing(database: Any) -> None:
-    engine = create_async_engine(database, pool_size=1, max_overflow=0)
+async def test_the_pool_keeps_its_connections_and_they_hold_nothing(
+    engine: AsyncEngine, database: Any
+) -> None:
+    small = create_async_engine(database, pool_size=1, max_overflow=0)
     pids: set[Any] = set()
     for _ in range(5):
-        async with AsyncSession(engine) as session:
+        async with AsyncSession(small) as session:
             pids.add(await session.scalar(text("SELECT pg_backend_pid()")))
             with pytest.raises(SessionStateError):
                 async with advisory_lock(session, "job"):
                     await session.rollback()
+            assert await held(engine) == 0
             async with advisory_lock(session, "job", timeout=1):
-                pass
+                assert await held(engine) == 1
+        assert await held(engine) == 0
     assert len(pids) == 1
-    await engine.dispose()
+    await small.dispose()
 
 
 async def test_a_lost_connection_is_a_lost_lock_and_says_so(

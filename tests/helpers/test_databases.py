@@ -21,6 +21,7 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -92,6 +93,7 @@ async def test_a_url_of_libpq_will_do_and_one_of_another_database_will_not(
 ) -> None:
     libpq = server.set(drivername="postgresql+psycopg").update_query_dict({"sslmode": "disable"})
     await create_database(name, server_url=libpq)
+    assert await answer(server.set(database=name), "SELECT current_database()") == name
     with pytest.raises(InvalidArgumentError, match="PostgreSQL's, got 'sqlite'"):
         await create_database(name, server_url="sqlite:///secret.db")
 
@@ -125,6 +127,8 @@ async def test_dropping_ends_connections_unless_told_not_to(server: URL, name: s
     await drop_database(name, server_url=server)
     await connection.invalidate()
     await connection.close()
+    with pytest.raises(DatabaseStateError, match="is missing"):
+        await drop_database(name, server_url=server)
 
 
 @pytest.mark.parametrize("bad", ["", "a\0b", "x" * 64, "ü" * 32])
@@ -227,19 +231,30 @@ async def test_tables_that_refer_to_each_other_are_emptied(engine: AsyncEngine) 
     )
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
+    await execute(
+        engine,
+        "INSERT INTO hen (id) VALUES (1)",
+        "INSERT INTO egg (id, hen) VALUES (1, 1)",
+        "UPDATE hen SET egg = 1",
+    )
     async with AsyncSession(engine) as session:
         await cleanup_tables(session, metadata)
+        for table in metadata.tables.values():
+            assert (await session.execute(select(table))).all() == []
 
 
 async def test_a_session_that_has_failed_can_clean_up(engine: AsyncEngine) -> None:
     async with AsyncSession(engine) as session:
+        session.add(Plain(id=1))
+        await session.commit()
         session.add(Item(id=1, order_id=99))
-        with pytest.raises(Exception, match="ForeignKeyViolation"):
+        with pytest.raises(DBAPIError, match="ForeignKeyViolation"):
             await session.flush()
         await cleanup_tables(session, Base)
-        with pytest.raises(Exception, match="division by zero"):
+        with pytest.raises(DBAPIError, match="division by zero"):
             await session.execute(text("SELECT 1/0"))
         await cleanup_tables(session, Base)
+        assert await session.get(Plain, 1) is None
 
 
 async def test_a_transaction_that_was_left_open_is_an_error_and_not_a_hang(
@@ -253,7 +268,7 @@ async def test_a_transaction_that_was_left_open_is_an_error_and_not_a_hang(
         await forgotten.rollback()
         await cleanup_tables(session, Base)
         assert await session.scalar(text("SHOW lock_timeout")) == "0"
-        with pytest.raises(InvalidArgumentError):
+        with pytest.raises(InvalidArgumentError, match="timeout must be"):
             await cleanup_tables(session, Base, timeout="soon")
 
 
@@ -335,9 +350,12 @@ async def test_sequences_of_the_metadata_begin_anew(session: AsyncSession) -> No
 
 
 async def test_a_session_that_begins_nothing_by_itself_can_clean_up(engine: AsyncEngine) -> None:
+    await execute(engine, insert(Plain).values(id=1))
     async with AsyncSession(engine, autobegin=False) as session:
         await cleanup_tables(session, Base)
         assert not session.in_transaction()
+        async with session.begin():
+            assert await session.get(Plain, 1) is None
 
 
 async def test_who_uses_a_template_is_named(server: URL) -> None:

@@ -256,7 +256,11 @@ async def test_databases_left_by_a_killed_worker_are_replaced(server: URL) -> No
     """A worker of the same name in the same run begins by dropping what it finds."""
     from rowbell._pytest.worker_database import WorkerDatabase
 
-    await execute(server, 'CREATE DATABASE "rowbell_left_main"')
-    database = WorkerDatabase(server, "rowbell_left_main", "template1")
-    assert database.to_roll_back().database == "rowbell_left_main"
+    name = "rowbell_left_main"
+    await execute(server, f'CREATE DATABASE "{name}"')
+    await execute(server.set(database=name), "CREATE TABLE left_over ()")
+    database = WorkerDatabase(server, name, "template1")
+    assert database.to_roll_back().database == name
+    await execute(server.set(database=name), "CREATE TABLE left_over ()")  # it is gone, then
     database.drop()
+    assert name not in await databases(server)

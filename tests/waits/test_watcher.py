@@ -10,17 +10,12 @@ from sqlalchemy import URL, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from rowbell import (
-    RowWatcher,
-    WaitTimeoutError,
-    WatcherState,
-    WatcherStateError,
-    wait_for_row_change,
-)
+from rowbell import RowWatcher, WatcherState, WatcherStateError, wait_for_row_change
 from rowbell._watch.watcher import open_watcher
 from support.models import Order
 from support.observed import execute
-from support.waits import armed_wait, polled_wait
+from support.orders import change
+from support.waits import armed, armed_wait, polled_wait
 
 
 async def test_what_a_caller_gives_breaks_only_his_own_wait(orders: AsyncEngine) -> None:
@@ -133,12 +128,18 @@ async def test_forged_and_foreign_notifications_are_counted_and_ignored(
         assert watcher.statistics().ignored == len(forged)
 
 
-async def test_a_true_hint_about_nothing_is_a_read_and_no_answer(orders: AsyncEngine) -> None:
-    async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
-        wait = await armed_wait(watcher, timeout=0.3)
-        await execute(orders, "SELECT pg_notify('rowbell', '1:1:*')")
-        with pytest.raises(WaitTimeoutError):
-            await wait
+async def test_a_notification_without_a_change_is_a_read_and_ends_no_wait(
+    orders: AsyncEngine,
+) -> None:
+    async with armed(orders) as (watcher, wait):
+        before = watcher.statistics().rereads
+        await execute(
+            orders, "SELECT pg_notify('rowbell', '1:' || 'orders'::regclass::oid || ':*')"
+        )
+        await watcher.reached(lambda now: now.rereads > before)
+        assert not wait.done()
+        await change(orders)
+        assert (await wait).n == 1
 
 
 @pytest.mark.fault("B27")

@@ -38,6 +38,7 @@ async def test_adds_in_different_orders_do_not_deadlock(tables: AsyncEngine) -> 
     for _ in range(10):
         await asyncio.gather(*(add(*range(1, 11)), add(*range(10, 0, -1))) * 3)
         async with AsyncSession(tables) as session:
+            assert await stored(session) == [*range(1, 11)]
             await m2m_set(session, await session.get_one(Post, 1), Post.tags)
             await session.commit()
 
@@ -63,3 +64,4 @@ async def test_a_failure_of_the_connection_is_the_drivers_own_error(
         await m2m_set(session, post, Post.tags, tag)
     await session.rollback()
     await m2m_set(session, Post(id=1), Post.tags, Tag(id=1))
+    assert await stored(session) == [1]
