@@ -9,7 +9,7 @@ from sqlalchemy import URL, insert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from rowbell import RowWatcher
-from support.ground import QUICK, Ground
+from support.ground import TIMING, Ground
 from support.models import Base, Order, Plain
 from support.roles import managed
 
@@ -37,7 +37,7 @@ async def engine(
 async def watcher(ground_kind: str, engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
     """No safety re-reads help the armed."""
     mode = "poll" if ground_kind == "poll" else "listen"
-    async with RowWatcher(engine, mode=mode, recheck=None, timing=QUICK) as watcher:
+    async with RowWatcher(engine, mode=mode, recheck=None, timing=TIMING) as watcher:
         yield watcher
 
 

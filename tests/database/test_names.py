@@ -12,11 +12,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import rowbell
 from rowbell import RowWatcher
-from rowbell._watch.database.triggers import ForEach, TableTriggers
-from rowbell._watch.values.key_hash import KeyColumn
-from support.ground import QUICK
 from support.observed import execute
-from support.waits import armed_wait, woken
+from support.waits import QUICK, armed_wait, woken
 
 NAMES = ["user", "Order item", 'say "hi"', "x" * 63, "naïve", "percent %s", "a:b", "n", "$rowbell$"]
 
@@ -54,12 +51,6 @@ async def _changed_by(engine: AsyncEngine, model: type[Any], column: str) -> Non
 
 def column_of(model: type[Any], name: str) -> Any:
     return getattr(model, name).property.columns[0]
-
-
-async def test_a_name_longer_than_postgresql_allows_is_refused_by_postgresql_alone() -> None:
-    """SQLAlchemy refuses it before rowbell sees it; rowbell's own names are short always."""
-    triggers = TableTriggers(None, "t" * 200, (KeyColumn("k" * 200),), ForEach.STATEMENT)
-    assert len(triggers.function_name) < 63
 
 
 @pytest.mark.fault("B25")

@@ -9,8 +9,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import rowbell
 from rowbell import Reason, RowWatcher, Timing, TriggerState, install_triggers, remove_triggers
-from rowbell._watch.database.calls import checksum
-from rowbell._watch.database.payload import Heard, Notification
 from support.models import Order
 from support.roles import Isolation, Warned, connected, role
 from support.waits import QUICK, armed, armed_wait, run, state_of
@@ -94,18 +92,6 @@ async def test_what_a_listener_left_that_was_killed_is_deleted_by_the_next(
         assert await owner.fetchval("SELECT count(*) FROM rowbell.listener") == 0
         flag = "SELECT last_value FROM rowbell.has_registrations"
         assert await owner.fetchval(flag) == 0
-
-
-def test_the_checksum_is_that_of_the_database() -> None:
-    """As bigint arithmetic has it, for any oid and hash."""
-    assert checksum([]) == 0
-    assert checksum([(0, 5), (0, 6)]) == 3
-    assert checksum([(2**32 - 1, -(2**63))]) == ((2**32 - 1) << 32 ^ 2**63) - 2**64 * (
-        ((2**32 - 1) << 32 ^ 2**63) >= 2**63
-    )
-
-
-# -- tables and triggers that are not what they were
 
 
 async def test_a_table_that_another_takes_the_name_of_is_noticed(
@@ -318,18 +304,3 @@ async def test_a_truncate_warns_nobody(
         with pytest.raises(rowbell.NotFoundError, match="was deleted"):
             await wait
     assert warned.messages == []
-
-
-def test_notifications_that_come_together_are_looked_at_once() -> None:
-    """Ten thousand of them mean no more than one, each table and row."""
-    heard = Heard()
-    assert not heard
-    for i in range(10_000):
-        heard.add(Notification(7, (i % 3, 1)))
-    assert heard.rows == {7: {0, 1, 2}}
-    heard.add(Notification(7, None))
-    heard.add(Notification(7, (5,)))
-    heard.add(Notification(8, (5,)))
-    assert heard.rows == {7: None, 8: {5}}
-    heard.add(Notification(None, None))
-    assert heard.everything

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import subprocess
 import sys
 import zipfile
@@ -18,35 +17,12 @@ from sqlalchemy.orm import registry
 
 import rowbell
 from rowbell import Reason, RowWatcher, TriggerError, TriggerState, install_triggers
-from rowbell._watch.database import schema
-from rowbell._watch.database.schema import FUNCTIONS, schema_statements, sql
+from rowbell._watch.database.schema import schema_statements, sql
 from rowbell.testing import create_database, drop_database
 from support.models import Item, Order
 from support.paths import ROOT
 from support.roles import Isolation, Warned, connected, role
 from support.waits import QUICK, armed, armed_wait, polled_wait, run, state_of
-
-# -- text
-
-
-def test_the_numbers_in_sql_are_those_in_python() -> None:
-    def has(name: str, *numbers: object) -> bool:
-        return all(re.search(rf"(?<!\d){number}(?!\d)", sql(name)) for number in numbers)
-
-    assert has("notify", schema.KEYS_PER_PAYLOAD, schema.KEYS_PER_TRANSACTION)
-    assert has("compact", schema.COMPACT_BEYOND)
-    assert has("register", schema.REGISTRATIONS_PER_ROLE)
-    assert has("schema_version", f"{schema.SCHEMA_VERSION}, 1")
-    for name in ("table_version", "obstacle", "untrusted_owners"):
-        assert all(f"'{trigger}'" in sql(name) for trigger in schema.TRIGGERS)
-
-
-def test_each_function_is_in_the_file_of_its_name_and_pins_its_search_path() -> None:
-    for name in FUNCTIONS:
-        header = sql(name).split("$rowbell$")[0]
-        assert header.startswith(f"CREATE OR REPLACE FUNCTION rowbell.{name}(")
-        assert "SET search_path = pg_catalog, pg_temp" in header
-    assert "SET search_path = pg_catalog, pg_temp" in sql("trigger_guard")
 
 
 def test_the_wheel_contains_the_sql(tmp_path: Path) -> None:
@@ -56,9 +32,6 @@ def test_the_wheel_contains_the_sql(tmp_path: Path) -> None:
     [wheel] = tmp_path.glob("*.whl")
     packed = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
     assert {path.name for path in (ROOT / "src/rowbell/_watch/database/sql").iterdir()} <= packed
-
-
-# -- versions
 
 
 def _version(version: int, compatible_with: int) -> str:
@@ -122,9 +95,6 @@ async def test_an_older_schema_is_polled_until_the_migration_and_then_woken(
             await watcher.reached(lambda now: now.armed == 1)
             await owner.execute("UPDATE orders SET n = 1")
             assert (await wait).n == 1
-
-
-# -- what stands is compared with the catalog
 
 
 DAMAGES = [
@@ -210,9 +180,6 @@ async def test_triggers_or_policies_of_others_on_our_tables_are_not_mended_but_n
         )
         with pytest.raises(TriggerError, match=r"function watch\(\) runs with its owner's rights"):
             await run(orders, install_triggers, Order)
-
-
-# -- dumps
 
 
 def tool(name: str) -> Path:

@@ -20,10 +20,9 @@ from rowbell import (
     remove_triggers,
 )
 from rowbell._watch.database.tables import is_declared
-from support.ground import QUICK
 from support.models import Animal, Dog, Odd, Order, Plain
 from support.observed import execute
-from support.waits import run, states, woken
+from support.waits import QUICK, run, states, woken
 
 
 async def test_create_all_installs_the_triggers_of_watched_models(engine: AsyncEngine) -> None:

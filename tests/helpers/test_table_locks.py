@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -343,29 +340,6 @@ async def test_a_cancelled_wait_leaves_no_connection_and_no_lock(
     pool = engine.pool
     assert isinstance(pool, QueuePool)
     assert pool.checkedout() == 0
-
-
-@given(
-    number=st.one_of(
-        st.integers(0, 10**10).map(str),
-        st.decimals(0, 10**6, places=3).map(str),
-        st.sampled_from(["1.", ".5", "007", "0.0005"]),
-    ),
-    unit=st.sampled_from(["", "us", "ms", "s", "min", "h", "d", "S", "m", "sec"]),
-    space=st.sampled_from(["", " "]),
-)
-@settings(max_examples=300, deadline=None)
-def test_a_text_is_read_as_postgresql_reads_it(number: str, unit: str, space: str) -> None:
-    """To the millisecond; what it rounds to 0, for ever, is a millisecond here."""
-    units = {"": "1", "us": "0.001", "ms": "1", "s": "1e3", "min": "6e4", "h": "3.6e6"}
-    wanted = Decimal(number) * Decimal({**units, "d": "8.64e7"}.get(unit, "0"))
-    if 0 < wanted <= 2**31 - 1:
-        milliseconds = LockTimeout.of(f"{number}{space}{unit}").milliseconds
-        assert 0 <= milliseconds - wanted < 1
-        assert milliseconds >= 1
-    else:
-        with pytest.raises(InvalidArgumentError):
-            LockTimeout.of(f"{number}{space}{unit}")
 
 
 @pytest.mark.parametrize(

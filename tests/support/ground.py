@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rowbell import RowWatcher, Timing
 from support.waits import HOUR, until_begun
 
-QUICK: Final = Timing(heartbeat=0.2, narrow=0.2)
+TIMING: Final = Timing(heartbeat=0.2, narrow=0.2)
 BRIEF: Final = 0.15
 """A timeout that is to be reached."""
 ODD: Final = UUID("3f2504e0-4f89-41d3-9a0c-0305e82c3301")
