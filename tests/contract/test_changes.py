@@ -19,7 +19,7 @@ async def test_the_refreshed_instance_is_returned(ground: Ground, session: Async
     assert (order.status, order in session) == ("paid", True)
 
 
-async def test_another_row_wakes_nobody(ground: Ground, session: AsyncSession) -> None:
+async def test_a_change_of_another_row_ends_no_wait(ground: Ground, session: AsyncSession) -> None:
     async with ground.begun(wait_for_row_change, session, Order, 1) as wait:
         await ground.execute(update(Order).where(Order.id == 2).values(status="paid"))
         await ground.still_waiting(wait)
@@ -37,7 +37,7 @@ async def test_a_row_that_does_not_exist_is_not_found(
 @pytest.mark.parametrize(
     "statement", ["DELETE FROM orders WHERE id = 1", "TRUNCATE orders CASCADE"]
 )
-async def test_a_row_that_goes_was_deleted(
+async def test_a_deleted_or_truncated_row_is_reported_as_deleted(
     ground: Ground, session: AsyncSession, statement: str
 ) -> None:
     async with ground.begun(wait_for_row_change, session, Order, 1) as wait:
@@ -86,7 +86,9 @@ async def test_every_kind_of_update_counts(
 
 
 @pytest.mark.fault("B24")
-async def test_a_moved_key_was_deleted(ground: Ground, session: AsyncSession) -> None:
+async def test_a_row_whose_key_changes_is_reported_as_deleted(
+    ground: Ground, session: AsyncSession
+) -> None:
     async with ground.begun(wait_for_row_change, session, Order, 1) as wait:
         await ground.execute("UPDATE orders SET id = 1001 WHERE id = 1")
         with pytest.raises(NotFoundError, match="was deleted"):

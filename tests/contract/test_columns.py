@@ -111,7 +111,7 @@ async def test_json_is_compared_by_value(ground: Ground) -> None:
         await ground.still_waiting(wait)
 
 
-async def test_a_writer_who_shows_few_digits_changes_as_much(ground: Ground) -> None:
+async def test_a_writer_that_shows_few_digits_changes_as_much(ground: Ground) -> None:
     await ground.execute(insert(Odd).values(id=ODD, ratio=0.3))
     async with ground.begun(ground.watcher.wait_for_change, Odd, ODD, columns=["ratio"]) as wait:
         await ground.execute(
@@ -137,7 +137,7 @@ async def test_what_is_deferred_is_not_loaded(ground: Ground, session: AsyncSess
 
 
 @pytest.mark.parametrize(("column", "before", "after"), CHANGES)
-async def test_since_values_of_any_type(
+async def test_a_value_given_by_since_may_be_of_any_type(
     ground: Ground, column: str, before: Any, after: Any
 ) -> None:
     await ground.execute(insert(Odd).values({"id": ODD, column: after}))

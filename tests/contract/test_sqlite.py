@@ -67,7 +67,7 @@ async def test_a_change_ends_the_wait(
         assert await wait in session
 
 
-async def test_since_and_until_and_timeouts(engine: AsyncEngine) -> None:
+async def test_since_until_and_timeouts_work_as_on_postgresql(engine: AsyncEngine) -> None:
     async with AsyncSession(engine) as session:
         key = {"queue": "q", "number": 1}
         await wait_for_row_change(session, Job, key, since={"data": {"a": 0}}, timeout=0)

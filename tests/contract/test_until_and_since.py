@@ -56,7 +56,7 @@ async def test_since_an_instance_the_change_before_the_call_is_seen(
 
 
 @pytest.mark.fault("B33")
-async def test_since_ignores_what_the_caller_changed_himself(
+async def test_since_ignores_what_the_caller_changed_itself(
     ground: Ground, session: AsyncSession
 ) -> None:
     order = await session.get_one(Order, 1)

@@ -11,16 +11,17 @@ from uuid import uuid4
 
 import pytest
 from alembic import command
-from alembic.autogenerate import produce_migrations, render_python_code
+from alembic.autogenerate import compare_metadata, produce_migrations, render_python_code
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import URL, Connection, MetaData, String, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import NullPool
 
+import rowbell
 import rowbell.alembic
 from rowbell import (
     InvalidArgumentError,
@@ -34,12 +35,13 @@ from rowbell import (
     watched,
 )
 from rowbell.alembic import CreateRowTriggersOp, DropRowTriggersOp
+from support.models import Base, Order
 from support.observed import execute
 from support.paths import ROOT
-from support.waits import armed_wait
+from support.waits import armed_wait, run
 
 rowbell.alembic.register()
-rowbell.alembic.register()
+rowbell.alembic.register()  # a second time, which does nothing
 
 
 @pytest.fixture
@@ -231,7 +233,7 @@ def test_copies_of_a_table_know_what_was_declared(empty: URL) -> None:
     assert status.state == "installed"
 
 
-def test_a_form_that_is_none_is_refused_by_name() -> None:
+def test_an_invalid_form_is_refused_by_name() -> None:
     with pytest.raises(InvalidArgumentError, match="for_each must be 'row' or 'statement'"):
         CreateRowTriggersOp("orders", for_each="rows")
 
@@ -280,3 +282,33 @@ def test_a_declared_column_is_altered_between_drop_and_create(empty: URL) -> Non
     with pytest.raises(DBAPIError, match="used in a trigger definition"):
         in_database(empty, lambda c: c.execute(refused))
     assert asyncio.run(waited()).state == "sold"
+
+
+@pytest.mark.fault("B30")
+async def test_autogenerate_finds_nothing_to_do_and_leaves_others_triggers_alone(
+    engine: AsyncEngine, database: URL
+) -> None:
+    await execute(
+        database,
+        "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER audit AFTER UPDATE ON orders EXECUTE FUNCTION audit()",
+    )
+
+    def differences(connection: Any) -> list[Any]:
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "include_schemas": True,
+                "include_name": lambda name, kind, _: (kind, name) != ("schema", "rowbell"),
+            },
+        )
+        found: list[Any] = compare_metadata(context, Base.metadata)
+        return [d for d in found if "rowbell" in repr(d)]
+
+    async with engine.begin() as connection:
+        assert await connection.run_sync(differences) == []
+    await run(engine, rowbell.remove_triggers, Order)
+    await run(engine, rowbell.install_triggers, Order)
+    async with engine.connect() as connection:
+        audits = text("SELECT count(*) FROM pg_trigger WHERE tgname = 'audit'")
+        assert await connection.scalar(audits) == 1

@@ -24,7 +24,7 @@ from rowbell import (
 )
 from support.calls import calls
 from support.observed import execute
-from support.waits import QUICK, armed_wait
+from support.waits import HOUR, QUICK, armed_wait
 
 ROWS = 100
 
@@ -67,7 +67,7 @@ async def test_a_change_of_columns_that_are_not_declared_calls_nothing_though_th
 @pytest.mark.parametrize(
     "statement", ["DELETE FROM jobs", "UPDATE jobs SET id = -id", "TRUNCATE jobs"]
 )
-async def test_a_row_that_goes_rings_whatever_is_declared(
+async def test_a_row_that_is_deleted_or_moved_notifies_whatever_is_declared(
     jobs: AsyncEngine, statement: str
 ) -> None:
     async with RowWatcher(jobs, mode="listen", recheck=None) as watcher:
@@ -93,7 +93,7 @@ async def test_a_wait_for_other_columns_is_polled_and_says_so(
     jobs: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with RowWatcher(jobs) as watcher:
-        armed = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=60, timeout=20))
+        armed = asyncio.create_task(watcher.wait_for_change(Job, 1, interval=HOUR))
         polled = asyncio.create_task(
             watcher.wait_for_change(Job, 1, columns=["heartbeat"], interval=0.02, timeout=20)
         )
@@ -112,7 +112,7 @@ async def test_a_condition_watches_what_it_looks_at_whatever_is_declared(
 ) -> None:
     async with RowWatcher(jobs) as watcher:
         armed = asyncio.create_task(
-            watcher.wait_for_change(Job, 1, until=Job.status == "done", interval=60, timeout=20)
+            watcher.wait_for_change(Job, 1, until=Job.status == "done", interval=HOUR)
         )
         polled = [
             asyncio.create_task(
@@ -184,7 +184,7 @@ async def test_triggers_of_other_declared_columns_are_outdated_and_not_trusted(
         [status] = await connection.run_sync(trigger_status, Task)
         assert status.state is TriggerState.OUTDATED
     async with RowWatcher(jobs, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Task, 1, interval=60, timeout=20))
+        wait = asyncio.create_task(watcher.wait_for_change(Task, 1, interval=HOUR))
         await watcher.reached(lambda now: now.reason is Reason.TRIGGER_OUTDATED)
         async with jobs.begin() as connection:
             await connection.run_sync(install_triggers, Task)

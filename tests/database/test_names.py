@@ -13,14 +13,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 import rowbell
 from rowbell import RowWatcher
 from support.observed import execute
-from support.waits import QUICK, armed_wait, woken
+from support.waits import HOUR, QUICK, armed_wait, woken
 
 NAMES = ["user", "Order item", 'say "hi"', "x" * 63, "naïve", "percent %s", "a:b", "n", "$rowbell$"]
 
 
 @pytest.mark.fault("B25")
 @pytest.mark.parametrize("name", NAMES)
-async def test_any_name_will_do(engine: AsyncEngine, name: str) -> None:
+async def test_a_table_of_any_name_notifies(engine: AsyncEngine, name: str) -> None:
     """For a schema, a table, its key and a watched column alike."""
 
     class Base(DeclarativeBase):
@@ -54,7 +54,9 @@ def column_of(model: type[Any], name: str) -> Any:
 
 
 @pytest.mark.fault("B25")
-async def test_the_same_table_name_in_two_schemas_wakes_only_its_own(engine: AsyncEngine) -> None:
+async def test_the_same_table_name_in_two_schemas_notifies_for_its_own_alone(
+    engine: AsyncEngine,
+) -> None:
     async with engine.begin() as connection:
         for schema in ("one", "two"):
             await connection.execute(text(f"CREATE SCHEMA {schema}"))
@@ -64,7 +66,7 @@ async def test_the_same_table_name_in_two_schemas_wakes_only_its_own(engine: Asy
             await connection.execute(insert(model).values(id=1, n=0))
     async with RowWatcher(engine, mode="listen", recheck=None, timing=QUICK) as watcher:
         waits = {
-            schema: asyncio.create_task(watcher.wait_for_change(model, 1, interval=60, timeout=20))
+            schema: asyncio.create_task(watcher.wait_for_change(model, 1, interval=HOUR))
             for schema, model in models.items()
         }
         await watcher.reached(lambda now: now.armed == 2)
@@ -91,7 +93,7 @@ def _twin(schema: str | None) -> type[Any]:
 
 
 @pytest.mark.fault("B44")
-async def test_schema_translate_map_leads_to_the_table(engine: AsyncEngine) -> None:
+async def test_a_table_in_a_translated_schema_notifies(engine: AsyncEngine) -> None:
     model = _twin(None)
     translated = engine.execution_options(schema_translate_map={None: "tenant"})
     async with translated.begin() as connection:

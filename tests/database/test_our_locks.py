@@ -1,4 +1,4 @@
-"""Whoever holds a lock on what is ours: writers go on, and listeners come back."""
+"""Locks on our objects: writers go on, and listeners come back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import rowbell
 from rowbell import RowWatcher, WatcherState, install_triggers, remove_triggers
 from support.models import Order
 from support.roles import Isolation, Warned, connected, register, role
-from support.waits import QUICK, armed, armed_wait
+from support.waits import HOUR, QUICK, armed, armed_wait
 
 ROWS = 2_000
 
@@ -62,7 +62,7 @@ LOCKS = [
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-async def test_no_lock_on_what_is_ours_holds_a_writer_up(
+async def test_no_lock_on_our_objects_holds_a_writer_up(
     tables: AsyncEngine, database: URL, lock: str
 ) -> None:
     """Neither the three forms of triggers nor thousands of rows: one wait and one WARNING each."""
@@ -72,7 +72,7 @@ async def test_no_lock_on_what_is_ours_holds_a_writer_up(
         connected(database) as writer,
     ):
         waits = [
-            asyncio.create_task(watcher.wait_for_change(model, 1, interval=60, timeout=30))
+            asyncio.create_task(watcher.wait_for_change(model, 1, interval=HOUR))
             for model in (Order, ByRow, Declared)
         ]
         await watcher.reached(lambda now: now.armed == 3)
@@ -92,7 +92,7 @@ async def test_no_lock_on_what_is_ours_holds_a_writer_up(
         assert {row.n for row in found} <= {2, 4}
 
 
-async def test_calls_of_a_stranger_in_an_open_transaction_hold_nobody_up(
+async def test_calls_of_a_stranger_in_an_open_transaction_hold_up_no_listener(
     orders: AsyncEngine, database: URL
 ) -> None:
     """Each function that everybody may call; listeners start, arm and are woken meanwhile."""
@@ -164,7 +164,9 @@ async def test_a_listener_that_waits_for_a_lock_leaves_no_server_process_behind(
                 found = await observer.fetchval(waiting)
                 most, seen = max(most, found), seen + (found == 1)
                 while found and await observer.fetchval(waiting):
-                    await asyncio.sleep(0.01)  # the server tells nobody that a session gives up
+                    await asyncio.sleep(
+                        0.01
+                    )  # the server does not announce that a session gives up
             assert most == 1
         await watcher.reached(lambda now: now.state is WatcherState.LISTENING)
 
@@ -192,7 +194,7 @@ async def test_mending_the_schema_holds_no_writer_up(orders: AsyncEngine, databa
 
 
 @pytest.mark.fault("B19")
-async def test_installing_and_removing_under_traffic_deadlocks_nobody(
+async def test_installing_and_removing_under_traffic_causes_no_deadlock(
     engine: AsyncEngine, database: URL
 ) -> None:
     """On a partitioned table, whose partitions applications lock after the table itself."""
@@ -246,7 +248,7 @@ async def test_installing_and_removing_under_traffic_deadlocks_nobody(
 async def test_a_counter_that_is_locked_costs_a_muted_writer_a_warning_and_no_failure(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Then nothing can be told or counted: the change is found by the safety re-read."""
+    """Then no notification can be sent or counted: the safety re-read finds the change."""
     async with (
         RowWatcher(orders, recheck=1, timing=QUICK) as watcher,
         connected(database) as holder,
@@ -265,7 +267,7 @@ async def test_a_counter_that_is_locked_costs_a_muted_writer_a_warning_and_no_fa
 
 
 @pytest.mark.parametrize("value", ["on", "banana", ""])
-async def test_a_session_that_sets_our_settings_harms_nobody(
+async def test_a_session_that_sets_our_settings_disturbs_no_notification(
     orders: AsyncEngine, database: URL, value: str
 ) -> None:
     engine = create_async_engine(database)

@@ -36,10 +36,10 @@ async def partitioned(engine: AsyncEngine) -> type[Any]:
 
 @pytest.mark.fault("B24")
 @pytest.mark.parametrize("table", ["events", "low"])
-async def test_a_partitioned_table_rings_however_it_is_written(
+async def test_a_partitioned_table_notifies_however_it_is_written(
     engine: AsyncEngine, table: str
 ) -> None:
-    """Partitions created after the triggers ring as well."""
+    """Partitions created after the triggers notify as well."""
     event = await partitioned(engine)
     assert (await woken(engine, event, 1, f"UPDATE {table} SET n = 1")).n == 1
 
@@ -50,7 +50,7 @@ async def test_a_partitioned_table_rings_however_it_is_written(
     ["DELETE FROM low", "TRUNCATE events", "UPDATE events SET id = 150"],
     ids=["delete", "truncate", "move"],
 )
-async def test_a_row_that_leaves_a_partitioned_table_was_deleted(
+async def test_a_row_that_leaves_a_partitioned_table_is_reported_as_deleted(
     engine: AsyncEngine, statement: str
 ) -> None:
     with pytest.raises(rowbell.NotFoundError, match="was deleted"):

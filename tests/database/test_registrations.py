@@ -295,7 +295,7 @@ async def test_a_table_that_is_written_through_another_is_polled_with_the_reason
 
 
 @pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read"])
-async def test_a_truncate_warns_nobody(
+async def test_a_truncate_causes_no_warning(
     orders: AsyncEngine, database: URL, isolation: Isolation
 ) -> None:
     async with armed(orders) as (_, wait), connected(database) as owner, Warned(owner) as warned:

@@ -30,7 +30,7 @@ from support.models import Item, Order
 from support.observed import execute
 from support.paths import ROOT
 from support.roles import connected, role
-from support.waits import QUICK, armed, armed_wait, run, state_of
+from support.waits import HOUR, QUICK, armed, armed_wait, run, state_of
 
 SECURITY = ROOT / "SECURITY.md"
 
@@ -71,7 +71,7 @@ async def test_the_rights_on_every_object_are_those_that_security_md_says(
     assert {name: written.get(name) for name in found} == found
 
 
-async def test_whoever_holds_the_installers_lock_is_named(
+async def test_the_holder_of_the_installers_lock_is_named(
     orders: AsyncEngine, database: URL
 ) -> None:
     await run(orders, rowbell.remove_triggers, Item)
@@ -264,8 +264,8 @@ async def test_an_untrusted_table_leaves_the_waits_on_others_armed(
             "CREATE OR REPLACE TRIGGER rowbell_truncate AFTER TRUNCATE ON items"
             f" EXECUTE FUNCTION theirs.f('{argument}')"
         )
-        good = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-        bad = asyncio.create_task(watcher.wait_for_change(Item, 1, interval=60, timeout=20))
+        good = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=HOUR))
+        bad = asyncio.create_task(watcher.wait_for_change(Item, 1, interval=HOUR))
         await watcher.reached(lambda now: now.armed == 1 and now.reason is Reason.UNTRUSTED)
         for _ in range(3):  # heartbeats
             seen = await owner.fetchval(
@@ -274,7 +274,7 @@ async def test_an_untrusted_table_leaves_the_waits_on_others_armed(
             while seen == await owner.fetchval(
                 "SELECT query_start FROM pg_stat_activity WHERE application_name LIKE 'rowbell%'"
             ):
-                await asyncio.sleep(0.01)  # a server tells nobody that it was asked
+                await asyncio.sleep(0.01)  # a server does not announce that it was asked
         assert (watcher.statistics().reconnects, watcher.statistics().armed) == (0, 1)
         await owner.execute("UPDATE orders SET n = 1")
         assert (await good).n == 1

@@ -14,7 +14,7 @@ import rowbell
 from rowbell import Reason, RowWatcher, TriggerState, install_triggers
 from support.models import Order
 from support.roles import connected, register, role
-from support.waits import QUICK, armed, run, state_of
+from support.waits import HOUR, QUICK, armed, armed_waits, run, state_of
 
 
 async def test_nobody_else_learns_a_listeners_channel(orders: AsyncEngine, database: URL) -> None:
@@ -36,7 +36,7 @@ async def test_nobody_else_learns_a_listeners_channel(orders: AsyncEngine, datab
                         await mallory.execute(query)
                 heard: list[object] = []
 
-                def hear(*notification: object) -> None:
+                def receive(*notification: object) -> None:
                     heard.append(notification[3])
 
                 numbers = await mallory.fetch("SELECT number, backend_pid FROM rowbell.listener")
@@ -46,7 +46,7 @@ async def test_nobody_else_learns_a_listeners_channel(orders: AsyncEngine, datab
                     own,
                     *(f"rowbell_{value}" for row in numbers for value in row.values()),
                 ):
-                    await mallory.add_listener(guess, hear)
+                    await mallory.add_listener(guess, receive)
                 await owner.execute("UPDATE orders SET n = 1")
                 assert (await wait).n == 1
                 await mallory.fetch("SELECT 1")
@@ -189,12 +189,8 @@ async def test_a_role_registers_no_more_rows_than_it_may(
         )
         engine = create_async_engine(limited)
         async with RowWatcher(engine, recheck=None, timing=QUICK) as watcher:
-            first = [
-                asyncio.create_task(watcher.wait_for_change(Order, key, interval=60, timeout=20))
-                for key in (1, 2, 3)
-            ]
-            await watcher.reached(lambda now: now.armed == 3)
-            more = asyncio.create_task(watcher.wait_for_change(Order, 4, interval=60, timeout=20))
+            first = await armed_waits(watcher, (1, 2, 3))
+            more = asyncio.create_task(watcher.wait_for_change(Order, 4, interval=HOUR))
             await watcher.reached(lambda now: now.reason is Reason.TOO_MANY_REGISTRATIONS)
             assert watcher.statistics().armed == 3
             await owner.execute("UPDATE rowbell.registration_limit SET registrations = 4")

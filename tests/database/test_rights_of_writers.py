@@ -17,7 +17,7 @@ from support.waits import armed
 @pytest.mark.fault("B28")
 @pytest.mark.parametrize("revoked", REVOKED.values(), ids=REVOKED)
 @pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read"])
-async def test_a_writer_without_any_right_on_what_is_ours_wakes_all_the_same(
+async def test_a_writer_without_any_right_on_our_objects_notifies_all_the_same(
     orders: AsyncEngine, database: URL, revoked: str, isolation: Isolation
 ) -> None:
     async with (
@@ -36,7 +36,7 @@ async def test_a_writer_without_any_right_on_what_is_ours_wakes_all_the_same(
         assert len(warned.messages) <= 1
 
 
-async def test_the_cascade_of_a_foreign_key_notifies_whoever_it_runs_as(
+async def test_the_cascade_of_a_foreign_key_notifies_as_any_role(
     orders: AsyncEngine, database: URL
 ) -> None:
     """As the child's owner in PostgreSQL 18, as the outer role before; neither has a right here."""

@@ -22,7 +22,7 @@ from rowbell.testing import create_database, drop_database
 from support.models import Item, Order
 from support.paths import ROOT
 from support.roles import Isolation, Warned, connected, role
-from support.waits import QUICK, armed, armed_wait, polled_wait, run, state_of
+from support.waits import HOUR, QUICK, armed, armed_wait, polled_wait, run, state_of
 
 
 def test_the_wheel_contains_the_sql(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ async def test_a_schema_that_is_too_new_is_polled_and_says_so(
 
 
 @pytest.mark.fault("B46")
-async def test_an_older_schema_is_polled_until_the_migration_and_then_woken(
+async def test_an_older_schema_is_polled_until_the_migration_and_then_notifies(
     orders: AsyncEngine, database: URL
 ) -> None:
     """The new library is deployed before its migration runs."""
@@ -89,7 +89,7 @@ async def test_an_older_schema_is_polled_until_the_migration_and_then_woken(
         await owner.execute("DROP FUNCTION rowbell.table_version")
         async with RowWatcher(orders, recheck=None, timing=QUICK) as watcher:
             assert watcher.statistics().reason is Reason.SCHEMA_OUTDATED
-            wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
+            wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=HOUR))
             assert await state_of(orders) is TriggerState.OUTDATED
             assert await run(orders, install_triggers, Order) == schema_statements()
             await watcher.reached(lambda now: now.armed == 1)

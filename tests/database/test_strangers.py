@@ -10,10 +10,9 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rowbell import RowWatcher
-from support.models import Order
 from support.orders import add_orders
 from support.roles import connected, role
-from support.waits import armed, notified
+from support.waits import armed, armed_waits, notified
 
 
 async def test_a_stranger_cannot_raise_its_own_limit_or_touch_what_others_registered(
@@ -64,11 +63,7 @@ async def test_forged_notifications_cost_a_limited_number_of_reads_and_hide_noth
         connected(database) as owner,
         RowWatcher(orders, mode="listen", recheck=None) as watcher,
     ):
-        waits = [
-            asyncio.create_task(watcher.wait_for_change(Order, i + 1, interval=60, timeout=60))
-            for i in range(rows)
-        ]
-        await watcher.reached(lambda now: now.armed == rows)
+        waits = await armed_waits(watcher, range(1, rows + 1))
         before, sent = watcher.statistics(), 0
         begun = asyncio.get_running_loop().time()
         for forged in (

@@ -1,4 +1,4 @@
-"""Triggers are installed, removed, and their state is told."""
+"""Triggers are installed and removed, and their state is reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rowbell import (
 )
 from rowbell._watch.database.tables import is_declared
 from support.models import Animal, Dog, Odd, Order, Plain
-from support.observed import execute
+from support.observed import blocked, execute
 from support.waits import QUICK, run, states, woken
 
 
@@ -42,7 +42,9 @@ async def test_installing_again_executes_nothing(engine: AsyncEngine) -> None:
         assert await run(engine, install_triggers, Order, Animal, Odd) == []
 
 
-async def test_what_was_removed_is_missing_and_comes_back(engine: AsyncEngine) -> None:
+async def test_removed_triggers_are_missing_until_they_are_installed_again(
+    engine: AsyncEngine,
+) -> None:
     assert await run(engine, remove_triggers, Order)
     assert await run(engine, remove_triggers, Order) == []
     assert await states(engine, Order, Animal) == [TriggerState.MISSING, TriggerState.INSTALLED]
@@ -145,7 +147,7 @@ async def test_autocommit_is_refused_before_anything_is_done(engine: AsyncEngine
         ),
     ],
 )
-async def test_tables_that_cannot_ring_are_refused(
+async def test_tables_that_cannot_have_triggers_are_refused(
     engine: AsyncEngine, ddl: str, table: str, message: str
 ) -> None:
     key = [] if table == "keyless" else [Column("id", Integer, primary_key=True)]
@@ -173,3 +175,19 @@ async def test_triggers_for_another_key_are_never_trusted(engine: AsyncEngine) -
         assert watcher.statistics().armed == 0
         wait.cancel()
         await asyncio.wait([wait])
+
+
+@pytest.mark.fault("B19")
+async def test_a_reader_that_stays_keeps_no_other_reader_waiting_for_our_ddl(
+    orders: AsyncEngine,
+) -> None:
+    """As pg_dump does: removing gives up in time, and says which lock it wanted."""
+    async with orders.connect() as dump, orders.connect() as reader:
+        await dump.execute(text("LOCK TABLE orders IN ACCESS SHARE MODE"))
+        removing = asyncio.create_task(
+            run(orders, rowbell.remove_triggers, Order, lock_timeout="300ms")
+        )
+        await blocked(orders)
+        await reader.execute(text("SELECT count(*) FROM orders"))
+        with pytest.raises(rowbell.LockTimeoutError, match="ACCESS EXCLUSIVE"):
+            await removing

@@ -36,7 +36,7 @@ async def test_while_nobody_watches_a_statement_costs_one_call_that_looks_at_a_f
         assert set(await calls(writer, statement)) == {"changed"}
 
 
-async def test_while_another_row_is_watched_a_statement_asks_once_and_tells_nobody(
+async def test_while_another_row_is_watched_a_statement_asks_once_and_notifies_nobody(
     orders: AsyncEngine, writer: AsyncConnection
 ) -> None:
     async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
@@ -176,7 +176,7 @@ async def test_a_statement_that_changes_very_many_watched_rows_is_one_notificati
     await listener.dispose()
 
 
-async def test_replicated_changes_ring_where_they_were_asked_for(engine: AsyncEngine) -> None:
+async def test_replicated_changes_notify_where_the_model_says_so(engine: AsyncEngine) -> None:
     """As an apply worker does it: session_replication_role is replica."""
 
     class Base(DeclarativeBase):

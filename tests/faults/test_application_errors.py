@@ -30,7 +30,7 @@ def raising(error: type[BaseException]) -> Callable[[Any], object]:
 
 
 @pytest.mark.parametrize("error", [StopIteration, asyncio.CancelledError, StopAsyncIteration])
-async def test_what_a_predicate_raises_is_the_waits_answer(
+async def test_an_exception_of_a_predicate_is_raised_by_its_wait(
     orders: AsyncEngine, error: type[BaseException]
 ) -> None:
     """Even what asyncio would take for something else; the waits beside it go on."""
@@ -44,7 +44,7 @@ async def test_what_a_predicate_raises_is_the_waits_answer(
 
 
 @pytest.mark.parametrize("error", [StopIteration, asyncio.CancelledError])
-async def test_what_a_condition_on_the_statistics_raises_is_the_observers_answer(
+async def test_an_exception_of_a_condition_on_statistics_is_raised_by_reached(
     engine: AsyncEngine, error: type[BaseException]
 ) -> None:
     async with RowWatcher(engine) as watcher:

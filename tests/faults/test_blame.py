@@ -200,10 +200,10 @@ async def test_evidence_that_may_not_be_read_is_a_reason_and_no_loop(
         await mine.dispose()
 
 
-async def test_what_only_the_instance_fails_with_costs_a_wake_no_connection(
+async def test_an_instance_that_cannot_be_loaded_costs_a_notification_no_connection(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """The rung read tries to load the instance as well; after a failure it does not any more."""
+    """The read after a notification loads the instance too; after a failure it no longer does."""
     async with armed(orders, Note, 1, columns=["n"], until=Note.n < 0) as (watcher, wait):
         with Connects(orders) as connects:
             for n in range(20):

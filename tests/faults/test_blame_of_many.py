@@ -13,7 +13,7 @@ from rowbell import RowWatcher
 from support.models import Order
 from support.observed import execute
 from support.orders import add_orders
-from support.waits import QUICK
+from support.waits import QUICK, armed_waits
 
 DROPPED = ["ALTER TABLE orders DROP COLUMN note", "ALTER TABLE orders RENAME TO former"]
 
@@ -24,8 +24,7 @@ async def test_an_error_of_all_rows_is_asked_for_once(
     engine: AsyncEngine, database: URL, migration: str, mode: str
 ) -> None:
     """Five hundred waits fail, each with the error, and the server is asked a few times."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, 501)])
+    await add_orders(engine, 1, 500)
     small = create_async_engine(database, pool_size=1, max_overflow=0)
     async with RowWatcher(small, mode=mode, recheck=0.3, timing=QUICK) as watcher:
         waits = [
@@ -49,14 +48,9 @@ async def test_a_column_that_only_the_instances_have_is_asked_for_once(
     engine: AsyncEngine, database: URL
 ) -> None:
     """The watched columns can be read, what the waits return cannot be loaded."""
-    async with engine.begin() as connection:
-        await connection.execute(insert(Order), [{"id": i} for i in range(1, 301)])
+    await add_orders(engine, 1, 300)
     async with RowWatcher(engine, mode="listen", recheck=None, timing=QUICK) as watcher:
-        waits = [
-            asyncio.create_task(watcher.wait_for_change(Order, i, columns=["n"], interval=60))
-            for i in range(1, 301)
-        ]
-        await watcher.reached(lambda now: now.armed == 300)
+        waits = await armed_waits(watcher, range(1, 301), columns=["n"])
         await execute(database, "ALTER TABLE orders DROP COLUMN note")
         before = watcher.statistics().queries
         await execute(database, "UPDATE orders SET n = 1 WHERE id <= 200")
@@ -66,7 +60,9 @@ async def test_a_column_that_only_the_instances_have_is_asked_for_once(
         assert not any(wait.done() for wait in waits[200:])
 
 
-async def test_only_those_who_ask_for_it_are_blamed(orders: AsyncEngine, database: URL) -> None:
+async def test_a_dropped_column_fails_only_the_waits_that_watch_it(
+    orders: AsyncEngine, database: URL
+) -> None:
     """A dropped column fails the waits that watch it; others of the class go on."""
     async with RowWatcher(orders, mode="poll") as watcher:
         bad, good = (

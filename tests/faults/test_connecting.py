@@ -206,7 +206,7 @@ async def test_an_outage_is_neither_a_storm_of_connects_nor_of_log_lines(
 
 
 @pytest.mark.fault("B11")
-def test_one_event_loop_after_the_other(database: URL) -> None:
+def test_an_engine_is_watched_in_one_event_loop_after_another(database: URL) -> None:
     """A closed watcher leaves nothing that the next loop's would stumble over."""
     engine = create_async_engine(database, poolclass=NullPool)
 
@@ -285,7 +285,7 @@ FOR_GOOD: dict[str, tuple[Reason, str]] = {
 
 
 @pytest.mark.parametrize("what", FOR_GOOD)
-async def test_what_does_not_pass_is_not_called_a_lost_connection(
+async def test_an_error_that_does_not_pass_is_not_reported_as_a_lost_connection(
     engine: AsyncEngine, database: URL, what: str
 ) -> None:
     reason, named = FOR_GOOD[what]

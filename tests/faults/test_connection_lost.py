@@ -118,7 +118,7 @@ async def test_a_heartbeat_that_the_server_cancels_is_a_loss(
             await locker.execute("LOCK TABLE rowbell.listener IN ACCESS EXCLUSIVE MODE")
             async with connected(database) as administrator:
                 while not await administrator.fetchval(cancel):
-                    await asyncio.sleep(0.01)  # the server tells nobody that a session waits
+                    await asyncio.sleep(0.01)  # the server does not announce that a session waits
             await watcher.reached(lambda now: now.state is POLLING)
             await changed(wait, database)
         await watcher.reached(lambda now: now.state is LISTENING)
@@ -224,7 +224,7 @@ async def test_a_change_while_the_listener_was_killed_and_kept_out_is_seen_when_
 
 
 @pytest.mark.fault("B2")
-async def test_after_a_half_open_connection_notifications_wake_again(
+async def test_after_a_half_open_connection_notifications_arrive_again(
     orders: AsyncEngine, database: URL, proxy: Proxy
 ) -> None:
     watching = RowWatcher(orders, listen_url=proxy.url, recheck=None, timing=IMPATIENT)

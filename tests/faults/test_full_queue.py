@@ -59,14 +59,13 @@ async def test_a_queue_that_was_full_to_the_end_recovers_by_itself(
                         await full.commit()
             await change(primary_orders)
             assert (await seen(wait)).n == 1
-        again = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
         heard = watcher.statistics().notifications
-        await watcher.reached(lambda now: now.armed == 1)
+        again = await armed_wait(watcher)
         usage = text("SELECT pg_notification_queue_usage()")
         async with primary_orders.connect() as connection:
             while (await connection.scalar(usage) or 0) > 0.1:
                 await connection.commit()
-                await asyncio.sleep(0.02)  # the server tells nobody that its queue is empty
+                await asyncio.sleep(0.02)  # the server does not announce that its queue is empty
         await change(primary_orders)
         assert (await seen(again)).n == 2
         assert watcher.statistics().notifications > heard

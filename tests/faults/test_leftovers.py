@@ -95,7 +95,7 @@ async def test_a_lock_that_is_granted_as_its_wait_is_cancelled_is_given_back(
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
         while not await other.scalar(waiting):
-            await asyncio.sleep(0.01)  # the server tells nobody that a session waits
+            await asyncio.sleep(0.01)  # the server does not announce that a session waits
         await other.execute(text("SELECT pg_advisory_unlock_all()"))
         for _ in range(turns):
             await asyncio.sleep(0)  # not for something: another moment each time
@@ -109,7 +109,9 @@ async def test_a_lock_that_is_granted_as_its_wait_is_cancelled_is_given_back(
             )
             with anyio.fail_after(10):
                 while await other.scalar(held):
-                    await asyncio.sleep(0.01)  # the server tells nobody that a lock is given back
+                    await asyncio.sleep(
+                        0.01
+                    )  # the server does not announce that a lock is given back
         await other.rollback()
 
 

@@ -150,7 +150,7 @@ class Ticket(Base):
     n: Mapped[int] = mapped_column(default=0)
 
 
-async def test_writers_that_knew_the_keys_old_type_go_on_in_silence(
+async def test_writers_that_knew_the_keys_old_type_notify_without_a_warning(
     parcels: AsyncEngine, database: URL
 ) -> None:
     """The key's type was altered; sessions that had compiled the trigger wake whom they should."""

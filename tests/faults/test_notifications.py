@@ -16,7 +16,7 @@ from support.models import Order
 from support.observed import execute, kill_listener
 from support.orders import CHANGE
 from support.roles import connected
-from support.waits import IMPATIENT, armed, armed_wait, reconnected
+from support.waits import HOUR, IMPATIENT, armed, armed_wait, reconnected
 
 
 @pytest.mark.fault("B8")
@@ -34,7 +34,7 @@ async def test_a_storm_of_notifications_hides_no_change(orders: AsyncEngine, dat
         async def follow(watcher: RowWatcher, key: int) -> None:
             for n in range(10):
                 wait = asyncio.create_task(
-                    watcher.wait_for_change(Order, key, since={"n": n}, interval=60, timeout=60)
+                    watcher.wait_for_change(Order, key, since={"n": n}, interval=HOUR)
                 )
                 await asyncio.sleep(0)
                 await execute(database, f"UPDATE orders SET n = n + 1 WHERE id = {key}")
@@ -56,7 +56,7 @@ async def test_a_storm_of_notifications_hides_no_change(orders: AsyncEngine, dat
 
 
 @pytest.mark.fault("B39")
-async def test_a_change_at_once_after_a_wait_is_said_to_be_armed_wakes_it(
+async def test_a_change_right_after_a_wait_is_reported_as_armed_ends_it(
     orders: AsyncEngine, database: URL
 ) -> None:
     """Thirty times, with nothing but the notification to end it."""

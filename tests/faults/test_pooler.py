@@ -109,7 +109,7 @@ def _is_served(reads: int, now: WatcherStatistics, *, armed: bool) -> bool:
 @pytest.mark.fault("B13")
 @pytest.mark.parametrize("listens", ["directly", "through it too"])
 @pytest.mark.parametrize("mode", ["transaction", "session"])
-async def test_an_application_that_knows_its_server_through_a_pooler_alone(
+async def test_an_application_works_through_a_pooler_alone(
     orders: AsyncEngine, database: URL, tmp_path: Path, mode: str, listens: str
 ) -> None:
     """Reads, sessions and locks go through it; only notifications need the server itself."""

@@ -108,7 +108,7 @@ async def test_a_pool_that_is_exhausted_is_the_callers_error(
     await small.dispose()
 
 
-async def test_too_many_connections_pass(orders: AsyncEngine, database: URL) -> None:
+async def test_a_wait_outlasts_too_many_connections(orders: AsyncEngine, database: URL) -> None:
     async with role(database, "GRANT SELECT ON orders TO {role}") as url:
         mine = create_async_engine(url, poolclass=NullPool)
         async with RowWatcher(mine, mode="poll") as watcher:
@@ -121,7 +121,7 @@ async def test_too_many_connections_pass(orders: AsyncEngine, database: URL) -> 
             assert (await wait).n == 1
 
 
-async def test_a_dead_connection_of_the_pool_costs_a_wake_nothing(
+async def test_a_change_is_seen_though_all_connections_of_the_pool_were_killed(
     orders: AsyncEngine, database: URL
 ) -> None:
     """All connections of the pool were killed, by an idle timeout say; the next poll is far off."""

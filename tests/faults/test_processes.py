@@ -70,7 +70,7 @@ async def _serve(
 
 
 @pytest.mark.fault("B38")
-async def test_a_server_that_is_told_to_stop_stops_while_requests_wait(
+async def test_a_server_stops_while_requests_wait(
     orders: AsyncEngine, database: URL, tmp_path: Path
 ) -> None:
     """In the time that uvicorn is given for it; no session is left, nothing is complained of."""
@@ -191,7 +191,7 @@ print("both")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 async def test_what_was_opened_before_a_fork_is_the_parents(database: URL) -> None:
-    """The child is told so, and can go on with connections of its own."""
+    """The child gets an error, and can go on with connections of its own."""
     await execute(database, "INSERT INTO plain VALUES (1, 0)")
     url = database.render_as_string(hide_password=False)
     ran = await asyncio.to_thread(

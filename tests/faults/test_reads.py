@@ -21,10 +21,10 @@ from support.models import Item, Order, Plain
 from support.observed import execute
 from support.orders import change
 from support.proxy import Proxy
-from support.waits import IMPATIENT, armed_wait, polled_wait
+from support.waits import HOUR, IMPATIENT, armed_wait, polled_wait
 
 
-async def test_a_ring_whose_reads_fail_is_not_forgotten(
+async def test_a_notification_whose_reads_fail_is_not_forgotten(
     orders: AsyncEngine, database: URL, proxy: Proxy
 ) -> None:
     """LISTEN goes on, the reads do not: the announced change is read at the interval."""
@@ -95,7 +95,7 @@ async def test_a_server_that_does_not_answer_ends_no_later_than_the_last_read(
     await engine.dispose()
 
 
-async def test_a_rung_row_that_a_lock_hides_holds_up_no_other_table(
+async def test_a_notified_row_behind_a_lock_holds_up_no_other_table(
     orders: AsyncEngine,
 ) -> None:
     await execute(orders, "INSERT INTO items VALUES (1, 1, '')")
@@ -103,14 +103,12 @@ async def test_a_rung_row_that_a_lock_hides_holds_up_no_other_table(
         RowWatcher(orders, mode="listen", recheck=None, timing=IMPATIENT) as watcher,
         orders.connect() as locker,
     ):
-        first = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=20))
-        other = asyncio.create_task(watcher.wait_for_change(Item, 1, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 2)
+        first, other = await armed_wait(watcher), await armed_wait(watcher, Item, 1)
         await locker.execute(update(Order).where(Order.id == 1).values(n=1))
         await locker.commit()
         await first
         await locker.execute(text("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"))
-        blocked = asyncio.create_task(watcher.wait_for_change(Order, 2, interval=60, timeout=20))
+        blocked = asyncio.create_task(watcher.wait_for_change(Order, 2, interval=HOUR))
         await execute(orders, update(Item).values(name="changed"))
         assert (await other).name == "changed"
         await locker.execute(update(Order).where(Order.id == 2).values(n=1))
@@ -172,7 +170,7 @@ async def test_a_wait_may_begin_while_the_server_is_down(since: Any) -> None:
         await engine.dispose()
 
 
-async def test_who_cannot_connect_at_all_is_told_at_once(database: URL) -> None:
+async def test_an_engine_that_cannot_connect_at_all_is_an_error_at_once(database: URL) -> None:
     """A wrong name does not pass: a wait that has never read fails, with the driver's error."""
     nowhere = create_async_engine(database.set(database="no_such_database"))
     async with RowWatcher(nowhere, mode="poll") as watcher:

@@ -102,7 +102,7 @@ async def test_a_standby_as_the_listener_of_a_primary_is_refused_and_polled(
 
 
 @pytest.mark.fault("B16")
-async def test_a_wake_whose_read_meets_a_standby_that_lags_is_not_forgotten(
+async def test_a_notification_whose_read_meets_a_standby_that_lags_is_not_forgotten(
     primary: EmbeddedServer, primary_orders: AsyncEngine
 ) -> None:
     """The notification comes a second before the standby shows the change; the interval is long."""

@@ -55,8 +55,8 @@ async def test_an_old_transaction_elsewhere_delays_arming_only_shortly(
 
 
 @pytest.mark.fault("B7")
-async def test_an_old_writer_of_the_table_is_waited_for(orders: AsyncEngine) -> None:
-    """Its change rang nobody, so the watch is not armed before it has ended."""
+async def test_arming_waits_for_an_old_writer_of_the_table(orders: AsyncEngine) -> None:
+    """Its change notified nobody, so the wait is not armed before the writer has ended."""
     async with (
         orders.connect() as writer,
         RowWatcher(orders, mode="listen", recheck=None, timing=IMPATIENT) as watcher,
@@ -73,7 +73,7 @@ async def test_an_old_writer_of_the_table_is_waited_for(orders: AsyncEngine) -> 
 
 
 @pytest.mark.fault("B23")
-async def test_statements_that_change_nothing_wake_nobody(orders: AsyncEngine) -> None:
+async def test_statements_that_change_nothing_send_no_notification(orders: AsyncEngine) -> None:
     """Not even the listener: no notification is sent."""
     idle = [
         "UPDATE orders SET n = n",

@@ -38,7 +38,7 @@ KEYS = [0, -(2**63), 2**63 - 1, (0, 0), (-(2**31), 2**31 - 1), "nightly", "", "Ã
 
 
 @pytest.mark.parametrize("key", KEYS)
-async def test_one_holds_the_key_and_nobody_else(
+async def test_one_session_holds_the_key_and_no_other(
     engine: AsyncEngine, session: AsyncSession, other: AsyncSession, key: Any
 ) -> None:
     async with advisory_lock(session, key) as acquired:
@@ -317,7 +317,7 @@ async def test_a_cancelled_wait_is_no_longer_in_the_queue(
     "key",
     [2**63, -(2**63) - 1, (1,), (1, 2, 3), (), (2**31, 0), (0, "1"), 1.0, True, None, "a\0b", b"x"],
 )
-async def test_what_is_no_key_is_refused_at_the_call(session: AsyncSession, key: Any) -> None:
+async def test_an_invalid_key_is_refused_at_the_call(session: AsyncSession, key: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="key must be a 64-bit integer"):
         advisory_lock(session, key)
     assert not session.in_transaction()

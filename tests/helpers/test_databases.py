@@ -118,7 +118,7 @@ async def test_a_template_that_is_missing_or_in_use_is_an_error_that_names_it(
     assert caught.value.database == database.database
 
 
-async def test_dropping_ends_connections_unless_told_not_to(server: URL, name: str) -> None:
+async def test_dropping_ends_connections_unless_force_is_false(server: URL, name: str) -> None:
     await create_database(name, server_url=server)
     engine = create_async_engine(server.set(database=name), poolclass=NullPool)
     connection = await engine.connect()
@@ -358,7 +358,7 @@ async def test_a_session_that_begins_nothing_by_itself_can_clean_up(engine: Asyn
             assert await session.get(Plain, 1) is None
 
 
-async def test_who_uses_a_template_is_named(server: URL) -> None:
+async def test_the_user_of_a_template_is_named(server: URL) -> None:
     name = f"template_{uuid4().hex[:8]}"
     await create_database(name, server_url=server)
     settings = {"server_settings": {"application_name": "the forgetful one"}}

@@ -246,7 +246,7 @@ async def test_the_callers_lock_timeout_is_back_and_the_transaction_goes_on(
     assert (await session.get_one(Order, 5)).n == 5
 
 
-async def test_as_many_rows_as_a_statement_can_name(
+async def test_as_many_rows_are_locked_as_a_statement_can_name(
     orders: AsyncEngine, session: AsyncSession
 ) -> None:
     await execute(
@@ -348,7 +348,9 @@ async def test_a_shorter_statement_timeout_is_a_lock_timeout_that_says_so(
         assert await session.scalar(text("SELECT 1")) == 1
 
 
-async def test_a_session_that_begins_nothing_is_told_how(engine: AsyncEngine) -> None:
+async def test_a_session_that_begins_nothing_is_refused_with_the_way_out(
+    engine: AsyncEngine,
+) -> None:
     async with AsyncSession(engine, autobegin=False) as session:
         with pytest.raises(SessionStateError, match="autobegin=False"):
             await lock_rows(session, Order, [1])

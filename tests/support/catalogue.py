@@ -53,7 +53,7 @@ FAULTS: Final = {
     "B35": "thousands of waits read again after a lost connection",
     "B36": "hundreds of thousands of notifications of one row",
     "B37": "waits are cancelled at every step",
-    "B38": "the process is told to stop while requests wait",
+    "B38": "the process stops while requests wait",
     "B39": "a change at once after a wait is said to be armed",
     "B40": "several processes, one of which is killed",
     "B41": "databases are dropped under listeners that reconnect",

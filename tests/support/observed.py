@@ -67,7 +67,7 @@ async def blocked(engine: AsyncEngine, count: int = 1) -> list[str | None]:
             found = list(await connection.scalars(waits))
         if len(found) == count:
             return found
-        await asyncio.sleep(0.01)  # the server tells nobody that a session waits
+        await asyncio.sleep(0.01)  # the server does not announce that a session waits
 
 
 @contextmanager
@@ -101,7 +101,7 @@ async def none_left(engine: AsyncEngine) -> None:
     try:
         async with asyncio.timeout(20):
             while left := await backends(engine):
-                await asyncio.sleep(0.01)  # the server tells nobody that a session has gone
+                await asyncio.sleep(0.01)  # the server does not announce that a session has gone
     except TimeoutError:
         pytest.fail(f"{left} is left")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -43,6 +43,17 @@ async def armed_wait(watcher: RowWatcher, *what: Any, **more: Any) -> asyncio.Ta
     """
     before = watcher.statistics().armed
     return await _begun(watcher, what, {"interval": HOUR, **more}, lambda now: now.armed > before)
+
+
+async def armed_waits(
+    watcher: RowWatcher, keys: Collection[Any], model: type[Any] = Order, **more: Any
+) -> list[asyncio.Task[Any]]:
+    """The same, for many rows of one class."""
+    armed = watcher.statistics().armed + len(keys)
+    more.setdefault("interval", HOUR)
+    waits = [asyncio.create_task(watcher.wait_for_change(model, key, **more)) for key in keys]
+    await watcher.reached(lambda now: now.armed == armed)
+    return waits
 
 
 async def polled_wait(watcher: RowWatcher, *what: Any, **more: Any) -> asyncio.Task[Any]:
@@ -94,11 +105,7 @@ async def armed(
 ) -> AsyncGenerator[tuple[RowWatcher, Any]]:
     """A watcher, and armed waits for those rows (for row 1 by default): one, or a list of them."""
     async with RowWatcher(engine, mode="listen", recheck=None, timing=timing) as watcher:
-        waits = [
-            asyncio.create_task(watcher.wait_for_change(model, key, interval=HOUR, **more))
-            for key in keys or (1,)
-        ]
-        await watcher.reached(lambda now: now.armed == len(waits))
+        waits = await armed_waits(watcher, keys or (1,), model, **more)
         yield watcher, waits if len(waits) > 1 else waits[0]
 
 
@@ -145,9 +152,7 @@ async def states(engine: AsyncEngine, *models: Any) -> list[TriggerState]:
 async def woken(engine: AsyncEngine, model: type[Any], key: Any, *statements: str) -> Any:
     """A wait that only a notification can end, ended by those statements."""
     async with RowWatcher(engine, mode="listen", recheck=None, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(model, key, interval=60, timeout=20))
-        await watcher.reached(lambda now: now.armed == 1 or now.reason is not None)
-        assert watcher.statistics().reason is None
+        wait = await armed_wait(watcher, model, key)
         async with engine.begin() as connection:
             for statement in statements:
                 await connection.exec_driver_sql(statement)

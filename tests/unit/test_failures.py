@@ -6,7 +6,7 @@ from rowbell._watch.failures import own
 from rowbell._watch.reading.failing import Failing
 
 
-def test_the_log_is_told_of_a_trouble_once_a_minute_and_of_its_end() -> None:
+def test_a_failure_is_logged_once_a_minute_and_so_is_its_end() -> None:
     """Whatever many groups of reads fail with it, and however often."""
     now, said = 0.0, list[str]()
     failing = Failing(lambda: now, said.append)

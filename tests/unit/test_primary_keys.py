@@ -50,7 +50,7 @@ def rows_of(model: type[Any]) -> MappedRows:
         (keyed(DateTime()), date(2026, 1, 1)),
     ],
 )
-def test_what_is_no_key_is_refused_at_the_call(model: type[Any], key: Any) -> None:
+def test_an_invalid_key_is_refused_at_the_call(model: type[Any], key: Any) -> None:
     with pytest.raises(InvalidKeyError, match=f"is no key of {model.__name__}"):
         rows_of(model).key(key)
 

@@ -83,7 +83,7 @@ def verdict(*logged: Record) -> tuple[str, str]:
         wait(99, 200, "cancelled", since=None),
     ],
 )
-def test_what_is_right(record: Record) -> None:
+def test_records_that_keep_the_promises_are_right(record: Record) -> None:
     assert verdict(*ROW, record) == (RIGHT, "")
 
 

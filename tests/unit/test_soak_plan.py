@@ -30,7 +30,7 @@ def test_an_operation_depends_on_seed_actor_and_place_alone(
     assert all(first(8, actor) != drawn for actor, drawn in zip(actors, operations, strict=True))
 
 
-def test_faults_too() -> None:
+def test_faults_depend_on_the_seed_alone() -> None:
     drawn = list(islice(plan.faults(7), FIRST))
     assert list(islice(plan.faults(7), FIRST)) == drawn
     assert list(islice(plan.faults(8), FIRST)) != drawn

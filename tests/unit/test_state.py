@@ -1,4 +1,4 @@
-"""The state of a watcher: each transition is logged once, and told to those who wait for it."""
+"""The state of a watcher: each transition is logged once, and calls back."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from rowbell import InvalidArgumentError, Timing
 from rowbell._watch.timing import Backoff, seconds_of
 
 
-def test_times_are_positive() -> None:
+def test_a_time_of_zero_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match=r"timing\.heartbeat"):
         Timing(heartbeat=0)
 

@@ -53,7 +53,7 @@ async def test_an_argument_out_of_range_is_refused_at_the_call(
     assert engine.pool.checkedin() == 0  # type: ignore[attr-defined]
 
 
-async def test_a_coroutine_function_is_no_predicate(engine: AsyncEngine) -> None:
+async def test_a_coroutine_function_is_refused_as_a_predicate(engine: AsyncEngine) -> None:
     async def until(order: Order) -> bool:
         return bool(order)
 
@@ -62,7 +62,7 @@ async def test_a_coroutine_function_is_no_predicate(engine: AsyncEngine) -> None
             await wait_for_row_change(session, Order, 1, until=until)
 
 
-async def test_a_single_name_is_no_list_of_columns(engine: AsyncEngine) -> None:
+async def test_a_single_name_is_refused_as_a_list_of_columns(engine: AsyncEngine) -> None:
     async with AsyncSession(engine) as session:
         with pytest.raises(TypeError, match=r"columns=\['status'\]"):
             await wait_for_row_change(session, Order, 1, columns="status")
@@ -142,7 +142,7 @@ async def test_a_function_that_returns_a_coroutine_is_an_error_not_an_answer(
 
 
 @pytest.mark.parametrize("columns", [[Offer.names], [3], [None], [Offer.lines]])
-async def test_what_is_no_column_is_refused_by_name(engine: AsyncEngine, columns: Any) -> None:
+async def test_an_invalid_column_is_refused_by_name(engine: AsyncEngine, columns: Any) -> None:
     async with AsyncSession(engine) as session:
         with pytest.raises(InvalidColumnError, match="of Offer: it has expires_at, id"):
             await wait_for_row_change(session, Offer, 1, columns=columns)
@@ -166,7 +166,7 @@ async def test_times_may_be_timedeltas(orders: AsyncEngine) -> None:
         *[("timeout", value) for value in (-1, float("nan"), "30s", True, timedelta(seconds=-1))],
     ],
 )
-async def test_times_that_are_none_are_refused_by_name(
+async def test_invalid_times_are_refused_by_name(
     engine: AsyncEngine, argument: str, value: Any
 ) -> None:
     async with AsyncSession(engine) as session:
@@ -175,6 +175,6 @@ async def test_times_that_are_none_are_refused_by_name(
 
 
 @pytest.mark.parametrize("declare", [rowbell.watched])
-def test_a_form_that_is_none_is_refused_by_name(declare: Callable[..., Any]) -> None:
+def test_an_invalid_form_is_refused_by_name(declare: Callable[..., Any]) -> None:
     with pytest.raises(InvalidArgumentError, match="for_each must be 'row' or 'statement'"):
         declare(for_each="rows")

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rowbell import RowWatcher
 from support.models import Order
 from support.observed import backends, execute
-from support.waits import QUICK, armed, armed_wait
+from support.waits import QUICK, armed, armed_wait, armed_waits
 
 ROWS = 1_000
 
@@ -41,11 +41,7 @@ async def test_a_thousand_armed_waits_hold_one_connection_and_cost_no_query(
     orders: AsyncEngine, counted: list[str]
 ) -> None:
     async with RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher:
-        waits = [
-            asyncio.create_task(watcher.wait_for_change(Order, key, interval=0.5))
-            for key in range(1, ROWS + 1)
-        ]
-        await watcher.reached(lambda now: now.armed == ROWS)
+        waits = await armed_waits(watcher, range(1, ROWS + 1), interval=0.5)
         assert len(counted) < 40
         # Heartbeats go on, on the listener's own connection; of reads there are none.
         await asyncio.sleep(QUICK.heartbeat)

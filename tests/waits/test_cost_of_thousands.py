@@ -16,6 +16,7 @@ from rowbell import RowWatcher, wait_for_row_change
 from rowbell._watch.reading.batch import SLICE
 from support.models import Odd, Order
 from support.observed import everything_sent, execute
+from support.waits import armed_waits
 
 WAITS = 2_000
 
@@ -25,18 +26,14 @@ def order_rows() -> list[dict[str, object]]:
     return [{"id": id_} for id_ in range(1, WAITS + 1)]
 
 
-async def test_waits_that_begin_at_once_are_armed_in_batches_and_woken_in_batches(
+async def test_waits_that_begin_at_once_are_armed_in_batches_and_end_in_batches(
     orders: AsyncEngine,
 ) -> None:
     """Of all connections together: a handful of statements to arm, and a handful to wake."""
     with everything_sent(orders) as sent:
         async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
             sent.clear()
-            waits = [
-                asyncio.create_task(watcher.wait_for_change(Order, key, since={"n": 0}))
-                for key in range(1, WAITS + 1)
-            ]
-            await watcher.reached(lambda now: now.armed == WAITS)
+            waits = await armed_waits(watcher, range(1, WAITS + 1), since={"n": 0})
             assert len(sent) <= 18
             sent.clear()
             await execute(orders, update(Order).values(n=1))
@@ -101,11 +98,7 @@ async def test_after_a_lost_connection_all_rows_are_read_and_registered_in_batch
     )
     with everything_sent(orders) as sent:
         async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
-            waits = [
-                asyncio.create_task(watcher.wait_for_change(Order, key, interval=60))
-                for key in range(1, WAITS + 1)
-            ]
-            await watcher.reached(lambda now: now.armed == WAITS)
+            waits = await armed_waits(watcher, range(1, WAITS + 1))
             sent.clear()
             async with orders.begin() as connection:
                 assert await connection.scalar(kill) == 1
@@ -126,11 +119,7 @@ async def test_waits_that_begin_at_once_take_no_connection_each(engine: AsyncEng
     opened: list[object] = []
     event.listen(engine.sync_engine, "connect", lambda connection, _: opened.append(connection))
     async with RowWatcher(engine, mode="listen", recheck=None) as watcher:
-        waits = [
-            asyncio.create_task(watcher.wait_for_change(Odd, key, since={"amount": Decimal("1.0")}))
-            for key in keys
-        ]
-        await watcher.reached(lambda now: now.armed == len(keys))
+        waits = await armed_waits(watcher, keys, Odd, since={"amount": Decimal("1.0")})
         assert len(opened) <= 8
         for wait in waits:
             wait.cancel()

@@ -89,7 +89,9 @@ async def test_a_change_of_a_subclass_column_ends_a_wait_for_the_base(
 
 
 @pytest.mark.parametrize("key", [2, 3], ids=["joined", "single"])
-async def test_in_a_session_too(people: AsyncEngine, key: int) -> None:
+async def test_a_change_of_a_subclass_column_ends_the_wait_of_a_session_for_the_base(
+    people: AsyncEngine, key: int
+) -> None:
     async with RowWatcher(people, mode="listen", recheck=None) as watcher:
         async with AsyncSession(people, expire_on_commit=False) as session:
             seen = await session.get_one(Person, key)
@@ -100,7 +102,9 @@ async def test_in_a_session_too(people: AsyncEngine, key: int) -> None:
             assert own(seen)
 
 
-async def test_on_a_connection_too(people: AsyncEngine) -> None:
+async def test_a_change_of_a_subclass_column_ends_the_wait_of_a_bound_session(
+    people: AsyncEngine,
+) -> None:
     async with rolled_back_session(people, expire_on_commit=False) as session:
         manager = await session.get_one(Manager, 2)
         wait = asyncio.create_task(

@@ -119,7 +119,7 @@ async def test_an_instance_made_of_values_is_as_the_orm_would_have_loaded_it(
         assert (await session.get_one(Rich, ("a", 1))).n == 5
 
 
-async def test_who_listens_to_loading_hears_of_it(rich: AsyncEngine) -> None:
+async def test_a_listener_of_load_events_is_called(rich: AsyncEngine) -> None:
     """A class of which more is expected than columns is loaded by the ORM."""
     assert Instances.can_make(inspect(Rich))
     assert not Instances.can_make(inspect(Animal))

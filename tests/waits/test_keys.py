@@ -38,6 +38,7 @@ from sqlalchemy.types import TypeEngine
 from rowbell import RowWatcher, Timing
 from support.observed import execute
 from support.tables import keyed
+from support.waits import armed_waits
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=50)
 TIMES = st.datetimes(datetime(1900, 1, 1), datetime(9000, 1, 1))  # noqa: DTZ001
@@ -110,11 +111,11 @@ async def _create(url: URL, model: type[Any]) -> None:
     await engine.dispose()
 
 
-async def _all_wake(url: URL, model: type[Any], keys: list[tuple[Any, ...]]) -> None:
+async def _all_wake(url: URL, model: type[Any], given: list[tuple[Any, ...]]) -> None:
     engine = create_async_engine(url)
-    unique = {repr(key): key for key in keys}
+    unique = {repr(key): key for key in given}
     if isinstance(model.__table__.c.k0.type, CITEXT):
-        unique = {repr(key).lower(): key for key in keys}
+        unique = {repr(key).lower(): key for key in given}
     rows = [{"k0": key[0], "k1": key[1], "n": 0} for key in unique.values()]
     async with engine.begin() as connection:
         await connection.execute(model.__table__.delete())
@@ -122,15 +123,8 @@ async def _all_wake(url: URL, model: type[Any], keys: list[tuple[Any, ...]]) -> 
     quick = Timing(heartbeat=1000.0, narrow=0.2)  # others may hold old transactions
     async with RowWatcher(engine, mode="listen", recheck=None, timing=quick) as watcher:
         for number, setting in enumerate(WRITERS, 1):
-            waits = [
-                asyncio.create_task(
-                    watcher.wait_for_change(
-                        model, {"k0": row["k0"], "k1": row["k1"]}, interval=60, timeout=20
-                    )
-                )
-                for row in _without_equals(rows)
-            ]
-            await all_armed(watcher, len(waits))
+            keys = [{"k0": row["k0"], "k1": row["k1"]} for row in _without_equals(rows)]
+            waits = await armed_waits(watcher, keys, model)
             async with engine.connect() as writer:
                 for statement in setting.split(";"):
                     await writer.execute(text(statement))
@@ -140,10 +134,6 @@ async def _all_wake(url: URL, model: type[Any], keys: list[tuple[Any, ...]]) -> 
             for wait in waits:
                 assert (await wait).n == number
     await engine.dispose()
-
-
-async def all_armed(watcher: RowWatcher, number: int) -> None:
-    await watcher.reached(lambda now: now.armed == number)
 
 
 def _without_equals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -179,7 +169,9 @@ class Slot(Base):
     n: Mapped[int]
 
 
-async def test_the_hour_that_comes_twice_is_two_rows(engine: AsyncEngine, database: URL) -> None:
+async def test_the_two_hours_of_a_clock_change_are_two_rows(
+    engine: AsyncEngine, database: URL
+) -> None:
     """Two times that Python calls equal, in a zone that knows better."""
     zone = ZoneInfo("Europe/Berlin")
     both = [datetime(2024, 10, 27, 2, 30, tzinfo=zone, fold=fold) for fold in (0, 1)]

@@ -68,7 +68,9 @@ async def test_create_all_creates_a_table_whose_key_cannot_be_hashed(
     assert "has no hash" in caplog.text
 
 
-async def test_a_view_is_not_told_to_install_triggers(engine: AsyncEngine, database: URL) -> None:
+async def test_a_view_is_polled_and_the_reason_does_not_advise_to_install_triggers(
+    engine: AsyncEngine, database: URL
+) -> None:
     await execute(
         database,
         "CREATE VIEW listed_orders AS SELECT id, n FROM orders",

@@ -100,7 +100,7 @@ async def test_a_session_that_sets_its_tenant_as_it_begins_loads_the_row_itself(
 
 
 @pytest.mark.fault("B44")
-async def test_row_level_security_by_a_setting_of_the_session(
+async def test_a_session_waits_for_the_rows_that_its_setting_lets_it_see(
     orders: AsyncEngine, database: URL
 ) -> None:
     """The wait sees what its session sees, on the session's own connection."""

@@ -89,7 +89,7 @@ async def test_a_session_bound_to_a_frozen_connection_is_refused(orders: AsyncEn
 
 @pytest.mark.fault("B33")
 @pytest.mark.parametrize("mode", ["listen", "poll"])
-async def test_what_the_caller_has_not_committed_is_no_change_for_him(
+async def test_what_the_caller_has_not_committed_is_no_change_for_it(
     orders: AsyncEngine, mode: str
 ) -> None:
     async with RowWatcher(orders, mode=mode), AsyncSession(orders) as session:

@@ -33,7 +33,7 @@ async def test_a_session_on_a_connection_in_autocommit_waits(engine: AsyncEngine
 
 
 async def test_a_statement_of_anothers_that_fails_ends_no_wait(engine: AsyncEngine) -> None:
-    """It is undone by whoever sent it; the wait reads again."""
+    """Its sender rolls it back; the wait reads again."""
     more: dict[str, Any] = {"join_transaction_mode": "create_savepoint"}
     async with engine.connect() as connection, connection.begin():
         async with AsyncSession(connection, **more) as writer:

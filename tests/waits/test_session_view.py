@@ -35,7 +35,7 @@ async def enter_by_path(session: AsyncSession) -> None:
 async def test_a_session_waits_for_the_row_of_its_own_tenant(
     tasks: AsyncEngine, enter: Any, mode: str
 ) -> None:
-    """What its connection was told of schemas holds for its waits, armed or polled."""
+    """The schemas of its connection hold for its waits, armed or polled."""
     watching = RowWatcher(tasks, mode="poll" if mode == "poll" else "listen", recheck=None)
     async with watching as watcher, AsyncSession(tasks) as session:
         await enter(session)
@@ -93,8 +93,10 @@ async def test_a_temporary_table_is_refused(tasks: AsyncEngine) -> None:
 
 
 @pytest.mark.fault("B44")
-async def test_a_translated_schema_of_the_session_alone(orders: AsyncEngine, database: URL) -> None:
-    """Given to the session's connection, as tenants are told apart."""
+async def test_a_session_waits_in_the_translated_schema_of_its_connection(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """Given to the session's connection, as applications do for tenants."""
     await execute(
         database,
         "CREATE SCHEMA tenant",

@@ -222,7 +222,7 @@ BOUNDED = st.tuples(st.integers(0, 1), NUMBERS).map(lambda n: f"[{n[0]}:{n[0]}]=
         ("numrange", NUMBERS.map("[{},)".format)),
     ],
 )
-def test_of_values_drawn_by_chance(
+def test_a_wait_ends_if_values_drawn_by_chance_are_distinct(
     rowbell_database: URL, type_: str, values: st.SearchStrategy[str]
 ) -> None:
     @settings(max_examples=3, deadline=None, database=None, phases=[Phase.generate])

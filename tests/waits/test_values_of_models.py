@@ -56,7 +56,7 @@ class Encrypted(TypeDecorator[str]):
 
 @pytest.mark.parametrize("type_", [Shouted, Encrypted])
 @pytest.mark.parametrize("mode", ["listen", "poll"])
-async def test_what_a_type_of_the_application_calls_the_same_is_not_a_change_since(
+async def test_a_value_that_the_applications_type_calls_the_same_is_not_a_change_since(
     engine: AsyncEngine, type_: Any, mode: str
 ) -> None:
     """``since`` a value, or an instance, of a type that is not the same each time it is sent."""

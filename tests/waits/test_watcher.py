@@ -15,10 +15,10 @@ from rowbell._watch.watcher import open_watcher
 from support.models import Order
 from support.observed import execute
 from support.orders import change
-from support.waits import armed, armed_wait, polled_wait
+from support.waits import HOUR, armed, armed_wait, armed_waits, polled_wait
 
 
-async def test_what_a_caller_gives_breaks_only_his_own_wait(orders: AsyncEngine) -> None:
+async def test_an_argument_that_raises_breaks_only_its_own_wait(orders: AsyncEngine) -> None:
     async with RowWatcher(orders, mode="poll") as watcher:
         wait = await polled_wait(watcher, interval=Decimal("0.01"), timeout=Decimal(20))
         with pytest.raises(ZeroDivisionError):
@@ -31,11 +31,7 @@ async def test_waits_that_are_over_are_forgotten(orders: AsyncEngine) -> None:
     """However many there were, and though nothing is due for the armed ones."""
     async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
         for _ in range(10):
-            waits = [
-                asyncio.create_task(watcher.wait_for_change(Order, key, interval=3600))
-                for key in range(1, 101)
-            ]
-            await watcher.reached(lambda now: now.armed == 100)
+            waits = await armed_waits(watcher, range(1, 101))
             for wait in waits:
                 wait.cancel()
             await asyncio.wait(waits)
@@ -101,7 +97,7 @@ def test_a_second_event_loop_is_refused_and_can_have_its_own(database: URL) -> N
 async def test_without_a_watcher_overlapping_waits_share_one(orders: AsyncEngine) -> None:
     async def wait(key: int) -> Order:
         async with AsyncSession(orders) as session:
-            return await wait_for_row_change(session, Order, key, interval=60, timeout=20)
+            return await wait_for_row_change(session, Order, key, interval=HOUR)
 
     waits = [asyncio.create_task(wait(key)) for key in range(1, 11)]
     await asyncio.sleep(0)
@@ -143,7 +139,9 @@ async def test_a_notification_without_a_change_is_a_read_and_ends_no_wait(
 
 
 @pytest.mark.fault("B27")
-async def test_the_safety_net_finds_what_no_trigger_tells(orders: AsyncEngine) -> None:
+async def test_the_safety_re_read_finds_a_change_that_no_trigger_notified_of(
+    orders: AsyncEngine,
+) -> None:
     async with RowWatcher(orders, mode="listen", recheck=0.05) as watcher:
         wait = await armed_wait(watcher)
         async with orders.begin() as connection:

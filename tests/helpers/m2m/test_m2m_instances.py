@@ -63,7 +63,9 @@ async def test_a_collection_with_unflushed_changes_is_not_thrown_away(
     assert await stored(session) == [1, 2]
 
 
-async def test_nor_is_one_that_the_other_side_has_changed(session: AsyncSession) -> None:
+async def test_a_collection_that_the_other_side_has_changed_is_not_thrown_away(
+    session: AsyncSession,
+) -> None:
     """SQLAlchemy keeps it for when the collection is loaded."""
     post = await session.get_one(Post, 1)
     tag = await session.get_one(Tag, 1, options=[selectinload(Tag.posts)])
@@ -126,7 +128,7 @@ async def test_an_owner_that_is_gone_is_an_error(
         (Post.indirect, "cannot be written to"),
     ],
 )
-async def test_what_is_no_many_to_many_relationship_is_refused(
+async def test_a_relationship_that_is_not_many_to_many_is_refused(
     tables: AsyncEngine, session: AsyncSession, rel_attr: Any, words: str
 ) -> None:
     """Also one that means only some of the association rows: setting it would delete the rest."""

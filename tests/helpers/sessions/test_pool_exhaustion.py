@@ -61,7 +61,7 @@ async def test_the_error_of_a_session_inside_another_stays_as_it_is(
     assert not isinstance(caught.value.__cause__, PoolExhaustedError)
 
 
-async def test_the_exhaustion_of_another_pool_is_told_with_its_own_numbers(
+async def test_the_exhaustion_of_another_pool_is_an_error_with_its_own_numbers(
     maker: async_sessionmaker[OwnSession], database: Any
 ) -> None:
     elsewhere = create_async_engine(database, pool_size=1, max_overflow=1, pool_timeout=0.01)

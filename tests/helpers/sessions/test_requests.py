@@ -142,14 +142,14 @@ async def test_a_client_that_leaves_rolls_back_and_gives_the_connection_back(
         await asyncio.wait_for(ended.wait(), 20)
         with anyio.fail_after(20):
             while in_use(engine):
-                await asyncio.sleep(0.01)  # a pool tells nobody what returns to it
+                await asyncio.sleep(0.01)  # a pool does not announce what returns to it
     assert await count(engine) == 0
 
 
 async def test_a_failed_statement_whose_error_was_caught_is_not_taken_for_success(
     engine: AsyncEngine, maker: async_sessionmaker[OwnSession]
 ) -> None:
-    """PostgreSQL rolls such a transaction back when it is told to commit, and reports no error."""
+    """PostgreSQL rolls such a transaction back at COMMIT, and reports no error."""
     app = FastAPI()
     add_sessions(app, maker)  # type: ignore[arg-type]
     twice = text("INSERT INTO plain SELECT 1, 0 FROM generate_series(1, 2)")
@@ -183,7 +183,7 @@ async def test_a_failed_statement_whose_error_was_caught_is_not_taken_for_succes
         assert not session.in_transaction()
 
 
-async def test_the_servers_connection_is_lost_in_a_request_and_the_next_one_works(
+async def test_a_request_works_after_the_connection_was_lost_in_another(
     engine: AsyncEngine, maker: async_sessionmaker[OwnSession]
 ) -> None:
     app = FastAPI()
