@@ -24,7 +24,7 @@ from rowbell import (
 )
 from support.calls import calls
 from support.observed import execute
-from support.waits import HOUR, QUICK, armed_wait
+from support.waits import HOUR, QUICK, armed_wait, polled_because
 
 ROWS = 100
 
@@ -184,8 +184,7 @@ async def test_triggers_of_other_declared_columns_are_outdated_and_not_trusted(
         [status] = await connection.run_sync(trigger_status, Task)
         assert status.state is TriggerState.OUTDATED
     async with RowWatcher(jobs, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Task, 1, interval=HOUR))
-        await watcher.reached(lambda now: now.reason is Reason.TRIGGER_OUTDATED)
+        wait = await polled_because(watcher, Reason.TRIGGER_OUTDATED, Task, 1, interval=HOUR)
         async with jobs.begin() as connection:
             await connection.run_sync(install_triggers, Task)
         await watcher.reached(lambda now: now.armed == 1)

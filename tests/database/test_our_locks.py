@@ -164,9 +164,7 @@ async def test_a_listener_that_waits_for_a_lock_leaves_no_server_process_behind(
                 found = await observer.fetchval(waiting)
                 most, seen = max(most, found), seen + (found == 1)
                 while found and await observer.fetchval(waiting):
-                    await asyncio.sleep(
-                        0.01
-                    )  # the server does not announce that a session gives up
+                    await asyncio.sleep(0.01)  # nothing announces that a session gives up
             assert most == 1
         await watcher.reached(lambda now: now.state is WatcherState.LISTENING)
 

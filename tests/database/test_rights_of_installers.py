@@ -30,7 +30,7 @@ from support.models import Item, Order
 from support.observed import execute
 from support.paths import ROOT
 from support.roles import connected, role
-from support.waits import HOUR, QUICK, armed, armed_wait, run, state_of
+from support.waits import HOUR, QUICK, armed, armed_wait, polled_because, run, state_of
 
 SECURITY = ROOT / "SECURITY.md"
 
@@ -113,10 +113,7 @@ async def test_a_schema_is_refused_if_somebody_else(
         if given:
             assert await state_of(orders, Order) is TriggerState.UNTRUSTED
             async with RowWatcher(orders, timing=QUICK) as watcher:
-                wait = asyncio.create_task(
-                    watcher.wait_for_change(Order, 1, interval=0.05, timeout=20)
-                )
-                await watcher.reached(lambda now: now.reason is Reason.UNTRUSTED)
+                wait = await polled_because(watcher, Reason.UNTRUSTED)
                 await owner.execute("UPDATE orders SET n = 1")
                 assert (await wait).n == 1
         await owner.execute("DROP SCHEMA rowbell CASCADE")

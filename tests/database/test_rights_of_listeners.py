@@ -14,7 +14,7 @@ import rowbell
 from rowbell import Reason, RowWatcher, TriggerState, install_triggers
 from support.models import Order
 from support.roles import connected, register, role
-from support.waits import HOUR, QUICK, armed, armed_waits, run, state_of
+from support.waits import HOUR, QUICK, armed, armed_waits, polled_because, run, state_of
 
 
 async def test_nobody_else_learns_a_listeners_channel(orders: AsyncEngine, database: URL) -> None:
@@ -139,8 +139,7 @@ async def test_a_role_that_row_level_security_restricts_is_polled_with_the_reaso
         await owner.execute("CREATE POLICY own ON orders USING (id < 5)")
         engine = create_async_engine(tenant)
         async with RowWatcher(engine, timing=QUICK) as watcher:
-            wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-            await watcher.reached(lambda now: now.reason is Reason.ROW_LEVEL_SECURITY)
+            wait = await polled_because(watcher, Reason.ROW_LEVEL_SECURITY)
             await owner.execute("UPDATE orders SET n = 1")
             assert (await wait).n == 1
         await engine.dispose()
@@ -168,8 +167,7 @@ async def test_registering_is_a_right_that_can_be_taken_and_granted(
         await run(orders, install_triggers, Order)
         allowed, refused = create_async_engine(one), create_async_engine(two)
         async with armed(allowed), RowWatcher(refused, timing=QUICK) as watcher:
-            wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-            await watcher.reached(lambda now: now.reason is Reason.NOT_PERMITTED)
+            wait = await polled_because(watcher, Reason.NOT_PERMITTED)
             assert "rowbell.register" in watcher.statistics().detail
             await owner.execute("UPDATE orders SET n = 1")
             assert (await wait).n == 1
@@ -190,8 +188,9 @@ async def test_a_role_registers_no_more_rows_than_it_may(
         engine = create_async_engine(limited)
         async with RowWatcher(engine, recheck=None, timing=QUICK) as watcher:
             first = await armed_waits(watcher, (1, 2, 3))
-            more = asyncio.create_task(watcher.wait_for_change(Order, 4, interval=HOUR))
-            await watcher.reached(lambda now: now.reason is Reason.TOO_MANY_REGISTRATIONS)
+            more = await polled_because(
+                watcher, Reason.TOO_MANY_REGISTRATIONS, Order, 4, interval=HOUR
+            )
             assert watcher.statistics().armed == 3
             await owner.execute("UPDATE rowbell.registration_limit SET registrations = 4")
             await watcher.reached(lambda now: now.armed == 4)
@@ -240,8 +239,7 @@ async def test_a_role_that_listens_for_another_must_be_allowed_what_is_watched(
         connected(database) as owner,
         RowWatcher(orders, listen_url=ears, recheck=None, timing=QUICK) as watcher,
     ):
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=20))
-        await watcher.reached(lambda now: now.reason is Reason.NOT_PERMITTED)
+        wait = await polled_because(watcher, Reason.NOT_PERMITTED)
         await owner.execute("UPDATE orders SET n = 1")
         assert (await wait).n == 1
 

@@ -22,7 +22,7 @@ from rowbell import (
 from rowbell._watch.database.tables import is_declared
 from support.models import Animal, Dog, Odd, Order, Plain
 from support.observed import blocked, execute
-from support.waits import QUICK, run, states, woken
+from support.waits import QUICK, polled_because, run, states, woken
 
 
 async def test_create_all_installs_the_triggers_of_watched_models(engine: AsyncEngine) -> None:
@@ -97,8 +97,7 @@ async def test_a_disabled_trigger_is_said_to_be_and_stays_disabled(engine: Async
     assert await states(engine, Order) == [TriggerState.DISABLED]
     assert await run(engine, install_triggers, Order) == []
     async with RowWatcher(engine, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, timeout=20))
-        await watcher.reached(lambda now: now.reason is Reason.TRIGGER_DISABLED)
+        wait = await polled_because(watcher, Reason.TRIGGER_DISABLED)
         wait.cancel()
         await asyncio.wait([wait])
 
@@ -170,8 +169,7 @@ async def test_triggers_for_another_key_are_never_trusted(engine: AsyncEngine) -
 
     await execute(engine, insert(Order).values(id=1))
     async with RowWatcher(engine, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(ByStatus, "new", timeout=20))
-        await watcher.reached(lambda now: now.reason is Reason.TRIGGER_OUTDATED)
+        wait = await polled_because(watcher, Reason.TRIGGER_OUTDATED, ByStatus, "new")
         assert watcher.statistics().armed == 0
         wait.cancel()
         await asyncio.wait([wait])

@@ -17,7 +17,7 @@ from rowbell import Reason, RowWatcher
 from support.models import Order
 from support.observed import execute
 from support.roles import role
-from support.waits import QUICK, armed, armed_wait, notified, polled_wait
+from support.waits import QUICK, armed, armed_wait, notified, polled_because, polled_wait
 
 
 class Base(DeclarativeBase):
@@ -189,10 +189,7 @@ async def test_evidence_that_may_not_be_read_is_a_reason_and_no_loop(
         mine = create_async_engine(url)
         with Connects(mine) as connects:
             async with RowWatcher(mine, recheck=None, timing=QUICK) as watcher:
-                wait = asyncio.create_task(
-                    watcher.wait_for_change(Order, 1, interval=0.02, timeout=20)
-                )
-                await watcher.reached(lambda now: now.reason is Reason.NOT_PERMITTED)
+                wait = await polled_because(watcher, Reason.NOT_PERMITTED)
                 await watcher.reached(lambda now: now.queries > 20)
                 await execute(database, "UPDATE orders SET n = -1")
                 await wait

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy import insert, text
@@ -16,17 +18,24 @@ from support.orders import change
 from support.waits import IMPATIENT, armed_wait
 
 
+@asynccontextmanager
+async def queue_held(engine: AsyncEngine) -> AsyncGenerator[None]:
+    """A session listens and stays in a transaction, so that the queue keeps each notification."""
+    async with engine.connect() as listening:
+        await listening.execute(text("LISTEN elsewhere"))
+        await listening.commit()
+        await listening.execute(text("SELECT 1"))
+        yield
+
+
 @pytest.mark.fault("B21")
 async def test_a_full_notification_queue_fails_no_write_and_loses_no_change(
     primary_orders: AsyncEngine,
 ) -> None:
-    """Somebody listens and stays in a transaction; PostgreSQL would fail the next NOTIFY."""
+    """PostgreSQL would fail the next NOTIFY."""
     async with RowWatcher(primary_orders, mode="listen", recheck=None, timing=IMPATIENT) as watcher:
         wait = await armed_wait(watcher, interval=0.05)
-        async with primary_orders.connect() as stuck:
-            await stuck.execute(text("LISTEN elsewhere"))
-            await stuck.commit()
-            await stuck.execute(text("SELECT 1"))
+        async with queue_held(primary_orders):
             async with primary_orders.begin() as connection:
                 filler = "SELECT count(pg_notify('elsewhere', repeat('x', 7900) || i))"
                 await connection.execute(text(f"{filler} FROM generate_series(1, 60) AS i"))
@@ -48,10 +57,7 @@ async def test_a_queue_that_was_full_to_the_end_recovers_by_itself(
     notify = text("SELECT pg_notify('elsewhere', repeat('x', 7900) || random())")
     async with RowWatcher(primary_orders, mode="listen", recheck=None, timing=IMPATIENT) as watcher:
         wait = await armed_wait(watcher, interval=0.05)
-        async with primary_orders.connect() as stuck:
-            await stuck.execute(text("LISTEN elsewhere"))
-            await stuck.commit()
-            await stuck.execute(text("SELECT 1"))
+        async with queue_held(primary_orders):
             async with primary_orders.connect() as full:
                 with pytest.raises(DBAPIError, match="too many notifications"):
                     while True:
@@ -59,13 +65,13 @@ async def test_a_queue_that_was_full_to_the_end_recovers_by_itself(
                         await full.commit()
             await change(primary_orders)
             assert (await seen(wait)).n == 1
-        heard = watcher.statistics().notifications
         again = await armed_wait(watcher)
         usage = text("SELECT pg_notification_queue_usage()")
         async with primary_orders.connect() as connection:
             while (await connection.scalar(usage) or 0) > 0.1:
                 await connection.commit()
                 await asyncio.sleep(0.02)  # the server does not announce that its queue is empty
+        heard = watcher.statistics().notifications
         await change(primary_orders)
         assert (await seen(again)).n == 2
         assert watcher.statistics().notifications > heard
@@ -95,10 +101,7 @@ async def test_commits_that_fill_the_queue_together_never_fail(primary_orders: A
                 )
                 await connection.commit()
 
-    async with primary_orders.connect() as stuck:
-        await stuck.execute(text("LISTEN elsewhere"))
-        await stuck.commit()
-        await stuck.execute(text("SELECT 1"))
+    async with queue_held(primary_orders):
         async with asyncio.TaskGroup() as tasks:
             for number in range(8):
                 tasks.create_task(write(number))

@@ -19,7 +19,7 @@ from rowbell import (
     get_transaction,
 )
 from support.models import Plain
-from support.observed import blocked, statements
+from support.observed import blocked, kill_connection_of, statements
 
 
 async def held(engine: AsyncEngine) -> int:
@@ -268,9 +268,7 @@ async def test_a_lost_connection_is_a_lost_lock_and_says_so(
 ) -> None:
     with pytest.raises(SessionStateError, match="was lost"):
         async with advisory_lock(session, "job"):
-            pid = await session.scalar(text("SELECT pg_backend_pid()"))
-            async with engine.connect() as killer:
-                await killer.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+            await kill_connection_of(session, engine)
             with pytest.raises(DBAPIError):
                 await session.execute(text("SELECT 1"))
     await session.rollback()

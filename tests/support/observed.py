@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 from sqlalchemy import URL, Executable, event, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from support.catalogue import due
@@ -114,6 +114,16 @@ async def listeners(engine: AsyncEngine) -> list[Any]:
 async def kill_listener(engine: AsyncEngine) -> None:
     """Terminate the one process that listens."""
     [listener] = await listeners(engine)
+    await kill(engine, listener.pid)
+
+
+async def kill_connection_of(session: AsyncSession, engine: AsyncEngine) -> None:
+    """Terminate the server process of the session's connection."""
+    await kill(engine, await session.scalar(text("SELECT pg_backend_pid()")))
+
+
+async def kill(engine: AsyncEngine, pid: int | None) -> None:
+    """Terminate a server process, and wait until it has ended."""
     async with engine.connect() as connection:
         terminate = text("SELECT pg_terminate_backend(:pid, 5000)")
-        await connection.execute(terminate, {"pid": listener.pid})
+        await connection.execute(terminate, {"pid": pid})

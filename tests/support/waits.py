@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from rowbell import (
+    Reason,
     RowWatcher,
     Timing,
     TriggerState,
@@ -60,6 +61,13 @@ async def polled_wait(watcher: RowWatcher, *what: Any, **more: Any) -> asyncio.T
     """The same, of a wait that is polled: it has its baseline, and was read again since."""
     before = watcher.statistics().queries
     return await _begun(watcher, what, more, lambda now: now.queries > before + 1)
+
+
+async def polled_because(
+    watcher: RowWatcher, reason: Reason, *what: Any, **more: Any
+) -> asyncio.Task[Any]:
+    """The same, of a wait that is polled for that reason, and soon again."""
+    return await _begun(watcher, what, {"interval": 0.05, **more}, lambda now: now.reason is reason)
 
 
 async def _begun(

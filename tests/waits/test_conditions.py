@@ -15,7 +15,7 @@ from rowbell import ListenError, Reason, RowWatcher
 from support.models import Order
 from support.observed import execute
 from support.offers import Offer, OfferBase
-from support.waits import armed_wait
+from support.waits import armed_wait, polled_because
 
 
 def has_expired(offer: Offer) -> bool:
@@ -83,8 +83,7 @@ async def test_why_a_condition_is_polled_is_said(
     until = Offer.expires_at > func.now() + timedelta(days=1)
     with caplog.at_level(logging.WARNING, "rowbell"):
         async with RowWatcher(offers) as watcher:
-            wait = asyncio.create_task(watcher.wait_for_change(Offer, 1, until=until))
-            await watcher.reached(lambda now: now.reason is Reason.VARYING_CONDITION)
+            wait = await polled_because(watcher, Reason.VARYING_CONDITION, Offer, 1, until=until)
             wait.cancel()
     assert "model Offer, whose condition depends on now()" in caplog.text
     async with RowWatcher(offers, mode="listen") as watcher:

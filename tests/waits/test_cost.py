@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import URL, event, insert, text, update
+from sqlalchemy import URL, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rowbell import RowWatcher
 from support.models import Order
-from support.observed import backends, execute
+from support.observed import backends, execute, statements
 from support.waits import QUICK, armed, armed_wait, armed_waits
 
 ROWS = 1_000
 
 
 @pytest.fixture
-async def counted(orders: AsyncEngine) -> AsyncIterator[list[str]]:
+def counted(orders: AsyncEngine) -> Iterator[list[str]]:
     """The statements that go through the engine."""
-    statements: list[str] = []
-
-    def count(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(statement)
-
-    event.listen(orders.sync_engine, "before_cursor_execute", count)
-    yield statements
-    event.remove(orders.sync_engine, "before_cursor_execute", count)
+    with statements(orders) as sent:
+        yield sent
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from rowbell._mapping import tables_of
 from rowbell._watch.watcher import open_watcher
 from support.models import Plain
 from support.observed import execute
-from support.waits import QUICK, run
+from support.waits import QUICK, polled_because, run
 
 
 class Base(DeclarativeBase):
@@ -48,10 +48,7 @@ async def test_a_key_that_cannot_be_hashed_is_polled_and_said_so(
         await run(engine, rowbell.install_triggers, Searchable)
     async with RowWatcher(engine, timing=QUICK) as watcher:
         for n in (1, 2):
-            wait = asyncio.create_task(
-                watcher.wait_for_change(Searchable, "'a':1", interval=0.05, timeout=20)
-            )
-            await watcher.reached(lambda now: now.reason is Reason.NO_HASH)
+            wait = await polled_because(watcher, Reason.NO_HASH, Searchable, "'a':1")
             await watcher.reached(lambda now: now.queries > 3)
             await execute(database, f"UPDATE searchable SET n = {n}")
             assert (await wait).n == n
@@ -77,8 +74,7 @@ async def test_a_view_is_polled_and_the_reason_does_not_advise_to_install_trigge
         "INSERT INTO orders (id, status, n) VALUES (1, '', 0)",
     )
     async with RowWatcher(engine, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(ListedOrder, 1, interval=0.05))
-        await watcher.reached(lambda now: now.reason is Reason.NOT_A_TABLE)
+        wait = await polled_because(watcher, Reason.NOT_A_TABLE, ListedOrder, 1)
         assert "install" not in watcher.statistics().detail
         await execute(database, "UPDATE orders SET n = 1")
         assert (await wait).n == 1
@@ -98,8 +94,7 @@ async def test_auto_mode_polls_a_table_without_triggers_and_says_so_once(
     await execute(orders, insert(Plain).values(id=1))
     async with RowWatcher(orders) as watcher:
         for n in (1, 2):
-            wait = asyncio.create_task(watcher.wait_for_change(Plain, 1, interval=0.02, timeout=20))
-            await watcher.reached(lambda now: now.reason is Reason.TRIGGER_MISSING)
+            wait = await polled_because(watcher, Reason.TRIGGER_MISSING, Plain, 1)
             await execute(orders, update(Plain).values(n=n))
             assert (await wait).n == n
     [warning] = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]

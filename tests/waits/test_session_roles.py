@@ -20,7 +20,7 @@ from support.observed import execute
 from support.orders import CHANGE
 from support.roles import role
 from support.tasks import Task, set_state
-from support.waits import QUICK
+from support.waits import QUICK, polled_because
 
 
 @asynccontextmanager
@@ -131,8 +131,7 @@ async def test_a_session_waits_for_the_rows_that_its_setting_lets_it_see(
     settings = {"server_settings": {"app.tenant": "new"}}
     engine = create_async_engine(mine, connect_args=settings)
     async with RowWatcher(engine, timing=QUICK) as watcher:
-        wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05, timeout=60))
-        await watcher.reached(lambda now: now.reason is Reason.ROW_LEVEL_SECURITY)
+        wait = await polled_because(watcher, Reason.ROW_LEVEL_SECURITY)
         await execute(database, CHANGE)
         await seen(wait)
     await engine.dispose()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from rowbell import m2m_add, m2m_set
-from support.observed import blocked
+from support.observed import blocked, kill_connection_of
 from support.posts import Post, Tag, get, stored
 
 
@@ -57,9 +56,7 @@ async def test_a_failure_of_the_connection_is_the_drivers_own_error(
     tables: AsyncEngine, session: AsyncSession
 ) -> None:
     post, (tag,) = await get(session, 1)
-    pid = await session.scalar(text("SELECT pg_backend_pid()"))
-    async with tables.connect() as killer:
-        await killer.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+    await kill_connection_of(session, tables)
     with pytest.raises(DBAPIError):
         await m2m_set(session, post, Post.tags, tag)
     await session.rollback()
