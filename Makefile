@@ -11,10 +11,10 @@ help: ## Show this
 demo: $(VENV)/.demo ## A worker awaits rows that another process changes; woken, and polled beside it
 	$(VENV)/bin/python examples/orders/demo.py
 
-test: $(VENV)/.test ## All tests, against an embedded PostgreSQL or the one of DATABASE_URL
-	$(RUN) pytest
+test: $(VENV)/.test ## All tests, or TESTS="tests/unit …", on an embedded PostgreSQL or the one of DATABASE_URL
+	$(RUN) pytest $(TESTS)
 
-test-postgres: $(VENV)/.test ## The tests on PostgreSQL VERSION=14 to 18; TESTS="tests/test_rights.py …" for some of them
+test-postgres: $(VENV)/.test ## The tests on PostgreSQL VERSION=14 to 18; TESTS="tests/database …" for some of them
 	$(VENV)/bin/python tests/on_postgres.py $(VERSION) $(RUN) pytest $(TESTS)
 
 test-floors: ## The tests with the oldest versions that rowbell says it works with; TESTS="…" for some of them

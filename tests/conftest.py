@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-import catalogue
-from models import Base
-from proxy import Proxy, proxy_to
 from rowbell._pytest.worker_database import Schema
+from support import catalogue
+from support.models import Base, Order
+from support.proxy import Proxy, proxy_to
 
 pytest_plugins = ["pytester"]
 
@@ -71,6 +71,20 @@ def database(rowbell_database: URL) -> URL:
 @pytest.fixture
 def engine(rowbell_engine: AsyncEngine) -> AsyncEngine:
     return rowbell_engine
+
+
+@pytest.fixture
+def order_rows() -> list[dict[str, object]]:
+    """The orders that a test begins with; a module may say others."""
+    return [{"id": id_} for id_ in range(1, 101)]
+
+
+@pytest.fixture
+async def orders(engine: AsyncEngine, order_rows: list[dict[str, object]]) -> AsyncEngine:
+    """The engine of a database in which there are orders."""
+    async with engine.begin() as connection:
+        await connection.execute(insert(Order), order_rows)
+    return engine
 
 
 @pytest.fixture

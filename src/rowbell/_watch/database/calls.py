@@ -265,11 +265,13 @@ class Calls:
 
 def checksum(rows: Iterable[tuple[int, int]]) -> int:
     """What ``heartbeat()`` computes of rows, by table oid and hash of the key."""
-    total = 0
-    for oid, key in rows:
-        total ^= key ^ (oid << 32)
-    total &= 2**64 - 1
-    return total - 2**64 if total >= 2**63 else total
+    keys = (_signed(oid << 32) ^ key for oid, key in rows)
+    return sum(key * key for key in keys) % (2**63 - 1)
+
+
+def _signed(bits: int) -> int:
+    """64 bits as PostgreSQL's bigint has them."""
+    return bits - 2**64 if bits >= 2**63 else bits
 
 
 def _arrays(tables: Mapping[int, tuple[WatchedTable, Columns]]) -> list[list[Any]]:

@@ -24,8 +24,11 @@ BEGIN
   INTO backend_pid, in_recovery, listens, unsent
   FROM rowbell.unsent_notifications AS s;
   SELECT max(l.number) INTO own FROM rowbell.listener AS l WHERE l.backend_pid = pg_backend_pid();
-  SELECT count(*), coalesce(bit_xor(r.key_hash # (r.table_oid::bigint << 32)), 0)
-  INTO registered, checksum FROM rowbell.registration AS r WHERE r.listener = own;
+  -- The sum of squares: an XOR or a plain sum stays when several keys are moved alike.
+  SELECT count(*), coalesce(mod(sum(r.key * r.key), 9223372036854775807), 0)
+  INTO registered, checksum
+  FROM (SELECT (r.key_hash # (r.table_oid::bigint << 32))::numeric AS key
+        FROM rowbell.registration AS r WHERE r.listener = own) AS r;
   SELECT array_agg(rowbell.obstacle(current_user, t.oid, t.options, t.columns::text[])
                    ORDER BY t.place),
          array_agg(rowbell.table_version(t.oid) ORDER BY t.place)

@@ -1,0 +1,51 @@
+"""The contract is tested armed, polled, and armed as an application in a hosted database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import pytest
+from sqlalchemy import URL, insert
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from rowbell import RowWatcher
+from support.ground import TIMING, Ground
+from support.models import Base, Order, Plain
+from support.roles import managed
+
+
+@pytest.fixture(params=["listen", "poll", "managed"])
+def ground_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def engine(
+    ground_kind: str, rowbell_engine: AsyncEngine, database: URL
+) -> AsyncGenerator[AsyncEngine]:
+    if ground_kind != "managed":
+        yield rowbell_engine
+        return
+    models = [mapper.class_ for mapper in Base.registry.mappers if mapper.class_ is not Plain]
+    async with managed(database, *models) as (login, role):
+        engine = create_async_engine(login, connect_args={"server_settings": {"role": role}})
+        yield engine
+        await engine.dispose()
+
+
+@pytest.fixture
+async def watcher(ground_kind: str, engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
+    """No safety re-reads help the armed."""
+    mode = "poll" if ground_kind == "poll" else "listen"
+    async with RowWatcher(engine, mode=mode, recheck=None, timing=TIMING) as watcher:
+        yield watcher
+
+
+@pytest.fixture
+async def ground(engine: AsyncEngine, watcher: RowWatcher) -> Ground:
+    """Two orders."""
+    ground = Ground(engine, watcher)
+    await ground.execute(
+        insert(Order).values([{"id": 1, "status": "new"}, {"id": 2, "status": "new"}])
+    )
+    return ground

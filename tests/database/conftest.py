@@ -1,0 +1,17 @@
+"""What the tests of the database share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+
+@pytest.fixture
+async def writer(orders: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with orders.connect() as connection:
+        await connection.execute(text("SET track_functions = 'all'"))
+        await connection.commit()
+        yield connection

@@ -1,0 +1,202 @@
+"""What a writer notices of us: it never fails, and the calls that it pays for are counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, insert, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import NullPool
+
+import rowbell
+from rowbell import RowWatcher, Timing, TriggerState
+from rowbell._watch.database.schema import COMPACT_BEYOND
+from support.calls import calls
+from support.models import Order
+from support.observed import execute
+from support.roles import connected, register
+from support.waits import armed_wait, states, woken
+
+FLAG = text("SELECT last_value FROM rowbell.has_registrations")
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+async def test_while_nobody_watches_a_statement_costs_one_call_that_looks_at_a_flag(
+    writer: AsyncConnection, isolation: str
+) -> None:
+    await writer.execute(text(f"SET default_transaction_isolation = '{isolation}'"))
+    await writer.commit()
+    for statement in (
+        "UPDATE orders SET n = n + 1",
+        "DELETE FROM orders",
+        "TRUNCATE orders CASCADE",
+    ):
+        assert set(await calls(writer, statement)) == {"changed"}
+
+
+async def test_while_another_row_is_watched_a_statement_asks_once_and_notifies_nobody(
+    orders: AsyncEngine, writer: AsyncConnection
+) -> None:
+    async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+        wait = await armed_wait(watcher)
+        assert await calls(writer, "UPDATE orders SET n = n + 1 WHERE id > 1") == {"changed": 1}
+        called = await calls(writer, "UPDATE orders SET n = n + 1")
+        assert called == {"changed": 1, "notify": 1, "channel": 1}
+        assert (await wait).n == 1
+    # After the last has left, the flag is down.
+    assert await writer.scalar(FLAG) == 0
+
+
+async def test_the_flag_stays_up_while_somebody_registers(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """However the last one to leave and the first one to come meet."""
+    async with connected(database) as comes, connected(database) as leaves:
+        lower = "SELECT rowbell.lower_flag()"
+        await comes.execute("SELECT rowbell.open_listener()")
+        transaction = comes.transaction()
+        await transaction.start()
+        assert await register(comes, "orders", 1) is None
+        await leaves.execute(lower)
+        assert await leaves.fetchval(FLAG.text) == 1
+        await transaction.commit()
+        await leaves.execute(lower)
+        assert await leaves.fetchval(FLAG.text) == 1
+        await comes.execute("SELECT rowbell.close_listener()")
+        await leaves.execute(lower)
+        assert await leaves.fetchval(FLAG.text) == 0
+        # Should it ever be 0 by mistake, the next heartbeat of any listener raises it.
+        await comes.execute("SELECT rowbell.open_listener()")
+        await register(comes, "orders", 1)
+        await comes.execute("SELECT setval('rowbell.has_registrations', 0)")
+        await leaves.execute(lower)
+        assert await leaves.fetchval(FLAG.text) == 1
+
+
+async def test_the_table_of_registrations_stays_small_while_an_old_transaction_keeps_dead_rows(
+    orders: AsyncEngine,
+) -> None:
+    """And who was registered before is woken after."""
+    size = text("SELECT pg_total_relation_size('rowbell.registration')")
+    churn = text(
+        "INSERT INTO rowbell.registration SELECT 1, i, 1 FROM generate_series(1, 20000) AS i"
+    )
+    autocommit = orders.execution_options(isolation_level="AUTOCOMMIT")
+    frozen = orders.execution_options(isolation_level="REPEATABLE READ")
+    async with (
+        frozen.connect() as old,
+        autocommit.connect() as other,
+        RowWatcher(orders, mode="listen", recheck=None, timing=Timing(heartbeat=1000)) as watcher,
+    ):
+        await old.execute(text("SELECT n FROM orders"))
+        wait = await armed_wait(watcher)
+        for _ in range(4):
+            await other.execute(churn)
+            await other.execute(text("DELETE FROM rowbell.registration WHERE table_oid = 1"))
+        await other.execute(text("VACUUM rowbell.registration"))
+        assert (await other.scalar(size) or 0) > COMPACT_BEYOND
+        async with orders.begin() as busy:
+            # Writers are not made to wait for one of them that takes long.
+            await busy.execute(update(Order).where(Order.id == 2).values(n=1))
+            await other.execute(text("SELECT rowbell.compact()"))
+            assert (await other.scalar(size) or 0) > COMPACT_BEYOND
+        await other.execute(text("SELECT rowbell.compact()"))
+        assert (await other.scalar(size) or 0) < 100_000
+        await other.execute(update(Order).values(n=7))
+        assert (await wait).n == 7
+
+
+@pytest.mark.fault("B28")
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        "DROP TABLE rowbell.registration",
+        "DROP FUNCTION rowbell.notify",
+        "DROP SEQUENCE rowbell.has_registrations",
+        "DROP MATERIALIZED VIEW rowbell.channel_secret",
+        "ALTER SCHEMA rowbell RENAME TO another",
+        "ALTER TABLE orders RENAME COLUMN id TO number",
+    ],
+)
+async def test_a_writer_never_fails_because_of_us(engine: AsyncEngine, sabotage: str) -> None:
+    """Whatever is broken in rowbell's own objects, the write commits, with a WARNING."""
+    warnings: list[str] = []
+    async with engine.connect() as connection:
+        await connection.execute(insert(Order).values(id=1))
+        await _register_everything(connection)
+        await connection.execute(text(sabotage))
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        driver.add_log_listener(lambda _, message: warnings.append(str(message)))
+        await connection.execute(text("UPDATE orders SET n = 1"))
+        await connection.commit()
+        assert await connection.scalar(text("SELECT n FROM orders")) == 1
+        await connection.rollback()
+        while not warnings:
+            await connection.execute(text("SELECT 1"))
+    assert "rowbell" in warnings[0]
+
+
+async def _register_everything(connection: AsyncConnection) -> None:
+    await connection.execute(text("SELECT setval('rowbell.has_registrations', 1)"))
+    await connection.execute(
+        text(
+            "INSERT INTO rowbell.registration SELECT 'orders'::regclass,"
+            " hash_record_extended(ROW(id), 0), 1 FROM orders"
+        )
+    )
+
+
+@pytest.mark.fault("B20")
+async def test_a_statement_that_changes_very_many_watched_rows_is_one_notification(
+    engine: AsyncEngine,
+) -> None:
+    """Keys come in payloads below the limit; beyond a thousand the table is named alone."""
+    async with engine.begin() as connection:
+        await connection.execute(insert(Order), [{"id": i} for i in range(1, 6001)])
+        await _register_everything(connection)
+    heard: list[str] = []
+    listener = create_async_engine(engine.url, poolclass=NullPool)
+    async with listener.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        channel = await connection.scalar(text("SELECT rowbell.channel(1)"))
+        await connection.rollback()
+        await driver.add_listener(channel, lambda *event: heard.append(event[3]))
+        for limit in (300, 900, 6000):
+            heard.clear()
+            await execute(engine, f"UPDATE orders SET n = n + 1 WHERE id <= {limit}")
+            await driver.fetch("SELECT 1")
+            if limit < 6000:
+                assert len(heard) == -(-limit // 350)
+                keys = {key for payload in heard for key in payload.split(":")[2].split(",")}
+                assert len(keys) == limit
+            else:
+                assert [payload.split(":")[2] for payload in heard] == ["*"]
+    await listener.dispose()
+
+
+async def test_replicated_changes_notify_where_the_model_says_so(engine: AsyncEngine) -> None:
+    """As an apply worker does it: session_replication_role is replica."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    @rowbell.watched(replicated=True)
+    class Replicated(Base):
+        __tablename__ = "replicated"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        n: Mapped[int]
+
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+        await connection.execute(insert(Replicated).values(id=1, n=0))
+    assert await states(engine, Replicated) == [TriggerState.INSTALLED]
+    row = await woken(
+        engine,
+        Replicated,
+        1,
+        "SET LOCAL session_replication_role = replica",
+        "UPDATE replicated SET n = 1",
+    )
+    assert row.n == 1

@@ -1,0 +1,207 @@
+"""Every Python snippet of the README and the docs runs, in the order in which it is read."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import builtins
+import inspect
+import shutil
+import types
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import URL, select, text
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sybil import Document, Example
+from sybil.parsers.markdown import CodeBlockParser
+
+import rowbell
+from support.models import Base, Order
+from support.paths import ROOT
+
+README = ROOT / "README.md"
+
+
+def blocks(path: Path, language: str = "python") -> list[str]:
+    """The blocks of a page."""
+    found: list[str] = []
+
+    def keep(example: Example) -> None:
+        found.append("\n" * (example.line + 1) + str(example.parsed))
+
+    for example in Document.parse(str(path), CodeBlockParser(language, keep)).examples():
+        example.evaluate()
+    return found
+
+
+async def run(code: str, path: Path, namespace: dict[str, Any]) -> None:
+    """Run a block, which may await."""
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    compiled = compile(code, str(path), "exec", flags=flags, dont_inherit=True)
+    namespace["__builtins__"] = builtins
+    result = types.FunctionType(compiled, namespace)()
+    if inspect.iscoroutine(result):
+        await result
+
+
+async def declared(namespace: dict[str, Any]) -> None:
+    """What the README declares, which the other pages use."""
+    for block in blocks(README):
+        if "class Base" in block:
+            await run(block, README, namespace)
+
+
+async def work(url: URL, stop: asyncio.Event) -> None:
+    """Moves order 7 on, again and again, as the pages say."""
+    engine = create_async_engine(url)
+    while not stop.is_set():
+        for status in ("new", "paid", "delivered", "done"):
+            async with engine.begin() as connection:
+                await connection.execute(text("UPDATE orders SET status = :s"), {"s": status})
+            await asyncio.sleep(0.02)  # the pace of a worker, not a wait for anything
+    await engine.dispose()
+
+
+PAGES = [
+    "waiting",
+    "in-your-application",
+    "triggers",
+    "operating",
+    "scaling",
+    "sessions",
+    "locks",
+    "many-to-many",
+    "migrating",
+]
+WITHOUT_CODE = ["benchmarks", "reliability"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_the_docs_run(database: URL, page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = ROOT / "docs" / f"{page}.md"
+    namespace: dict[str, Any] = {
+        "__name__": "docs",
+        "rowbell": rowbell,
+        "AsyncSession": AsyncSession,
+        "select": select,
+        "op": None,
+        "sa": None,
+        "DATABASE_URL": database,
+        "DIRECT_URL": database,
+    }
+    await declared(namespace)
+    namespace["engine"] = engine = create_async_engine(database)
+    namespace["db"] = rowbell.create_db_context(async_sessionmaker(engine))
+    async with engine.begin() as connection:
+        for statement in ("DROP TABLE items", "DROP TABLE orders"):
+            await connection.execute(text(statement))
+        await connection.run_sync(namespace["Base"].metadata.create_all)
+        await connection.execute(text("INSERT INTO orders VALUES (7, 'new')"))
+    stop = asyncio.Event()
+    worker = asyncio.create_task(work(database, stop))
+    try:
+        async with AsyncSession(engine) as session:
+            namespace["session"] = session
+            for block in blocks(path):
+                await run(block, path, namespace)
+                await session.rollback()
+                async with engine.begin() as connection:
+                    await connection.run_sync(namespace["Base"].metadata.create_all)
+    finally:
+        stop.set()
+        await worker
+        await engine.dispose()
+        if namespace["engine"] is not engine:
+            await namespace["engine"].dispose()
+    expected = [
+        line.rsplit("# ", 1)[1]
+        for block in blocks(path)
+        for line in block.splitlines()
+        if "print(" in line and "# " in line
+    ]
+    printed = capsys.readouterr().out
+    assert all(line in printed for line in expected)
+
+
+async def test_the_readme_runs(database: URL) -> None:
+    """Its endpoint returns what another process has changed."""
+    namespace: dict[str, Any] = {"__name__": "readme", "DATABASE_URL": database}
+    for block in blocks(README):
+        if "session, Order, 7" not in block:
+            await run(block, README, namespace)
+    engine = namespace["engine"]
+    async with engine.begin() as connection:
+        for statement in ("DROP TABLE items", "DROP TABLE orders"):
+            await connection.execute(text(statement))
+        await connection.run_sync(namespace["Base"].metadata.create_all)
+        await connection.execute(text("INSERT INTO orders VALUES (7, 'paid')"))
+    async with namespace["lifespan"](namespace["app"]):
+        transport = httpx.ASGITransport(namespace["app"])
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            answer = await http.get("/orders/7/next", params={"seen": "new"})
+            assert (answer.status_code, answer.json()) == (200, "paid")
+            answer = await http.get("/orders/8/next", params={"seen": "new"})
+            assert answer.status_code == 404
+        namespace["session"] = session = AsyncSession(engine)
+        await run(blocks(README)[0], README, namespace)
+        await session.close()
+    await engine.dispose()
+
+
+SHOP = """
+from fastapi import FastAPI
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from rowbell.fastapi import SessionDep
+
+class Base(DeclarativeBase):
+    pass
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(default="new")
+
+app = FastAPI()
+
+@app.post("/orders/{order_id}")
+async def create_order(order_id: int, session: SessionDep) -> None:
+    session.add(Order(id=order_id))
+"""
+
+
+def test_the_page_on_tests_is_a_project_whose_tests_pass(pytester: pytest.Pytester) -> None:
+    """Once with a declarative base and once with migrations, as the page shows."""
+    by_base, test_orders, by_alembic, test_app, *_ = blocks(ROOT / "docs" / "testing.md")
+    pytester.makepyfile(shop=SHOP, test_orders=test_orders, test_app=test_app)
+    shutil.copytree(ROOT / "migrations", pytester.path / "migrations")
+    shutil.copy(ROOT / "alembic.ini", pytester.path)
+    pytester.makepyprojecttoml(blocks(ROOT / "docs" / "testing.md", "toml")[0])
+    for conftest in (by_base, by_alembic):
+        pytester.makeconftest(conftest)
+        result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error")
+        result.assert_outcomes(passed=2)
+
+
+async def test_the_rest_of_the_page_on_tests_runs(server: URL, engine: AsyncEngine) -> None:
+    path = ROOT / "docs" / "testing.md"
+    namespace: dict[str, Any] = {"__name__": "docs", "rowbell": rowbell, "engine": engine}
+    namespace |= {"SERVER_URL": server, "Base": Base, "Order": Order}
+    async with AsyncSession(engine) as session:
+        namespace["session"] = session
+        for block in blocks(path)[4:]:
+            await run(block, path, namespace)
+
+
+def test_every_page_is_run_and_linked_from_the_readme() -> None:
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert pages == {*PAGES, *WITHOUT_CODE, "testing"}
+    assert all(f"docs/{page}.md" in README.read_text() for page in pages)

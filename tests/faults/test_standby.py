@@ -1,0 +1,118 @@
+"""Standbys that listen, lag behind or are promoted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from rowbell import ListenError, Reason, RowWatcher, WatcherState
+from rowbell.embedded import EmbeddedServer
+from support.catalogue import seen
+from support.models import Order
+from support.observed import execute
+from support.orders import change
+from support.proxy import proxy_to
+from support.servers import standby_of
+from support.waits import IMPATIENT, armed_wait, polled_wait
+
+
+@pytest.mark.fault("B15")
+async def test_a_standby_is_polled_and_nothing_read_there_is_armed(
+    primary: EmbeddedServer, primary_orders: AsyncEngine
+) -> None:
+    with standby_of(primary) as server:
+        standby = create_async_engine(server.url)
+        with pytest.raises(ListenError, match="in_recovery"):
+            await RowWatcher(standby, mode="listen").__aenter__()
+        # Listening on the primary does not help where the reads come from the standby.
+        cases: list[dict[str, Any]] = [{}, {"listen_url": primary.url}]
+        for more in cases:
+            async with RowWatcher(standby, timing=IMPATIENT, **more) as watcher:
+                now = watcher.statistics()
+                assert (now.state, now.reason) == (WatcherState.POLLING, Reason.IN_RECOVERY)
+                wait = await polled_wait(watcher, interval=0.05)
+                await change(primary_orders)
+                await seen(wait)
+        await standby.dispose()
+
+
+@pytest.mark.fault("B15")
+async def test_a_failover_under_a_wait_loses_no_change(
+    primary: EmbeddedServer, primary_orders: AsyncEngine
+) -> None:
+    """The standby is promoted and the address leads to it, while the old primary goes on running.
+
+    Its transaction ids mean nothing there: what it notified of is not trusted any more.
+    """
+    with standby_of(primary) as standby:
+        async with proxy_to(primary.url) as proxy, proxy_to(primary.url) as listened:
+            engine = create_async_engine(proxy.url, poolclass=NullPool)
+            watching = RowWatcher(engine, listen_url=listened.url, recheck=0.1, timing=IMPATIENT)
+            async with watching as watcher:
+                wait = await armed_wait(watcher, interval=0.05)
+                standby.promote()
+                proxy.redirect(standby.url)
+                await watcher.reached(lambda now: now.reason is Reason.NOT_DELIVERED)
+                assert watcher.statistics().armed == 0
+                await execute(standby.url, "UPDATE orders SET n = n + 1")
+                assert (await seen(wait)).n == 1
+                # Now the listener finds the new primary too.
+                wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05))
+                listened.redirect(standby.url)
+                await watcher.reached(lambda now: now.armed == 1)
+                await execute(standby.url, "UPDATE orders SET n = n + 1")
+                assert (await seen(wait)).n == 2
+
+
+@pytest.mark.fault("B15")
+async def test_a_read_of_another_primary_arms_nothing(
+    primary: EmbeddedServer, primary_orders: AsyncEngine
+) -> None:
+    """Its snapshot is far above the boundary of the server that notifies, and proves nothing."""
+    with standby_of(primary) as standby:
+        standby.promote()
+        await execute(standby.url, *["SELECT pg_current_xact_id()"] * 20)
+        async with proxy_to(primary.url) as proxy:
+            engine = create_async_engine(proxy.url, poolclass=NullPool)
+            async with RowWatcher(engine, listen_url=primary.url, timing=IMPATIENT) as watcher:
+                proxy.redirect(standby.url)
+                wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05))
+                armed = asyncio.create_task(watcher.reached(lambda now: now.armed == 1))
+                await watcher.reached(lambda now: now.reason is Reason.NOT_DELIVERED)
+                await execute(standby.url, "UPDATE orders SET n = n + 1")
+                assert (await seen(wait)).n == 1
+                assert not armed.done()
+                armed.cancel()
+
+
+@pytest.mark.fault("B15")
+async def test_a_standby_as_the_listener_of_a_primary_is_refused_and_polled(
+    primary: EmbeddedServer, primary_orders: AsyncEngine
+) -> None:
+    with standby_of(primary) as standby:
+        async with RowWatcher(primary_orders, listen_url=standby.url, timing=IMPATIENT) as watcher:
+            assert watcher.statistics().reason is Reason.IN_RECOVERY
+            wait = await polled_wait(watcher, interval=0.05)
+            await change(primary_orders)
+            await seen(wait)
+
+
+@pytest.mark.fault("B16")
+async def test_a_notification_whose_read_meets_a_standby_that_lags_is_not_forgotten(
+    primary: EmbeddedServer, primary_orders: AsyncEngine
+) -> None:
+    """The notification comes a second before the standby shows the change; the interval is long."""
+    with standby_of(primary, recovery_min_apply_delay="1s") as standby:
+        async with proxy_to(primary.url) as proxy:
+            engine = create_async_engine(proxy.url, poolclass=NullPool)
+            watching = RowWatcher(engine, listen_url=primary.url, recheck=None, timing=IMPATIENT)
+            async with watching as watcher:
+                wait = await armed_wait(watcher)
+                proxy.redirect(standby.url)
+                await change(primary_orders)
+                await watcher.reached(lambda now: now.polled == 1)
+                assert (await seen(wait)).n == 1

@@ -1,0 +1,321 @@
+"""The board, with a clock and a server of the test's own: what arms a watch, and what must not."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from typing import Any
+
+import pytest
+
+from check import modelled
+from rowbell import ListenError, Reason
+from rowbell._watch.board.observation import Reading
+from rowbell._watch.board.phases import Armed, Phase, Polled, Proving, Registering
+from rowbell._watch.board.schedule import NOW, ScheduledRead, Why
+from rowbell._watch.rows.evidence import Evidence
+from rowbell._watch.values.key_hash import RowId
+from support.boards import SERVER, TABLE, a_board, a_watch
+from support.paths import ROOT
+
+ROW = RowId(TABLE, 7)
+SQL = ROOT / "src" / "rowbell" / "_watch" / "database" / "sql"
+
+
+class Scene:
+    """One watch on one row, and the reads of it, in steps."""
+
+    def __init__(self, **more: Any) -> None:
+        self.now = 1_000.0
+        self.board = a_board(lambda: self.now, **more)
+        self.arming = self.board.arming
+        self.board.connected(SERVER)
+        self.watch = a_watch(7, asyncio.get_running_loop())
+        self.board.add(self.watch)
+
+    def begin(self) -> ScheduledRead:
+        """A read takes its snapshot."""
+        [read] = self.board.take_due()
+        self.board.begin([read])
+        return read
+
+    def end(
+        self, read: ScheduledRead, value: object, xmin: int, server: float | None = SERVER
+    ) -> None:
+        """Its result is taken in."""
+        evidence = None if read.why is Why.NOTIFIED else Evidence((ROW,), xmin, server)
+        if self.board.take_in(read, Reading((value,), evidence=evidence)):
+            self.watch.finish(None)
+        self.board.answered([read], self.now)
+
+    def read(self, value: object, xmin: int, server: float | None = SERVER) -> None:
+        self.end(self.begin(), value, xmin, server)
+
+    def register(self, boundary: int) -> None:
+        batch = self.arming.registrations.take_wanted()
+        assert [registration.row_id for registration, _ in batch] == [ROW]
+        self.arming.registered(batch, boundary)
+
+    def is_in(self, phase: type[Phase]) -> bool:
+        return isinstance(self.watch.phase, phase)
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why the row is polled."""
+        phase = self.watch.phase
+        return phase.reason if isinstance(phase, Polled) else None
+
+    @property
+    def next_read(self) -> ScheduledRead:
+        scheduled = self.board.schedule.of(self.watch)
+        assert scheduled is not None
+        return scheduled
+
+
+@pytest.fixture
+async def scene() -> Scene:
+    """A row that is registered, with the boundary 11; the read that may prove it is due."""
+    scene = Scene()
+    scene.read("old", xmin=10)
+    scene.register(boundary=11)
+    return scene
+
+
+@pytest.fixture
+async def armed(scene: Scene) -> Scene:
+    scene.read("old", xmin=20)
+    assert scene.is_in(Armed)
+    return scene
+
+
+def test_each_name_in_the_model_is_one_of_the_code() -> None:
+    for name in modelled():
+        module, _, attribute = name.partition(":")
+        if module == "sql":
+            assert (SQL / attribute).is_file(), name
+            continue
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            assert hasattr(found, part), name
+            found = getattr(found, part)
+
+
+async def test_a_watch_goes_from_phase_to_phase() -> None:
+    scene = Scene()
+    assert scene.is_in(Registering)
+    scene.read("old", xmin=10)
+    assert scene.is_in(Registering)
+    assert scene.watch.row_ids == (ROW,)
+    scene.register(boundary=11)
+    assert scene.is_in(Proving)
+    scene.read("old", xmin=12)
+    assert scene.is_in(Armed)
+    scene.board.disconnected()
+    assert scene.is_in(Polled)
+    assert not scene.watch.row_ids
+
+
+async def test_a_read_above_the_boundary_arms(scene: Scene) -> None:
+    scene.read("old", xmin=11)
+    assert scene.is_in(Proving)
+    scene.now = scene.next_read.when
+    scene.read("old", xmin=12)
+    assert scene.is_in(Armed)
+
+
+async def test_a_look_at_the_lock_table_arms_by_the_next_read(scene: Scene) -> None:
+    assert scene.arming.proving() == ([TABLE], 11)
+    scene.arming.writers_gone([TABLE], 11)
+    assert scene.arming.proving() is None
+    scene.read("old", xmin=5)
+    assert scene.is_in(Armed)
+
+
+async def test_a_read_from_before_a_gap_proves_nothing_after_it(scene: Scene) -> None:
+    """Though the lock table was found clear both before and after."""
+    scene.arming.writers_gone([TABLE], 11)
+    read = scene.begin()
+    # A writer that could not notify counts, and commits after that read's snapshot.
+    scene.arming.gap(13)
+    scene.arming.writers_gone([TABLE], 13)
+    scene.end(read, "old", xmin=5)
+    assert not scene.is_in(Armed)
+    scene.read("new", xmin=5)
+    assert scene.watch.is_over
+
+
+async def test_a_gap_is_proven_from_its_own_boundary(armed: Scene) -> None:
+    armed.arming.gap(30)
+    armed.read("old", xmin=30)
+    assert armed.is_in(Proving)
+    armed.now = armed.next_read.when
+    armed.read("old", xmin=31)
+    assert armed.is_in(Armed)
+
+
+async def test_a_row_that_is_registered_again_is_proven_again(armed: Scene) -> None:
+    """It may have been deleted in between, and a writer may have found nothing there."""
+    [registration] = armed.arming.registrations.all()
+    armed.arming.registered([(registration, None)], 25)
+    assert armed.is_in(Proving)
+    armed.read("new", xmin=26)
+    assert armed.watch.is_over
+
+
+async def test_a_watch_that_a_read_has_armed_is_not_read_again_for_that(scene: Scene) -> None:
+    read = scene.begin()
+    scene.arming.writers_gone([], 0)
+    scene.end(read, "old", xmin=20)
+    assert scene.is_in(Armed)
+    assert scene.next_read.when > scene.now
+
+
+async def test_a_notification_during_a_read_causes_another(scene: Scene) -> None:
+    read = scene.begin()
+    scene.board.notified(TABLE, [7])
+    scene.end(read, "old", xmin=20)
+    assert scene.is_in(Armed)
+    scene.read("new", xmin=20)
+    assert scene.watch.is_over
+
+
+@pytest.mark.parametrize(("table", "keys"), [(TABLE, [7]), (TABLE, None), (None, None)])
+async def test_a_notification_has_the_row_read_at_once(
+    armed: Scene, table: int | None, keys: list[int] | None
+) -> None:
+    armed.board.notified(table, keys)
+    assert (armed.next_read.when, armed.next_read.why) == (NOW, Why.NOTIFIED)
+
+
+@pytest.mark.parametrize(("table", "keys"), [(TABLE, [8]), (TABLE + 1, [7]), (TABLE + 1, None)])
+async def test_a_notification_of_other_rows_changes_nothing(
+    armed: Scene, table: int, keys: list[int] | None
+) -> None:
+    armed.board.notified(table, keys)
+    assert armed.next_read.why is Why.DUE
+
+
+async def test_a_notified_read_without_a_change_is_confirmed_with_evidence(armed: Scene) -> None:
+    """Behind a balancer a standby may have answered, which lags."""
+    armed.board.notified(TABLE, [7])
+    armed.read("old", xmin=20)
+    assert (armed.next_read.when, armed.next_read.why) == (NOW, Why.CONFIRMATION)
+    armed.read("old", xmin=20)
+    assert armed.next_read.why is Why.DUE
+
+
+async def test_a_read_that_a_standby_answers_proves_nothing(scene: Scene) -> None:
+    scene.read("old", xmin=50, server=None)
+    assert scene.is_in(Proving)
+    assert not scene.arming.is_server_in_doubt
+
+
+async def test_an_armed_watch_is_proven_again_after_another_primary_answered(armed: Scene) -> None:
+    armed.board.notified(TABLE, [7])
+    armed.read("old", xmin=50)
+    armed.read("old", xmin=50, server=SERVER + 1)
+    assert armed.is_in(Proving)
+    assert armed.arming.is_server_in_doubt
+
+
+async def test_other_row_ids_are_registered(armed: Scene) -> None:
+    """The key's hash stays, and the table is another one: it was swapped."""
+    armed.board.notified(TABLE, [7])
+    armed.read("old", xmin=50)
+    read = armed.begin()
+    other = RowId(TABLE + 1, 7)
+    armed.board.take_in(read, Reading(("old",), evidence=Evidence((other,), 50, SERVER)))
+    assert armed.is_in(Registering)
+    [(registration, _)] = armed.arming.registrations.take_wanted()
+    assert registration.row_id == other
+
+
+async def test_an_obstacle_has_the_row_polled_until_it_is_gone(armed: Scene) -> None:
+    news = armed.arming.set_obstacles({TABLE: Reason.TRIGGER_MISSING})
+    assert news == {TABLE: Reason.TRIGGER_MISSING}
+    assert armed.is_in(Polled)
+    assert armed.reason is Reason.TRIGGER_MISSING
+    assert armed.arming.set_obstacles({TABLE: Reason.TRIGGER_MISSING}) == {}
+    armed.arming.set_obstacles({})
+    assert armed.is_in(Registering)
+    armed.register(boundary=30)
+    armed.read("old", xmin=31)
+    assert armed.is_in(Armed)
+
+
+async def test_a_refused_row_is_polled_until_it_is_asked_for_again() -> None:
+    scene = Scene()
+    scene.read("old", xmin=10)
+    [(registration, _)] = scene.arming.registrations.take_wanted()
+    scene.arming.refused([registration])
+    assert scene.is_in(Polled)
+    assert scene.reason is Reason.TOO_MANY_REGISTRATIONS
+    scene.arming.want_refused()
+    assert scene.is_in(Registering)
+    scene.register(boundary=11)
+
+
+async def test_a_wait_that_must_be_armed_fails_once_it_cannot_be() -> None:
+    scene = Scene(must_arm=True)
+    scene.read("old", xmin=10)
+    scene.arming.set_obstacles({TABLE: Reason.TRIGGER_MISSING})
+    with pytest.raises(ListenError, match="trigger_missing"):
+        await scene.watch.result
+
+
+async def test_a_lost_connection_ends_no_wait_that_must_be_armed() -> None:
+    scene = Scene(must_arm=True)
+    scene.board.disconnected()
+    assert not scene.watch.is_over
+
+
+async def test_armed_watches_are_counted(armed: Scene) -> None:
+    assert armed.arming.armed == 1
+    armed.board.discard(armed.watch)
+    assert armed.arming.armed == 0
+    assert armed.board.schedule.of(armed.watch) is None
+
+
+async def test_a_row_stays_registered_for_a_while_after_its_last_watch(armed: Scene) -> None:
+    armed.board.discard(armed.watch)
+    registrations = armed.arming.registrations
+    assert registrations.take_unused(before=armed.now - 1) == []
+    assert registrations.take_unused(before=armed.now) == [ROW]
+    assert registrations.all() == []
+
+
+async def test_a_second_watch_of_a_registered_row_needs_a_proof_alone(armed: Scene) -> None:
+    second = a_watch(7, asyncio.get_running_loop())
+    armed.board.add(second)
+    [read] = armed.board.take_due()
+    armed.board.begin([read])
+    armed.board.take_in(read, Reading(("old",), evidence=Evidence((ROW,), 20, SERVER)))
+    assert isinstance(second.phase, Proving)
+    assert armed.arming.registrations.take_wanted() == []
+
+
+async def test_the_pauses_between_the_reads_of_a_phase_double() -> None:
+    scene = Scene()
+    scene.board.disconnected()
+    scene.board.connected(SERVER)
+    pauses: list[float] = []
+    for _ in range(8):
+        scene.read("old", xmin=1, server=None)
+        pauses.append(scene.next_read.when - scene.now)
+        scene.now = scene.next_read.when
+    assert pauses[:7] == pytest.approx([0.005 * 2**i for i in (0, 0, 1, 2, 3, 4, 5)])
+
+
+async def test_a_wait_whose_time_has_passed_ends_by_a_read_that_began_after_that() -> None:
+    scene = Scene()
+    watch = a_watch(8, asyncio.get_running_loop(), deadline=scene.now + 1)
+    scene.board.add(watch)
+    reads = scene.board.take_due()
+    scene.board.begin(reads)
+    scene.board.answered(reads, scene.now + 0.9)
+    assert not watch.is_over
+    scene.now += 1
+    reads = [read for read in scene.board.take_due() if read.watch is watch]
+    scene.board.answered(reads, scene.now)
+    with pytest.raises(TimeoutError):
+        await watch.result

@@ -1,0 +1,342 @@
+"""The board beside a model of the server, in steps of any order: no change is lost.
+
+A change is lost where a watch relies on notifications, its row has another value than the watch
+has seen, and nothing is left that would have the row read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from rowbell._watch.board import arming, phases
+from rowbell._watch.board.board import Board
+from rowbell._watch.board.observation import Reading
+from rowbell._watch.board.phases import Armed, Phase, Proving
+from rowbell._watch.board.schedule import ScheduledRead, Why
+from rowbell._watch.board.watch import Watch
+from rowbell._watch.rows.evidence import Evidence
+from rowbell._watch.values.key_hash import RowId
+from support.boards import SERVER, TABLE, a_board, a_watch
+from support.world import Snapshot, Transaction, World
+
+ROWS = 3
+
+
+@dataclass
+class Read:
+    """A read under way, and the snapshot that it has taken."""
+
+    scheduled: ScheduledRead
+    snapshot: Snapshot
+    has_evidence: bool
+
+
+class BoardMachine(RuleBasedStateMachine):
+    """The board, with writers, a listener and a reader that take one step at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.now = 1_000.0
+        self.board = a_board(lambda: self.now)
+        self.world = World(ROWS)
+        self.watches: list[Watch] = []
+        self.waiting: list[ScheduledRead] = []  # taken from the board, and not read yet
+        self.reads: list[Read] = []
+        self.batch: list[Any] | None = None  # its registration is committed, the boundary is not
+        self.look: tuple[list[int], int] | None = None
+        self.seen_unsent = 0
+        self.is_connected = False
+
+    def teardown(self) -> None:
+        self.loop.close()
+
+    # -- watches
+
+    @initialize(
+        rows=st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=3),
+        written=st.booleans(),
+        registered=st.booleans(),
+    )
+    def begin(self, rows: list[int], written: bool, registered: bool) -> None:
+        self.connect()
+        for row in rows:
+            self.add(row)
+        if written:
+            self.write(rows[0], muted=False)
+        self.read_all()
+        if registered:
+            self.register_and_answer()
+
+    @rule(row=st.integers(0, ROWS - 1))
+    @precondition(lambda self: len(self.watches) < 5)
+    def add(self, row: int) -> None:
+        watch = a_watch(row, self.loop)
+        self.watches.append(watch)
+        self.board.add(watch)
+
+    # -- writers
+
+    @rule(row=st.integers(0, ROWS - 1), muted=st.booleans())
+    @precondition(lambda self: len(self.world.running) < 3)
+    def write(self, row: int, muted: bool) -> None:
+        if not self.world.is_locked(row):
+            self.world.write(self.world.begin(muted=muted), row)
+
+    @rule(row=st.integers(0, ROWS - 1))
+    def change(self, row: int) -> None:
+        """It writes and commits, before anything else happens."""
+        if not self.world.is_locked(row):
+            transaction = self.world.begin()
+            self.world.write(transaction, row)
+            self.world.commit(transaction)
+
+    @rule()
+    @precondition(lambda self: len(self.world.running) < 3)
+    def idle_transaction(self) -> None:
+        """It writes elsewhere, or later."""
+        self.world.begin()
+
+    @rule(number=st.integers(0, 2), row=st.integers(0, ROWS - 1))
+    @precondition(lambda self: self.world.running)
+    def write_more(self, number: int, row: int) -> None:
+        if not self.world.is_locked(row):
+            self.world.write(self.of_running(number), row)
+
+    @rule(number=st.integers(0, 2), commits=st.booleans())
+    @precondition(lambda self: self.world.running)
+    def end(self, number: int, commits: bool) -> None:
+        transaction = self.of_running(number)
+        (self.world.commit if commits else self.world.roll_back)(transaction)
+
+    def of_running(self, number: int) -> Transaction:
+        return self.world.running[number % len(self.world.running)]
+
+    # -- the listener
+
+    @rule()
+    @precondition(lambda self: not self.is_connected)
+    def connect(self) -> None:
+        self.is_connected, self.seen_unsent = True, self.world.unsent
+        self.board.connected(SERVER)
+
+    @rule()
+    @precondition(lambda self: self.is_connected)
+    def lose_connection(self) -> None:
+        self.is_connected, self.batch, self.look = False, None, None
+        self.world.lose_connection()
+        self.board.disconnected()
+
+    @rule()
+    @precondition(lambda self: self.is_connected and self.batch is None and self.look is None)
+    def register(self) -> None:
+        if batch := self.board.arming.registrations.take_wanted():
+            self.batch = batch
+            self.world.registered |= {one.row_id.key_hash for one, _ in batch}
+
+    @rule()
+    @precondition(lambda self: self.batch is not None)
+    def registered(self) -> None:
+        assert self.batch is not None
+        self.board.arming.registered(self.batch, self.world.assign_xid())
+        self.batch = None
+
+    @rule()
+    @precondition(lambda self: self.is_connected and self.batch is None and self.look is None)
+    def register_and_answer(self) -> None:
+        self.register()
+        if self.batch is not None:
+            self.registered()
+
+    @rule()
+    @precondition(lambda self: self.world.sent)
+    def notify(self) -> None:
+        self.board.notified(TABLE, [self.world.sent.pop(0)])
+
+    @rule(row=st.integers(0, ROWS - 1))
+    @precondition(lambda self: self.is_connected)
+    def forge(self, row: int) -> None:
+        self.board.notified(TABLE, [row])
+
+    @rule()
+    @precondition(lambda self: self.is_connected and self.batch is None and self.look is None)
+    def heartbeat(self) -> None:
+        if self.world.unsent != self.seen_unsent:
+            self.seen_unsent = self.world.unsent
+            self.board.arming.gap(self.world.assign_xid())
+
+    @rule()
+    @precondition(lambda self: self.is_connected and self.batch is None and self.look is None)
+    def look_for_writers(self) -> None:
+        proving = self.board.arming.proving()
+        if proving is not None:
+            tables, boundary = proving
+            found = self.world.is_without_writers(boundary)
+            self.look = (tables if found else []), boundary
+
+    @rule()
+    @precondition(lambda self: self.look is not None)
+    def looked_for_writers(self) -> None:
+        assert self.look is not None
+        self.board.arming.writers_gone(*self.look)
+        self.look = None
+
+    @rule()
+    @precondition(lambda self: self.is_connected and self.batch is None and self.look is None)
+    def look_at_once(self) -> None:
+        self.look_for_writers()
+        if self.look is not None:
+            self.looked_for_writers()
+
+    # -- the reader
+
+    @rule()
+    def take(self) -> None:
+        self.waiting += self.board.take_due()
+
+    @rule(number=st.integers(0, 4))
+    @precondition(lambda self: self.waiting)
+    def begin_read(self, number: int) -> None:
+        scheduled = self.waiting.pop(number % len(self.waiting))
+        self.board.begin([scheduled])
+        evidence = self.board.arming.is_connected and scheduled.why is not Why.NOTIFIED
+        self.reads.append(Read(scheduled, self.world.snapshot(), evidence))
+
+    @rule(number=st.integers(0, 4))
+    @precondition(lambda self: self.reads)
+    def end_read(self, number: int) -> None:
+        read = self.reads.pop(number % len(self.reads))
+        watch = read.scheduled.watch
+        row = watch.request.key[0]
+        evidence = Evidence((RowId(TABLE, row),), read.snapshot.xmin, SERVER)
+        reading = Reading(
+            (read.snapshot.values[row],), evidence=evidence if read.has_evidence else None
+        )
+        if self.board.take_in(read.scheduled, reading):
+            watch.finish(None)
+            self.board.discard(watch)
+        self.board.answered([read.scheduled], self.now)
+
+    @rule()
+    def read_all(self) -> None:
+        """All that is due, at once."""
+        self.begin_all()
+        while self.reads:
+            self.end_read(0)
+
+    def begin_all(self) -> None:
+        self.take()
+        while self.waiting:
+            self.begin_read(0)
+
+    @rule(row=st.integers(0, ROWS - 1))
+    def change_during_reads(self, row: int) -> None:
+        """The reads' snapshots do not show it; its notification arrives before their results."""
+        self.begin_all()
+        self.change(row)
+        while self.world.sent:
+            self.notify()
+        while self.reads:
+            self.end_read(0)
+
+    @rule(number=st.integers(0, 4))
+    @precondition(lambda self: self.reads)
+    def fail_read(self, number: int) -> None:
+        read = self.reads.pop(number % len(self.reads))
+        self.board.answered([read.scheduled], self.now, "the server went away")
+
+    @rule(seconds=st.sampled_from([0.001, 0.5, 5.0, 60.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    # -- what holds at any time
+
+    @invariant()
+    def no_change_is_lost(self) -> None:
+        for watch in self.watches:
+            row = watch.request.key[0]
+            relies = isinstance(watch.phase, Armed) and not watch.is_over
+            if relies and watch.observation.baseline != (self.world.values[row],):
+                assert self.will_be_read(watch), f"the change of row {row} is lost"
+
+    def will_be_read(self, watch: Watch) -> bool:
+        """Whether something is left that has the row read, without waiting for its interval."""
+        scheduled = self.board.schedule.of(watch)
+        return (
+            (scheduled is not None and scheduled.when <= self.now)
+            or any(read.watch is watch for read in self.waiting)
+            or any(read.scheduled.watch is watch for read in self.reads)
+            or watch.request.key[0] in self.world.sent
+            or self.world.unsent != self.seen_unsent
+        )
+
+
+STEPS = settings(
+    max_examples=1_000,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+UNTIL_FOUND = settings(
+    STEPS, max_examples=20_000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False
+)
+
+
+def test_no_order_of_steps_loses_a_change() -> None:
+    run_state_machine_as_test(BoardMachine, settings=STEPS)
+
+
+def without_the_boundary(phase: Phase, event: phases.Event, now: float) -> Phase:
+    """Any read after the registration is taken for a proof."""
+    after = phases.following(phase, event, now)
+    is_read = isinstance(event, phases.Read)
+    return Armed(now) if is_read and isinstance(after, Proving) else after
+
+
+def without_a_look_at_the_locks(_world: World, _boundary: int) -> bool:
+    """The writers are taken to be gone."""
+    return True
+
+
+def without_what_comes_during_a_read(
+    board: Board, table_oid: int | None, keys: Iterable[int] | None
+) -> None:
+    """A read under way is taken to show what is notified of meanwhile."""
+    under_way = {read.watch for read in board._under_way.values()}
+    for watch in board.arming.registrations.watches_of(table_oid, keys):
+        if watch not in under_way:
+            board._read_notified(watch)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "sabotaged"),
+    [
+        (arming, "following", without_the_boundary),
+        (World, "is_without_writers", without_a_look_at_the_locks),
+        (Board, "notified", without_what_comes_during_a_read),
+    ],
+)
+def test_without_a_step_of_the_protocol_a_change_is_lost(
+    owner: object, name: str, sabotaged: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, name, sabotaged)
+    with pytest.raises(AssertionError, match="is lost"):
+        run_state_machine_as_test(BoardMachine, settings=UNTIL_FOUND)

@@ -1,0 +1,33 @@
+"""Clean-up and statements under cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from rowbell._cancellation import cancelled_once, complete
+
+
+async def test_a_clean_up_that_fails_while_it_is_cancelled_is_not_reported() -> None:
+    """Its caller gets the cancellation."""
+    begun = asyncio.Event()
+
+    async def clean_up() -> None:
+        begun.set()
+        await asyncio.sleep(0.01)  # the clean-up's work, in which it is cancelled
+        raise ValueError
+
+    task = asyncio.create_task(complete(clean_up()))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancellation_of_the_applications_own_is_an_error_of_its_statement() -> None:
+    async def statement() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="was cancelled"):
+        await cancelled_once(statement())

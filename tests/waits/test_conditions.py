@@ -1,0 +1,100 @@
+"""Conditions: what may change without the row is asked again; the rest is asked when it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import func, insert, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from rowbell import ListenError, Reason, RowWatcher
+from support.models import Order
+from support.observed import execute
+from support.offers import Offer, OfferBase
+from support.waits import armed_wait, polled_because
+
+
+def has_expired(offer: Offer) -> bool:
+    return offer.expires_at <= datetime.now(UTC)
+
+
+@pytest.fixture
+async def offers(engine: AsyncEngine) -> AsyncEngine:
+    async with engine.begin() as connection:
+        await connection.run_sync(OfferBase.metadata.create_all)
+    return engine
+
+
+@pytest.mark.parametrize("mode", ["auto", "poll"])
+@pytest.mark.parametrize(
+    "until", [Offer.expires_at <= func.now(), has_expired], ids=["sql", "function"]
+)
+async def test_a_condition_that_time_fulfils_ends_the_wait(
+    offers: AsyncEngine, mode: str, until: Any
+) -> None:
+    """Nobody touches the row: woken or polled, the wait ends when the condition holds."""
+    soon = datetime.now(UTC) + timedelta(seconds=0.4)
+    await execute(offers, insert(Offer).values(id=1, expires_at=soon))
+    async with RowWatcher(offers, mode=mode, recheck=None) as watcher:
+        offer = await watcher.wait_for_change(Offer, 1, until=until, interval=0.1, timeout=20)
+    assert datetime.now(UTC) >= soon
+    assert offer.expires_at == soon
+
+
+async def test_an_armed_predicate_is_asked_again_without_a_query(offers: AsyncEngine) -> None:
+    asked = asyncio.Event()
+    times = 0
+
+    def predicate(_: Offer) -> bool:
+        nonlocal times
+        times += 1
+        if times > 3:
+            asked.set()
+        return False
+
+    await execute(offers, insert(Offer).values(id=1, expires_at=datetime.now(UTC)))
+    async with RowWatcher(offers, mode="listen", recheck=None) as watcher:
+        wait = await armed_wait(watcher, Offer, 1, until=predicate, interval=0.02)
+        queries, times = watcher.statistics().queries, 0
+        await asked.wait()
+        assert watcher.statistics().queries <= queries + 1  # the one that was under way
+        wait.cancel()
+
+
+async def test_a_predicate_is_asked_for_the_last_time_when_the_time_is_over(
+    offers: AsyncEngine,
+) -> None:
+    async with offers.begin() as connection:
+        soon = datetime.now(UTC) + timedelta(seconds=0.1)
+        await connection.execute(insert(Offer).values(id=1, expires_at=soon))
+    async with RowWatcher(offers, mode="poll") as watcher:
+        await watcher.wait_for_change(Offer, 1, until=has_expired, interval=60, timeout=0.3)
+
+
+async def test_why_a_condition_is_polled_is_said(
+    offers: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And refused where polling is."""
+    await execute(offers, insert(Offer).values(id=1, expires_at=datetime.now(UTC)))
+    until = Offer.expires_at > func.now() + timedelta(days=1)
+    with caplog.at_level(logging.WARNING, "rowbell"):
+        async with RowWatcher(offers) as watcher:
+            wait = await polled_because(watcher, Reason.VARYING_CONDITION, Offer, 1, until=until)
+            wait.cancel()
+    assert "model Offer, whose condition depends on now()" in caplog.text
+    async with RowWatcher(offers, mode="listen") as watcher:
+        with pytest.raises(ListenError, match=r"now\(\)") as refused:
+            await watcher.wait_for_change(Offer, 1, until=until)
+        assert refused.value.reason is Reason.VARYING_CONDITION
+
+
+async def test_a_change_still_ends_what_is_asked_again(orders: AsyncEngine) -> None:
+    """Armed, a predicate is asked as soon as the row has changed, however long the interval is."""
+    async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+        wait = await armed_wait(watcher, until=lambda order: order.n == 1)
+        await execute(orders, update(Order).values(n=1))
+        assert (await wait).n == 1

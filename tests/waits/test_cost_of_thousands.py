@@ -1,0 +1,126 @@
+"""Thousands of waits are served in batches: counted, not timed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import event, insert, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from rowbell import RowWatcher, wait_for_row_change
+from rowbell._watch.reading.batch import SLICE
+from support.models import Odd, Order
+from support.observed import everything_sent, execute
+from support.waits import armed_waits
+
+WAITS = 2_000
+
+
+@pytest.fixture
+def order_rows() -> list[dict[str, object]]:
+    return [{"id": id_} for id_ in range(1, WAITS + 1)]
+
+
+async def test_waits_that_begin_at_once_are_armed_in_batches_and_end_in_batches(
+    orders: AsyncEngine,
+) -> None:
+    """Of all connections together: a handful of statements to arm, and a handful to wake."""
+    with everything_sent(orders) as sent:
+        async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+            sent.clear()
+            waits = await armed_waits(watcher, range(1, WAITS + 1), since={"n": 0})
+            assert len(sent) <= 18
+            sent.clear()
+            await execute(orders, update(Order).values(n=1))
+            assert [order.n for order in await asyncio.gather(*waits)] == [1] * WAITS
+            assert len(sent) <= 8
+
+
+@pytest.mark.parametrize("until", [None, lambda order: order.n == 1], ids=["values", "orm"])
+async def test_the_event_loop_goes_on_while_thousands_of_rows_are_looked_at(
+    orders: AsyncEngine, until: Callable[[Order], bool] | None
+) -> None:
+    """Whatever else an application does there waits for a few hundred rows at most."""
+    turn, ended = 0, Counter[int]()
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)  # one turn of the loop
+            turn += 1
+
+    async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+        waits = [
+            asyncio.create_task(watcher.wait_for_change(Order, key, until=until))
+            for key in range(1, WAITS + 1)
+        ]
+        for wait in waits:
+            wait.add_done_callback(lambda _: ended.update([turn]))
+        await watcher.reached(lambda now: now.armed == WAITS)
+        turns = asyncio.create_task(count_turns())
+        await execute(orders, update(Order).values(n=1))
+        await asyncio.wait(waits)
+        turns.cancel()
+    assert ended.total() == WAITS
+    assert max(ended.values()) <= SLICE
+
+
+async def test_a_session_of_ones_own_costs_no_statement(orders: AsyncEngine) -> None:
+    """The instance that the read brought becomes the session's."""
+
+    async def one(key: int) -> int:
+        async with AsyncSession(orders) as session:
+            order = await wait_for_row_change(session, Order, key)
+            assert order in session
+            return order.n
+
+    async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+        waits = [asyncio.create_task(one(key)) for key in range(1, WAITS + 1)]
+        await watcher.reached(lambda now: now.armed == WAITS)
+        with everything_sent(orders) as sent:
+            await execute(orders, update(Order).values(n=1))
+            assert sum(await asyncio.gather(*waits)) == WAITS
+        assert len(sent) <= 8
+
+
+@pytest.mark.fault("B35")
+async def test_after_a_lost_connection_all_rows_are_read_and_registered_in_batches(
+    orders: AsyncEngine,
+) -> None:
+    kill = text(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE 'rowbell%'"
+    )
+    with everything_sent(orders) as sent:
+        async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+            waits = await armed_waits(watcher, range(1, WAITS + 1))
+            sent.clear()
+            async with orders.begin() as connection:
+                assert await connection.scalar(kill) == 1
+                await connection.execute(update(Order).where(Order.id == 1).values(n=1))
+            assert (await waits[0]).n == 1
+            await watcher.reached(lambda now: now.armed == WAITS - 1)
+            assert len(sent) <= 100
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
+
+
+async def test_waits_that_begin_at_once_take_no_connection_each(engine: AsyncEngine) -> None:
+    """Not even where only the server knows how a read returns what `since` gives."""
+    keys = [uuid4() for _ in range(100)]
+    async with engine.begin() as connection:
+        await connection.execute(insert(Odd), [{"Id": key, "amount": 1} for key in keys])
+    opened: list[object] = []
+    event.listen(engine.sync_engine, "connect", lambda connection, _: opened.append(connection))
+    async with RowWatcher(engine, mode="listen", recheck=None) as watcher:
+        waits = await armed_waits(watcher, keys, Odd, since={"amount": Decimal("1.0")})
+        assert len(opened) <= 8
+        for wait in waits:
+            wait.cancel()
+        await asyncio.wait(waits)
