@@ -7,7 +7,8 @@ from rowbell._locks.advisory import advisory_lock
 from rowbell._locks.rows import lock_rows
 from rowbell._locks.tables import LockMode, lock_tables
 from rowbell._m2m.related import m2m_add, m2m_remove, m2m_set
-from rowbell._session import create_db_context, create_db_dependency, get_transaction
+from rowbell._sessions.dependency import create_db_context, create_db_dependency
+from rowbell._sessions.transaction import get_transaction
 from rowbell._watch.arguments import WaitArguments
 from rowbell._watch.database.inspection import TriggerState, TriggerStatus
 from rowbell._watch.database.install import install_triggers, remove_triggers, trigger_status

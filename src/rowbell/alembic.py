@@ -37,15 +37,10 @@ except ImportError as error:
 from rowbell._identifiers import qualified, quote_literal
 from rowbell._lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell._watch.database.ddl import limited, pinned
-from rowbell._watch.database.install import (
-    announcement,
-    drop_statements,
-    install_triggers,
-    remove_triggers,
-)
+from rowbell._watch.database.install import install_triggers, remove_triggers
 from rowbell._watch.database.schema import SCHEMA, schema_statements
 from rowbell._watch.database.tables import TriggerOptions, declare
-from rowbell._watch.database.triggers import ForEach, TableTriggers
+from rowbell._watch.database.triggers import ForEach, TableTriggers, announcement, drop_statements
 from rowbell._watch.database.trust import refuse_untrusted_owners
 from rowbell._watch.values.key_hash import KeyColumn
 from rowbell.errors import TriggerError

@@ -5,10 +5,8 @@
     RowbellError
      ├─ NotFoundError (LookupError)             the row does not exist, or no longer
      ├─ WaitTimeoutError (TimeoutError)         no change within the time given
-     ├─ LockTimeoutError (SQLAlchemyError, TimeoutError)
-     │                                          a lock was not acquired within the timeout
-     ├─ PoolExhaustedError (sqlalchemy.exc.TimeoutError, TimeoutError)
-     │                                          all connections of the pool are in use
+     ├─ LockTimeoutError (SQLAlchemyError, TimeoutError)     a lock was not acquired in time
+     ├─ PoolExhaustedError (TimeoutError, SQLAlchemy's too)  all connections are in use
      ├─ UnmappedModelError (TypeError)          not a mapped class, or one that cannot be watched
      ├─ RelationshipError (TypeError)           not a Many-to-Many relationship
      ├─ InvalidKeyError (ValueError)            not a primary key of the model
@@ -22,13 +20,13 @@
      ├─ ListenError (RuntimeError)              mode="listen", and listening is not possible
      └─ TriggerError (RuntimeError)             triggers cannot be installed on that table
 
-Each keeps the facts that its sentence is built from as attributes.
+Each keeps the facts of its message as attributes.
 """
 
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def describe_row(model: type[Any], key: Mapping[str, object]) -> str:
-    """A row for a sentence: ``Order(id=7)``; a long key is shortened."""
+    """A row for a message: ``Order(id=7)``; a long key is shortened."""
     columns = ", ".join(f"{name}={_short(value)}" for name, value in key.items())
     return f"{model.__name__}({columns})"
 
@@ -190,6 +188,9 @@ class InvalidKeyError(RowbellError, ValueError):
         super().__init__(f"{_short(value)} is no key of {model.__name__}: {why}")
 
 
+_NOT_MAPPED: Final = "is not a mapped column"
+
+
 class InvalidColumnError(RowbellError, ValueError):
     """A name or attribute given does not stand for a column of the model.
 
@@ -199,14 +200,9 @@ class InvalidColumnError(RowbellError, ValueError):
     """
 
     def __init__(
-        self,
-        model: type[Any],
-        column: object,
-        known: Iterable[str],
-        why: str = "is not a mapped column",
+        self, model: type[Any], column: object, known: Iterable[str], why: str = _NOT_MAPPED
     ) -> None:
-        self.model = model
-        self.column = column
+        self.model, self.column = model, column
         names, text = sorted(known), str(column)
         close = get_close_matches(text, names, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names)}"
@@ -223,8 +219,7 @@ class InvalidArgumentError(RowbellError, ValueError):
     """
 
     def __init__(self, argument: str, value: object, expected: str) -> None:
-        self.argument = argument
-        self.value = value
+        self.argument, self.value = argument, value
         super().__init__(f"{argument} must be {expected}, got {_short(value)}")
 
 
@@ -256,7 +251,7 @@ class UnflushedInstanceError(RowbellError, ValueError):
 
 
 class SessionStateError(RowbellError, RuntimeError):
-    """The session cannot do that in the state that it is in; the sentence names the way out."""
+    """The session cannot do that in the state that it is in; the message says what to do."""
 
 
 class WatcherStateError(RowbellError, RuntimeError):
@@ -272,14 +267,13 @@ class DatabaseStateError(RowbellError, RuntimeError):
     """
 
     def __init__(self, database: str, state: str, remedy: str) -> None:
-        self.database = database
-        self.state = state
+        self.database, self.state = database, state
         verb = state if state == "exists" else f"is {state}"
         super().__init__(f"the database {database!r} {verb}: {remedy}")
 
 
 class UnsupportedEngineError(RowbellError, TypeError):
-    """The engine cannot be watched at all; the sentence says why and what to use."""
+    """The engine cannot be watched at all; the message says why, and what to use."""
 
 
 class ListenError(RowbellError, RuntimeError):
@@ -291,8 +285,7 @@ class ListenError(RowbellError, RuntimeError):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        self.reason = reason
-        self.detail = detail
+        self.reason, self.detail = reason, detail
         super().__init__(f'cannot listen, as mode="listen" demands ({reason}): {detail}')
 
 

@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise ImportError("rowbell.fastapi needs FastAPI: pip install rowbell[fastapi]") from error
 
-from rowbell._session import create_db_context
+from rowbell._sessions.dependency import create_db_context
 from rowbell.errors import (
     LockTimeoutError,
     NotFoundError,

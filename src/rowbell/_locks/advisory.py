@@ -25,7 +25,7 @@ from rowbell._cancellation import cancelled_once, complete
 from rowbell._lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell._locks.waiting import lock_wait
 from rowbell._mapping import sync_connection
-from rowbell._session import refuse_unbegun, savepoint
+from rowbell._sessions.transaction import refuse_unbegun, savepoint
 from rowbell.errors import InvalidArgumentError, SessionStateError
 
 if TYPE_CHECKING:

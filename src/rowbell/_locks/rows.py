@@ -12,7 +12,7 @@ from rowbell._locks.waiting import lock_wait
 from rowbell._mapping import mapper_of
 from rowbell._parameter_limits import longest_in_list
 from rowbell._primary_key import Key, key_names, key_of
-from rowbell._session import savepoint
+from rowbell._sessions.transaction import savepoint
 from rowbell.errors import InvalidArgumentError, NotFoundError, SessionStateError, describe_row
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from rowbell._mapping import (
     table_name,
     tables_of,
 )
-from rowbell._session import SessionT, get_transaction
+from rowbell._sessions.transaction import SessionT, get_transaction
 from rowbell.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

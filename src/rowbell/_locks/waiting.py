@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from rowbell._session import refuse_autocommit
+from rowbell._sessions.transaction import refuse_autocommit
 from rowbell._sqlstate import LOCK_NOT_AVAILABLE, QUERY_CANCELED, has_sqlstate
 from rowbell.errors import LockTimeoutError
 

@@ -15,7 +15,7 @@ from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Groupin
 from rowbell._cancellation import cancelled_once
 from rowbell._mapping import SchemaMap, schema_map_of, sync_connection
 from rowbell._parameter_limits import longest_in_list
-from rowbell._session import savepoint
+from rowbell._sessions.transaction import savepoint
 from rowbell.errors import (
     InvalidArgumentError,
     NotFoundError,

@@ -1,4 +1,4 @@
-"""Those who wait for a watcher's statistics to be such and such."""
+"""Waits for a condition on a watcher's statistics."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from rowbell._watch.state import WatcherState
 from rowbell.errors import WatcherStateError
 
 if TYPE_CHECKING:
-    from asyncio import Future
+    from asyncio import Future, Handle
     from collections.abc import Callable
 
     from rowbell._watch.statistics import WatcherStatistics
 
 
 class Observers:
-    """Conditions on the statistics, and who waits for each."""
+    """The conditions on the statistics that somebody waits for.
 
-    def __init__(self) -> None:
+    Args:
+        statistics: The statistics as they are now.
+    """
+
+    def __init__(self, statistics: Callable[[], WatcherStatistics]) -> None:
+        self._statistics = statistics
         self._waiting: dict[Future[None], Callable[[WatcherStatistics], object]] = {}
+        self._look: Handle | None = None
 
     async def reached(self, condition: Callable[[WatcherStatistics], object]) -> None:
         """Wait until a look finds the condition true.
@@ -36,11 +42,16 @@ class Observers:
             del self._waiting[reached]
             take_notice(reached)
 
-    def look(self, statistics: Callable[[], WatcherStatistics]) -> None:
-        """Something has changed: whose condition is true now?"""
+    def changed(self) -> None:
+        """Look at the conditions soon: ten thousand changes of one moment are one look."""
+        if self._waiting and self._look is None:
+            self._look = asyncio.get_running_loop().call_soon(self._look_now)
+
+    def _look_now(self) -> None:
+        self._look = None
         if not self._waiting:
             return
-        now = statistics()
+        now = self._statistics()
         for reached, condition in self._waiting.items():
             if reached.done():
                 continue
@@ -51,7 +62,7 @@ class Observers:
                     reached.set_exception(WatcherStateError("the watcher was closed"))
             except (KeyboardInterrupt, SystemExit):
                 raise
-            except BaseException as error:  # noqa: BLE001  # the caller's condition: his error
+            except BaseException as error:  # noqa: BLE001  # of the caller's condition
                 reached.set_exception(as_result(error))
 
 

@@ -165,7 +165,7 @@ class Subscription:
         answer = await session.register(rows, arming.tables())
         self._take_in(answer.report)
         if answer.boundary is None:
-            arming.refused(registration for registration, _ in batch)
+            arming.refused([registration for registration, _ in batch])
             self._state.warn(Reason.TOO_MANY_REGISTRATIONS, f"{len(rows)} more rows")
         else:
             arming.registered(batch, answer.boundary)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
+from weakref import WeakKeyDictionary
 
 import anyio
 from sqlalchemy.exc import DBAPIError
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 
 from rowbell._cancellation import finished
 from rowbell._mapping import mapper_of, schema_map_of
-from rowbell._session import refuse_unbegun
+from rowbell._sessions.transaction import refuse_unbegun
 from rowbell._sqlstate import IN_FAILED_TRANSACTION, has_sqlstate
 from rowbell._watch.arguments import WaitArguments, takes_wait_arguments
 from rowbell._watch.board.watch import Watch
@@ -27,14 +28,17 @@ from rowbell._watch.caller.session import (
     sees,
 )
 from rowbell._watch.connections import check_engine
+from rowbell._watch.event_loop import running_loop
 from rowbell._watch.reading.batch import finish, read
 from rowbell._watch.reasons import Reason
 from rowbell._watch.request import WaitRequest
 from rowbell._watch.state import warn_once
-from rowbell._watch.watcher import lent_watcher, running_loop
+from rowbell._watch.watcher import RowWatcher, open_watcher
 from rowbell.errors import NotFoundError, UnsupportedEngineError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from sqlalchemy import Connection
 
 
@@ -123,7 +127,7 @@ async def wait_for_row_change(
             else:
                 engine = AsyncEngine(bind.engine)
                 check_engine(engine)
-                async with lent_watcher(engine) as watcher:
+                async with _lent_watcher(engine) as watcher:
                     instance = await watcher.wait(request, wants_instance=False)
         except NotFoundError as error:
             if error.deleted or held is None or held is bind:
@@ -202,3 +206,28 @@ def _look(connection: Connection, watch: Watch) -> None:
             finish(connection, watch.request.rows, [(watch, reading)])
         else:
             watch.ask_again()
+
+
+@asynccontextmanager
+async def _lent_watcher(engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
+    """The engine's open watcher; or a new one, which the last of its borrowers closes."""
+    watcher = open_watcher(engine)
+    if watcher is None:
+        watcher = RowWatcher(engine)
+        watcher.start()
+        _borrowers[watcher] = 0
+    if watcher not in _borrowers:  # the application's own
+        yield watcher
+        return
+    _borrowers[watcher] += 1
+    try:
+        yield watcher
+    finally:
+        _borrowers[watcher] -= 1
+        if not _borrowers[watcher]:
+            del _borrowers[watcher]
+            await watcher.aclose()
+
+
+_borrowers: WeakKeyDictionary[RowWatcher, int] = WeakKeyDictionary()
+"""Those of the open watchers that no application has opened, and how many waits use each."""

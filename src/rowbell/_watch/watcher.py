@@ -4,40 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
-from weakref import WeakKeyDictionary
 
 import anyio
 
 from rowbell._cancellation import complete, own_cancellations
 from rowbell._watch.arguments import WaitArguments, takes_wait_arguments
-from rowbell._watch.board.board import Board
+from rowbell._watch.assembly import assemble
 from rowbell._watch.board.watch import Watch
 from rowbell._watch.connections import Connections, check_engine
-from rowbell._watch.failures import UnreachableError, is_passing
+from rowbell._watch.event_loop import running_loop
 from rowbell._watch.last_read import LastRead
-from rowbell._watch.notifiers.postgres import PostgresNotifier
+from rowbell._watch.narrowing import narrowed
 from rowbell._watch.observers import Observers, take_notice
+from rowbell._watch.per_engine import PerEngine
 from rowbell._watch.predicate_timer import PredicateTimer
-from rowbell._watch.reading.reader import Reader
 from rowbell._watch.reasons import Reason, explain
 from rowbell._watch.request import WaitRequest
 from rowbell._watch.state import Mode, StateLog, WatcherState, logger
 from rowbell._watch.statistics import statistics_of
-from rowbell._watch.subscription import Subscription
 from rowbell._watch.timing import Timing, seconds_of
 from rowbell.errors import InvalidArgumentError, ListenError, WatcherStateError
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Handle, Task
-    from collections.abc import AsyncGenerator, Callable
+    from asyncio import AbstractEventLoop, Task
+    from collections.abc import Callable
     from datetime import timedelta
 
-    from sqlalchemy import URL, Dialect
+    from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from rowbell._watch.reading.reader import Reader
     from rowbell._watch.statistics import WatcherStatistics
+    from rowbell._watch.subscription import Subscription
 
 ModelT = TypeVar("ModelT")
 
@@ -55,14 +54,13 @@ class RowWatcher:
             where it cannot; ``"poll"`` opens no connection.
         listen_url: Where to LISTEN, if the engine goes through a pooler or reads elsewhere:
             the URL of the server itself, with asyncpg as its driver.
-        recheck: How often a row that nothing rang for is read all the same, in seconds
+        recheck: How often the row of an armed wait is read all the same, in seconds
             (default 30): a safety net under changes that fire no trigger. ``None``: never.
         timing: All other times.
 
     Raises:
-        UnsupportedEngineError: Not an ``AsyncEngine``, or one whose sessions share a
-            connection.
-        InvalidArgumentError: ``mode`` or ``recheck`` is none.
+        UnsupportedEngineError: Not an ``AsyncEngine``, or its sessions share a connection.
+        InvalidArgumentError: ``mode`` or ``recheck`` is invalid.
 
     Example:
         .. code-block:: python
@@ -88,27 +86,21 @@ class RowWatcher:
         self._mode = Mode(mode)
         self._timing = timing or Timing()
         self._connections = Connections(engine, listen_url, self._timing)
-        self._state = StateLog(engine, self._changed)
-        read_wake, subscription_wake = asyncio.Event(), asyncio.Event()
-        self._board = Board(
-            self._time,
-            self._timing,
+        self._observers = Observers(self.statistics)
+        self._state = StateLog(engine, self._observers.changed)
+        parts = assemble(
+            self._connections,
+            self._state,
+            mode=self._mode,
             recheck=every,
-            must_arm=self._mode is Mode.LISTEN,
-            earlier=read_wake.set,
-            attention=subscription_wake.set,
-            changed=self._changed,
+            timing=self._timing,
+            changed=self._observers.changed,
         )
-        self._reader = Reader(self._board, read_wake, self._connections, self._state)
-        self._notifier = PostgresNotifier(self._connections, self._timing)
-        self._subscription = Subscription(
-            self._board, subscription_wake, self._notifier, self._state, self._timing
-        )
+        self._board, self._reader = parts.board, parts.reader
+        self._notifier, self._subscription = parts.notifier, parts.subscription
         self._loop: AbstractEventLoop | None = None
         self._task: Task[None] | None = None
         self._failure: BaseException | None = None
-        self._observers = Observers()
-        self._look: Handle | None = None
 
     # -- start and stop
 
@@ -140,13 +132,12 @@ class RowWatcher:
         if self._task is not None:
             raise WatcherStateError(f"{self!r} cannot be entered twice: make a new one")
         self._loop = running_loop()
-        open_here = _open.setdefault(self._loop, {})
-        if self._engine.dialect in open_here:
+        if other := _open.get(self._engine):
             raise WatcherStateError(
-                f"{open_here[self._engine.dialect]!r} watches this engine in this event loop "
-                "already: one serves all waits, so share it"
+                f"{other!r} watches this engine in this event loop already: one serves all waits, "
+                "so share it"
             )
-        open_here[self._engine.dialect] = self
+        _open.add(self._engine, self)
         if self._mode is Mode.POLL:
             self._state.enter(WatcherState.POLLING, Reason.REQUESTED, 'mode="poll"')
         else:
@@ -183,9 +174,7 @@ class RowWatcher:
 
     def _leave(self) -> None:
         """Be closed from now on, for those who wait and those who come."""
-        open_here = _open.get(self._loop, {}) if self._loop else {}
-        if open_here.get(self._engine.dialect) is self:
-            del open_here[self._engine.dialect]
+        _open.remove(self)
         why = f"it failed: {self._failure!r}" if self._failure else "it was closed during the wait"
         self._board.fail_all(lambda: WatcherStateError(f"{self!r} cannot wait any more: {why}"))
         self._state.enter(WatcherState.CLOSED)
@@ -204,8 +193,7 @@ class RowWatcher:
         Args:
             model: The mapped class.
             pk_value: The primary key, as ``Session.get`` takes it.
-            **arguments: ``columns``, ``interval`` (default 0.5 s), ``timeout`` (default: for
-                ever), ``until``, ``since``, ``options``: see ``WaitArguments``.
+            **arguments: How to wait: see ``WaitArguments``.
 
         Returns:
             The row after the change, detached.
@@ -238,7 +226,7 @@ class RowWatcher:
         """Wait as requested; without ``wants_instance`` it may return ``None``."""
         self._check_open()
         begun = self._time()
-        request = await self._narrowed(request, begun)
+        request = await narrowed(request, self._connections, begun, self._timing.first_read)
         self._check_open()
         never_armed = request.never_armed
         if never_armed is not None and self._mode is not Mode.POLL:
@@ -259,25 +247,6 @@ class RowWatcher:
             predicate.stop()
             self._board.discard(watch)
             take_notice(watch.result)
-
-    async def _narrowed(self, request: WaitRequest, begun: float) -> WaitRequest:
-        """The request for the row's own class; as it is where there is no time to find that out."""
-        limit = math.inf if request.timeout is None else begun + request.timeout
-        while request.again is not None and request.rows.subclass(request.key) is not None:
-            try:
-                return await self._connections.run(request.narrowed)
-            except UnreachableError as error:
-                if not error.passes:
-                    raise error.reason from None
-            except Exception as error:
-                if not is_passing(error):
-                    raise
-            self._check_open()
-            soon = min(request.interval, self._timing.first_read)
-            if self._time() + soon >= limit:
-                return request
-            await anyio.sleep(soon)
-        return request
 
     def _say_never_armed(self, reason: Reason, subject: str) -> None:
         if self._mode is Mode.LISTEN:
@@ -310,15 +279,6 @@ class RowWatcher:
             self._check_open()
             await self._observers.reached(condition)
 
-    def _changed(self) -> None:
-        """Look at it soon: ten thousand changes of one moment are looked at once."""
-        if self._look is None and self._loop is not None and not self._loop.is_closed():
-            self._look = self._loop.call_soon(self._look_at_it)
-
-    def _look_at_it(self) -> None:
-        self._look = None
-        self._observers.look(self.statistics)
-
     def _time(self) -> float:
         return asyncio.get_running_loop().time()
 
@@ -332,51 +292,9 @@ async def _run(part: Reader | Subscription) -> None:
         await part.run()
 
 
-def running_loop() -> AbstractEventLoop:
-    """The running event loop of asyncio.
-
-    Raises:
-        WatcherStateError: There is none, or another library's.
-    """
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise WatcherStateError(
-            "waiting needs a running event loop of asyncio, as SQLAlchemy's asyncio API does: use "
-            "asyncio.run(), and with anyio or trio the backend 'asyncio'"
-        ) from None
-
-
-_open: WeakKeyDictionary[AbstractEventLoop, dict[Dialect, RowWatcher]] = WeakKeyDictionary()
-"""The open watchers. An engine is known by its dialect, which its copies by
-``execution_options()`` share, and which survives ``dispose()``."""
+_open: PerEngine[RowWatcher] = PerEngine()
 
 
 def open_watcher(engine: AsyncEngine) -> RowWatcher | None:
     """The watcher that is open for that engine in this event loop, if there is one."""
-    return _open.get(asyncio.get_running_loop(), {}).get(engine.dialect)
-
-
-@asynccontextmanager
-async def lent_watcher(engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
-    """The engine's open watcher; or a new one, which the last of its borrowers closes."""
-    watcher = open_watcher(engine)
-    if watcher is None:
-        watcher = RowWatcher(engine)
-        watcher.start()
-        _borrowers[watcher] = 0
-    if watcher not in _borrowers:  # the application's own
-        yield watcher
-        return
-    _borrowers[watcher] += 1
-    try:
-        yield watcher
-    finally:
-        _borrowers[watcher] -= 1
-        if not _borrowers[watcher]:
-            del _borrowers[watcher]
-            await watcher.aclose()
-
-
-_borrowers: WeakKeyDictionary[RowWatcher, int] = WeakKeyDictionary()
-"""Those of the open watchers that no application has opened, and how many waits use each."""
+    return _open.get(engine)

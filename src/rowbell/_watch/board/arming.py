@@ -1,13 +1,12 @@
 """Which phase each watch is in: the one place that changes phases, and what is registered for it.
 
-It does what ``phases`` says: an event of the notifier or of a read takes watches from phase to
-phase. What it needs from outside it asks for: a read (``want_read``), or the attention of whoever
-talks with the notifier (``attention``).
+An event of the notifier or of a read takes watches from phase to phase, as ``phases`` says. What
+it needs it asks for: a read (``want_read``), or the subscription's ``attention``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rowbell._watch.board.phases import (
     Armed,
@@ -30,20 +29,12 @@ from rowbell._watch.reasons import Reason, explain
 from rowbell.errors import ListenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from rowbell._watch.board.watch import Watch
     from rowbell._watch.database.tables import Columns, WatchedTable
     from rowbell._watch.rows.evidence import Evidence
     from rowbell._watch.values.key_hash import RowId
-
-
-class WantRead(Protocol):
-    """Has a watch's row read."""
-
-    def __call__(self, watch: Watch, *, spread: bool = False) -> None:
-        """Read it at once; with ``spread`` within a moment, when many are to be read."""
-        ...
 
 
 class Arming:
@@ -52,8 +43,9 @@ class Arming:
     Args:
         clock: The time, in seconds.
         must_arm: Whether a wait fails that cannot be armed (``mode="listen"``).
-        want_read: Has a watch's row read.
-        attention: Called when there is something to do for whoever talks with the notifier.
+        want_read: Has a watch's row read at once.
+        want_read_soon: Has it read within a moment: many are to be read.
+        attention: Called when there is something to do for the subscription.
         changed: Called when what statistics say may have changed.
 
     Attributes:
@@ -69,7 +61,8 @@ class Arming:
         clock: Callable[[], float],
         *,
         must_arm: bool,
-        want_read: WantRead,
+        want_read: Callable[[Watch], None],
+        want_read_soon: Callable[[Watch], None],
         attention: Callable[[], None],
         changed: Callable[[], None],
     ) -> None:
@@ -80,6 +73,7 @@ class Arming:
         self._clock = clock
         self._must_arm = must_arm
         self._want_read = want_read
+        self._want_read_soon = want_read_soon
         self._attention = attention
         self._changed = changed
         self.registrations = Registrations()
@@ -106,10 +100,7 @@ class Arming:
 
     def _count(self, watch: Watch, before: Phase | None, after: Phase | None) -> None:
         self.armed += isinstance(after, Armed) - isinstance(before, Armed)
-        if isinstance(after, Proving):
-            self._proving.add(watch)
-        else:
-            self._proving.discard(watch)
+        (self._proving.add if isinstance(after, Proving) else self._proving.discard)(watch)
 
     # -- watches come and go
 
@@ -133,7 +124,7 @@ class Arming:
         for watch in watches:
             if watch.never_armed is None:
                 self._apply(watch, Wanted())
-            self._want_read(watch, spread=True)
+            self._want_read_soon(watch)
 
     def disconnected(self, watches: Iterable[Watch]) -> None:
         """Nothing notifies any more: all watches are polled."""
@@ -144,7 +135,7 @@ class Arming:
         for watch in watches:
             watch.row_ids = ()
             self._apply(watch, Unnotified(watch.never_armed))
-            self._want_read(watch, spread=True)
+            self._want_read_soon(watch)
 
     # -- reads
 
@@ -156,14 +147,14 @@ class Arming:
             begun_in: The phase of the watch when the read began.
             evidence: What the read says.
         """
-        if not self.is_connected:
+        if self.server is None:
             return
         if evidence.server != self.server:
             self._doubt(watch, evidence.server)
-            return
-        self._apply(watch, Read(begun_in, evidence))
-        if watch.row_ids != evidence.row_ids:
-            self._attach(watch, evidence.row_ids)
+        else:
+            self._apply(watch, Read(begun_in, evidence))
+            if watch.row_ids != evidence.row_ids:
+                self._attach(watch, evidence.row_ids)
 
     def _doubt(self, watch: Watch, server: float | None) -> None:
         """A read was answered by another server than the one that notifies.
@@ -178,7 +169,7 @@ class Arming:
             self._attention()
 
     def cannot_prove(self, watches: Iterable[Watch], reason: Reason) -> None:
-        """Reads cannot give the evidence for these watches."""
+        """Reads do not give the evidence for these watches."""
         for watch in watches:
             watch.never_armed = reason
             self._apply(watch, Unnotified(reason))
@@ -220,10 +211,10 @@ class Arming:
         if self._apply(watch, Registered(boundary)):
             self._want_read(watch)
 
-    def refused(self, registrations: Iterable[Registration]) -> None:
+    def refused(self, registrations: Sequence[Registration]) -> None:
         """The database takes no more rows of this role."""
+        self._refused.update(registrations)
         for registration in registrations:
-            self._refused.add(registration)
             for watch in registration.watches:
                 self._apply(watch, Unnotified(Reason.TOO_MANY_REGISTRATIONS))
 
@@ -260,7 +251,7 @@ class Arming:
                 rows.forms.forget()
         for watch in watches:
             self._apply(watch, Gap(boundary))
-            self._want_read(watch, spread=True)
+            self._want_read_soon(watch)
 
     def tables(self) -> dict[int, tuple[WatchedTable, Columns]]:
         """The tables whose triggers are to be checked, with the columns watched in them."""
@@ -276,7 +267,7 @@ class Arming:
                 registration.committed = None
                 for watch in registration.watches:
                     self._apply(watch, self._by_obstacle(watch))
-                    self._want_read(watch, spread=True)
+                    self._want_read_soon(watch)
                 if oid in mended:
                     self._want_registered(registration)
         return news

@@ -40,7 +40,7 @@ class Board:
             never.
         must_arm: Whether a wait fails that cannot be armed (``mode="listen"``).
         earlier: Called when there may be something to read earlier than was known.
-        attention: Called when there is something to do for whoever talks with the notifier.
+        attention: Called when there is something to do for the subscription.
         changed: Called when what statistics say may have changed.
 
     Attributes:
@@ -66,6 +66,7 @@ class Board:
             clock,
             must_arm=must_arm,
             want_read=self._want_read,
+            want_read_soon=self._want_read_soon,
             attention=attention,
             changed=changed,
         )
@@ -219,20 +220,26 @@ class Board:
                 return now + pause
         return _tick(now, interval)
 
-    def _want_read(self, watch: Watch, *, spread: bool = False) -> None:
+    def _want_read(self, watch: Watch, when: float = NOW) -> None:
         """Read a row for the sake of its watch's phase."""
         if read := self._under_way.get(watch):
             read.repeated = True
             return
-        scheduled, when = self.schedule.of(watch), NOW
-        if spread and len(self.watches) > _MANY:
-            most = min(self._timing.spread, watch.request.interval)
-            when = self._clock() + most * random.randrange(_MOMENTS) / _MOMENTS  # noqa: S311
+        scheduled = self.schedule.of(watch)
         if scheduled is None or when < scheduled.when:
             notified = scheduled is not None and scheduled.notified
             self.schedule.put(watch, when, Why.PROOF, notified=notified)
         elif scheduled.why is not Why.CONFIRMATION:
             scheduled.why = Why.PROOF
+
+    def _want_read_soon(self, watch: Watch) -> None:
+        """The same; where many are to be read, within a moment."""
+        if len(self.watches) <= _MANY:
+            self._want_read(watch)
+            return
+        most = min(self._timing.spread, watch.request.interval)
+        moment = random.randrange(_MOMENTS) / _MOMENTS  # noqa: S311
+        self._want_read(watch, self._clock() + most * moment)
 
 
 def _tick(now: float, interval: float) -> float:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from rowbell._identifiers import quote_literal
 from rowbell._lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell._mapping import ModelOrTable, tables_of
 from rowbell._sqlstate import UNDEFINED_FUNCTION, has_sqlstate
@@ -31,13 +30,13 @@ from rowbell._watch.database.inspection import (
 )
 from rowbell._watch.database.schema import (
     SCHEMA,
-    TRIGGERS,
     SchemaState,
     SchemaStatus,
     schema_statements,
     schema_status,
 )
 from rowbell._watch.database.tables import resolve, table_triggers
+from rowbell._watch.database.triggers import announcement, drop_statements
 from rowbell._watch.database.trust import TRIGGER_FUNCTION, untrusted_owners
 from rowbell.errors import TriggerError
 
@@ -289,19 +288,3 @@ def _state(connection: Connection, triggers: TableTriggers, schema: SchemaStatus
     if untrusted_owners(connection, [triggers.oid or 0]):
         return TriggerState.UNTRUSTED if found is not TriggerState.MISSING else found
     return found if schema.is_usable or found is TriggerState.MISSING else TriggerState.OUTDATED
-
-
-def drop_statements(table: str) -> list[str]:
-    """The statements that drop the triggers of a table, named as SQL.
-
-    The lock is taken first: DROP TRIGGER locks partitions before the table that they belong to,
-    and applications the other way round.
-    """
-    drop = [f"DROP TRIGGER IF EXISTS {trigger} ON {table}" for trigger in TRIGGERS]
-    return [f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE", *drop, announcement(table)]
-
-
-def announcement(table: str) -> str:
-    """The statement that has listeners look at a table's triggers, at commit."""
-    name = quote_literal(table)
-    return f"SELECT pg_notify('rowbell', '1:' || to_regclass({name})::oid || ':?')"

@@ -240,3 +240,19 @@ _REGISTERED: Final = (
 def _filled(template: str, **parts: str) -> str:
     """A file of the folder ``sql`` with its @parts@ filled in, in one pass: names may have @."""
     return re.sub(r"@(\w+)@", lambda part: parts[part[1]], template)
+
+
+def drop_statements(table: str) -> list[str]:
+    """The statements that drop the triggers of a table, named as SQL.
+
+    The lock is taken first: DROP TRIGGER locks partitions before the table that they belong to,
+    and applications the other way round.
+    """
+    drop = [f"DROP TRIGGER IF EXISTS {trigger} ON {table}" for trigger in TRIGGERS]
+    return [f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE", *drop, announcement(table)]
+
+
+def announcement(table: str) -> str:
+    """The statement that has listeners look at a table's triggers, at commit."""
+    name = quote_literal(table)
+    return f"SELECT pg_notify('rowbell', '1:' || to_regclass({name})::oid || ':?')"

@@ -35,7 +35,7 @@ from rowbell._watch.reasons import Reason
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
-    from rowbell._watch.database.calls import TableState
+    from rowbell._watch.database.answers import TableState
     from rowbell._watch.database.tables import Columns
     from rowbell._watch.notifiers.contract import Receiver, Tables
     from rowbell._watch.timing import Timing

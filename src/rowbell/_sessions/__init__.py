@@ -1,0 +1,1 @@
+"""Sessions for requests and workers, and transactions inside of them."""

@@ -1,0 +1,76 @@
+"""The parts of a watcher, put together. Another notifier is chosen here."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rowbell._watch.board.board import Board
+from rowbell._watch.notifiers.postgres import PostgresNotifier
+from rowbell._watch.reading.reader import Reader
+from rowbell._watch.state import Mode
+from rowbell._watch.subscription import Subscription
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rowbell._watch.connections import Connections
+    from rowbell._watch.notifiers.contract import Notifier
+    from rowbell._watch.state import StateLog
+    from rowbell._watch.timing import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of one watcher.
+
+    Attributes:
+        board: Its watches.
+        reader: The task that reads for them.
+        notifier: What notifies.
+        subscription: The task that connects the board with the notifier.
+    """
+
+    board: Board
+    reader: Reader
+    notifier: Notifier
+    subscription: Subscription
+
+
+def assemble(
+    connections: Connections,
+    state: StateLog,
+    *,
+    mode: Mode,
+    recheck: float | None,
+    timing: Timing,
+    changed: Callable[[], None],
+) -> Parts:
+    """Put the parts of a watcher together.
+
+    Args:
+        connections: What makes its connections.
+        state: Where the parts say how they are.
+        mode: Whether waits must be armed.
+        recheck: How often the row of an armed wait is read all the same, in seconds.
+        timing: All other times.
+        changed: Called when what statistics say may have changed.
+    """
+    wake_reader, wake_subscription = asyncio.Event(), asyncio.Event()
+    board = Board(
+        lambda: asyncio.get_running_loop().time(),
+        timing,
+        recheck=recheck,
+        must_arm=mode is Mode.LISTEN,
+        earlier=wake_reader.set,
+        attention=wake_subscription.set,
+        changed=changed,
+    )
+    notifier = PostgresNotifier(connections, timing)
+    return Parts(
+        board,
+        Reader(board, wake_reader, connections, state),
+        notifier,
+        Subscription(board, wake_subscription, notifier, state, timing),
+    )

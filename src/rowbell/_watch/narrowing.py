@@ -1,0 +1,48 @@
+"""A wait's request for the class that its row is of, whose columns count as well."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+import anyio
+
+from rowbell._watch.failures import UnreachableError, is_passing
+
+if TYPE_CHECKING:
+    from rowbell._watch.connections import Connections
+    from rowbell._watch.request import WaitRequest
+
+
+async def narrowed(
+    request: WaitRequest, connections: Connections, begun: float, first_read: float
+) -> WaitRequest:
+    """The request for the row's own class; as it is where there is no time to find that out.
+
+    Args:
+        request: The request, for a class that may have subclasses.
+        connections: Where to ask which one it is.
+        begun: When the wait began, on the event loop's clock.
+        first_read: How soon at least to ask again after an error that passes, in seconds.
+
+    Raises:
+        Exception: It cannot be asked, for a reason that does not pass.
+    """
+    if request.again is None or request.rows.subclass(request.key) is None:
+        return request
+    loop = asyncio.get_running_loop()
+    limit = math.inf if request.timeout is None else begun + request.timeout
+    pause = min(request.interval, first_read)
+    while True:
+        try:
+            return await connections.run(request.narrowed)
+        except UnreachableError as error:
+            if not error.passes:
+                raise error.reason from None
+        except Exception as error:
+            if not is_passing(error):
+                raise
+        if loop.time() + pause >= limit:
+            return request
+        await anyio.sleep(pause)
