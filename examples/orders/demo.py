@@ -25,7 +25,7 @@ from sqlalchemy import URL, event, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from rowbell import RowWatcher, wait_for_row_change
+from rowbell import RowWatcher, create_database, drop_database, wait_for_row_change
 from rowbell.embedded import server_url
 
 ROOT = Path(__file__).parent.parent.parent
@@ -174,26 +174,23 @@ def summarise(
     console.print(table)
 
 
+async def new_database(server: URL, name: str) -> None:
+    """An empty database, instead of that of an earlier demo."""
+    await drop_database(name, server_url=server, missing_ok=True)
+    await create_database(name, server_url=server)
+
+
 def main() -> None:
     """Start PostgreSQL, migrate, run."""
     began = time.monotonic()
     with server_url() as server:
         url = server.set(database="rowbell_demo")
-        asyncio.run(create_database(server, "rowbell_demo"))
+        asyncio.run(new_database(server, "rowbell_demo"))
         os.environ["DATABASE_URL"] = url.render_as_string(hide_password=False)
         command.upgrade(Config(ROOT / "alembic.ini"), "head")
         ready = time.monotonic() - began
         console.print(f"PostgreSQL is up and migrated, triggers installed ({ready:.1f} s).")
         asyncio.run(run(url))
-
-
-async def create_database(server: URL, name: str) -> None:
-    """An empty database for the demo."""
-    engine = create_async_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    async with engine.connect() as connection:
-        await connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-        await connection.execute(text(f"CREATE DATABASE {name}"))
-    await engine.dispose()
 
 
 if __name__ == "__main__":

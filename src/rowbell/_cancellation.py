@@ -19,12 +19,12 @@ CLEANUP_SECONDS: Final = 5.0
 
 
 class HookCancelledError(RuntimeError):
-    """Code of the application's raised a CancelledError though nobody was cancelled."""
+    """The application's code raised a CancelledError, though no task was cancelled."""
 
 
 @contextmanager
 def own_cancellations() -> Generator[None]:
-    """Let nobody be cancelled but by ``Task.cancel()``: another CancelledError is an error.
+    """Only ``Task.cancel()`` cancels in this block: any other CancelledError is an error.
 
     Raises:
         HookCancelledError: The application's code has raised a CancelledError of its own. A task
@@ -127,7 +127,7 @@ async def _settled(task: Task[Any]) -> None:
             done, _ = await asyncio.wait({task}, timeout=CLEANUP_SECONDS)
             if not done:
                 task.cancel()
-        except asyncio.CancelledError:  # whoever cancels is told when the task has ended
+        except asyncio.CancelledError:  # the caller is cancelled once the task has ended
             continue
     if not task.cancelled():
         task.exception()

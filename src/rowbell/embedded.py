@@ -31,7 +31,7 @@ class EmbeddedServer:
         settings: Server settings by name, as in ``postgresql.conf``; for a new server.
         root: A directory in which the server is kept: it is made there the first time, started
             again the next, and only stopped when it is left. Another process may be using it;
-            whoever leaves it stops it for both. By default it is a temporary
+            the first that leaves it stops it for both. By default it is a temporary
             directory, which goes when the server is left. Where this process is root, the server
             runs as another user, so each folder of that path must let others through.
 

@@ -38,7 +38,7 @@ _ANSWERS: Final = (
     (PoolTimeoutError, HTTPStatus.SERVICE_UNAVAILABLE),
     (WatcherStateError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-_CLIENT_CLOSED_REQUEST: Final = 499  # nginx's; nobody is left to read it
+_CLIENT_CLOSED_REQUEST: Final = 499  # nginx's; no client reads it
 _RETRY_AFTER: Final = {"Retry-After": "1"}
 
 logger = logging.getLogger("rowbell")
@@ -123,7 +123,7 @@ async def _nobody(_request: Request, _error: Exception) -> Response:
 async def while_connected(request: Request) -> AsyncGenerator[None, None]:
     """Cancel the block when the client leaves.
 
-    An endpoint is not told of that: a long poll would go on to its timeout for nobody. The
+    An endpoint does not notice that: a long poll would go on until its timeout. The
     request's body must have been read before.
 
     Args:

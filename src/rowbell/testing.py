@@ -145,7 +145,7 @@ async def cleanup_tables(
             transaction that a test has left open ends here as an error, not as a hang.
 
     Raises:
-        InvalidArgumentError: ``base`` has no metadata, or the timeout is none; at the call.
+        InvalidArgumentError: ``base`` has no metadata, or the timeout is invalid; at the call.
         LockTimeoutError: Another transaction uses one of the tables; the session is rolled back.
 
     Example:

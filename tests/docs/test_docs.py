@@ -6,6 +6,7 @@ import ast
 import asyncio
 import builtins
 import inspect
+import re
 import shutil
 import types
 from pathlib import Path
@@ -81,7 +82,7 @@ PAGES = [
     "many-to-many",
     "migrating",
 ]
-WITHOUT_CODE = ["benchmarks", "reliability"]
+WITHOUT_CODE = ["benchmarks", "reliability", "glossary"]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -132,7 +133,7 @@ async def test_the_docs_run(database: URL, page: str, capsys: pytest.CaptureFixt
 
 
 async def test_the_readme_runs(database: URL) -> None:
-    """Its endpoint returns what another process has changed."""
+    """Its loop and its wait return the row, and its endpoint what another process has changed."""
     namespace: dict[str, Any] = {"__name__": "readme", "DATABASE_URL": database}
     for block in blocks(README):
         if "session, Order, 7" not in block:
@@ -151,7 +152,10 @@ async def test_the_readme_runs(database: URL) -> None:
             answer = await http.get("/orders/8/next", params={"seen": "new"})
             assert answer.status_code == 404
         namespace["session"] = session = AsyncSession(engine)
-        await run(blocks(README)[0], README, namespace)
+        assert (await namespace["paid"](session, 7)).status == "paid"
+        [wait] = [block for block in blocks(README) if "session, Order, 7" in block]
+        await run(wait, README, namespace)
+        assert namespace["order"].status == "paid"
         await session.close()
     await engine.dispose()
 
@@ -205,3 +209,15 @@ def test_every_page_is_run_and_linked_from_the_readme() -> None:
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
     assert pages == {*PAGES, *WITHOUT_CODE, "testing"}
     assert all(f"docs/{page}.md" in README.read_text() for page in pages)
+
+
+def test_each_number_of_the_readme_is_one_of_the_benchmarks() -> None:
+    """In its table, and in its sentence on 10,000 waits."""
+    readme, benchmarks = README.read_text(), (ROOT / "docs" / "benchmarks.md").read_text()
+    table = readme.split("## What it costs")[1].split("## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    numbers = {number for row in rows for number in re.findall(r"\d+\.\d\d", row)}
+    assert len(numbers) > 10
+    assert {number for number in numbers if number not in benchmarks} == set()
+    assert "0.17 queries a second" in readme
+    assert "| queries a second, idle | 0.17" in benchmarks

@@ -79,7 +79,7 @@ def advisory_lock(
         Whether the lock is held; ``False`` only with ``nowait``.
 
     Raises:
-        InvalidArgumentError: A key outside of its range, a timeout that is none, or one beside
+        InvalidArgumentError: A key outside of its range, an invalid timeout, or one beside
             ``nowait``; at the call.
         LockTimeoutError: The lock was not to be had in time. The transaction stays usable.
         SessionStateError: A commit inside the block would take the lock away, something else

@@ -56,7 +56,7 @@ async def lock_rows(
             PostgreSQL takes it; ``None`` leaves the session's own ``lock_timeout`` in force.
         read: Lock FOR SHARE instead of FOR UPDATE.
         key_share: Lock FOR NO KEY UPDATE (FOR KEY SHARE with ``read``), which does not hold up
-            those who insert rows that refer to these.
+            transactions that insert rows that refer to these.
 
     Returns:
         The instances, in the order of their keys in the database.
@@ -65,7 +65,7 @@ async def lock_rows(
         UnmappedModelError: The model is not a mapped class; at the call.
         InvalidKeyError: A key does not fit the model's; at the call.
         InvalidArgumentError: Arguments that contradict each other, too many keys, or a timeout
-            that is none; at the call.
+            that is invalid; at the call.
         NotFoundError: A row does not exist.
         LockTimeoutError: A lock was not to be had in time. The transaction stays usable.
         SessionStateError: One of the instances has changes that are not flushed and the

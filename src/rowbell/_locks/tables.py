@@ -68,7 +68,7 @@ def lock_tables(
 
     Raises:
         InvalidArgumentError: No tables, tables of several databases, an unknown mode, or a
-            timeout that is none; at the call.
+            timeout that is invalid; at the call.
         UnmappedModelError: A model is neither a mapped class nor a table; at the call.
         LockTimeoutError: The locks were not to be had in time. The block's transaction or
             SAVEPOINT is rolled back.

@@ -1,4 +1,4 @@
-"""Connections: the dedicated one that hears, and those that reads borrow.
+"""The connections of a watcher: the dedicated one that listens, and those that reads borrow.
 
 The dedicated connection is made as the engine makes its own (URL, ``connect_args``,
 ``do_connect`` and ``connect`` hooks, ``async_creator``), but by a pool of its own, so it takes

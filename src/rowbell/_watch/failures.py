@@ -1,8 +1,8 @@
-"""Whose fault a failed read is: nobody's that lasts, the connection's, or that of what was asked.
+"""The kinds of errors of reads: those that pass, those of the connection, and all others.
 
 What passes is asked again at the wait's interval. Anything else is asked once more on a new
 connection before anybody is blamed: a connection remembers prepared statements and types, and a
-migration changes both behind its back. There is no list of the errors that this shows in.
+migration changes both behind its back. No list of the errors that this causes could be complete.
 """
 
 from __future__ import annotations

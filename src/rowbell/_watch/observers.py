@@ -67,6 +67,6 @@ class Observers:
 
 
 def take_notice(result: Future[Any]) -> None:
-    """An error that came together with a cancellation is nobody's; asyncio would log it."""
+    """Retrieve an error that came together with a cancellation; asyncio would log it."""
     if result.done() and not result.cancelled():
         result.exception()

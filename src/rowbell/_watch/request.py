@@ -135,8 +135,7 @@ def _columns(
 ) -> tuple[str, ...]:
     """The attributes to watch: those named, or those that the model declares.
 
-    A condition looks at what it looks at, whatever is declared; nobody knows what a predicate
-    looks at.
+    A condition needs the columns that it names, whatever is declared. A predicate may need any.
     """
     names = rows.columns.resolve(columns)
     everything = tuple(rows.columns.properties)

@@ -35,9 +35,9 @@ class WatcherState(StrEnum):
 
     ::
 
-        IDLE ── entered ──▶ CONNECTING ── heard itself ──▶ LISTENING
+        IDLE ── entered ──▶ CONNECTING ── proven ──────▶ LISTENING
                                 │                          │      ▲
-                           cannot listen            connection lost │ heard itself
+                           cannot listen            connection lost │ proven
                                 │                          ▼      │
                                 └───────────────────────▶ POLLING ─┘
         any ── closed ──▶ CLOSED
@@ -48,19 +48,19 @@ class WatcherState(StrEnum):
     CONNECTING = "connecting"
     """On the way to its first LISTEN; waits are polled meanwhile."""
     LISTENING = "listening"
-    """LISTEN stands, and a notification from another connection was heard on it."""
+    """LISTEN was accepted, and a notification from another connection was received."""
     POLLING = "polling"
     """Not listening, for the ``reason`` given; where it can pass it is tried again."""
     CLOSED = "closed"
     """Closed for good."""
 
 
-_told: WeakKeyDictionary[Dialect, set[tuple[Reason, str]]] = WeakKeyDictionary()
+_warned: WeakKeyDictionary[Dialect, set[tuple[Reason, str]]] = WeakKeyDictionary()
 """The warnings already given, so that a watcher opened for each wait gives them once."""
 
 
 class StateLog:
-    """The current state; each transition is logged once and told to those who asked.
+    """The current state. Each transition is logged once.
 
     Args:
         engine: Whose watcher it is.
@@ -75,7 +75,7 @@ class StateLog:
         self.reconnects = 0
         self._name = f"[{engine.url.database}]"
         self._changed = changed
-        self._told = _told.setdefault(engine.dialect, set())
+        self._warned = _warned.setdefault(engine.dialect, set())
         self._listened = False
 
     def enter(self, state: WatcherState, reason: Reason | None = None, detail: str = "") -> None:
@@ -91,7 +91,7 @@ class StateLog:
             self.reconnects += self._listened
             self._listened = True
             # What was said of tables stays said: a watcher opened for each wait says it once.
-            self._told -= {one for one in self._told if one[0] in OF_THE_CONNECTION}
+            self._warned -= {one for one in self._warned if one[0] in OF_THE_CONNECTION}
         self.state, self.reason = state, reason
         if reason is None or reason is Reason.REQUESTED:
             logger.info("rowbell %s: %s", self._name, state)
@@ -101,7 +101,7 @@ class StateLog:
 
     def warn(self, reason: Reason, detail: str) -> None:
         """Say once that waits are polled, why, and what to do about it."""
-        _warn(self._told, self._name, reason, detail)
+        _warn(self._warned, self._name, reason, detail)
 
     def note(self, what: str) -> None:
         """Log what has happened though the state stays."""
@@ -110,10 +110,10 @@ class StateLog:
 
 def warn_once(dialect: Dialect, reason: Reason, detail: str) -> None:
     """Say once for an engine that a wait is polled where no watcher has a say."""
-    _warn(_told.setdefault(dialect, set()), "", reason, detail)
+    _warn(_warned.setdefault(dialect, set()), "", reason, detail)
 
 
-def _warn(told: set[tuple[Reason, str]], name: str, reason: Reason, detail: str) -> None:
-    if (reason, detail) not in told:
-        told.add((reason, detail))
+def _warn(warned: set[tuple[Reason, str]], name: str, reason: Reason, detail: str) -> None:
+    if (reason, detail) not in warned:
+        warned.add((reason, detail))
         logger.warning("rowbell %s polls (%s): %s", name, reason, explain(reason, detail))

@@ -42,7 +42,7 @@ class Timing:
 
     Attributes:
         connect: The longest time that making the LISTEN connection may take.
-        proof: The longest time that the proof of hearing may take.
+        proof: The longest time that the proof of delivery may take.
         heartbeat: The time between two heartbeat queries on the LISTEN connection.
         answer: The longest time that any query on the LISTEN connection may take before the
             connection counts as lost.
@@ -55,7 +55,7 @@ class Timing:
             passes: until it knows its row it can miss changes.
         narrow: How long a watch may stay unarmed because of some old transaction before the
             locks of its table are looked at instead.
-        linger: How long a row that nobody waits for any more stays registered, so that a
+        linger: How long a row that no wait needs any more stays registered, so that a
             loop of waits does not register it each time.
         spread: Over how long the re-reads after a lost connection are spread.
         last_read: How long the last read of a wait whose time has passed may take.

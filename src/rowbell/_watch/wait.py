@@ -152,7 +152,7 @@ async def _wait_on_connection(
 ) -> Any:
     """Wait on the connection that the session is bound to or holds, inside its transaction.
 
-    Nobody else sees what is written there, or as it does, so there the row is polled.
+    Other connections do not see what is written there, so there the row is polled.
     """
     if differs:
         warn_once(

@@ -173,7 +173,7 @@ class RowWatcher:
             self._leave()
 
     def _leave(self) -> None:
-        """Be closed from now on, for those who wait and those who come."""
+        """Be closed from now on: waits end, and new ones are refused."""
         _open.remove(self)
         why = f"it failed: {self._failure!r}" if self._failure else "it was closed during the wait"
         self._board.fail_all(lambda: WatcherStateError(f"{self!r} cannot wait any more: {why}"))

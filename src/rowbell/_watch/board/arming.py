@@ -177,7 +177,7 @@ class Arming:
     # -- registrations
 
     def _attach(self, watch: Watch, row_ids: tuple[RowId, ...]) -> None:
-        """Have the row registered, under the ids that a read has told."""
+        """Have the row registered, under the ids that a read has returned."""
         self.registrations.leave(watch, self._clock())
         watch.row_ids = row_ids
         missing = self.registrations.join(watch)

@@ -52,7 +52,7 @@ class Polled:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Registering:
-    """The row is to be registered, under the ids that a read tells.
+    """The row is to be registered, under the ids that a read returns.
 
     Attributes:
         since: When the phase began.
@@ -128,7 +128,7 @@ class OtherServer:
 
 @dataclass(frozen=True, slots=True)
 class OtherRowIds:
-    """A read has told other ids of the row than those that are registered."""
+    """A read has returned other ids of the row than those that are registered."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class Watch:
         never_armed: Why it can only be polled, whatever is installed; ``None`` if it can be armed.
         observation: What was seen of the row.
         phase: Whether it relies on notifications. Only ``Arming`` changes it.
-        row_ids: The row's ids in the tables of its class, once a read has told them.
+        row_ids: The row's ids in the tables of its class, once a read has returned them.
     """
 
     request: WaitRequest

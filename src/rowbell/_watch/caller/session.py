@@ -132,7 +132,7 @@ async def refresh(session: AsyncSession, request: WaitRequest, deadline: float) 
     may_repeat = _is_ours_to_end(session.sync_session, bind)
     limited = deadline < math.inf
     limit = max(deadline, loop.time()) + _LAST if limited else loop.time() + _WITHOUT_TIMEOUT
-    refreshing, told, tries = _Refreshing(session, request), False, _places(bind.engine) + 2
+    refreshing, warned, tries = _Refreshing(session, request), False, _places(bind.engine) + 2
     backoff = Backoff(Timing(backoff=0.1, backoff_limit=2.0))
     while True:
         try:
@@ -147,11 +147,11 @@ async def refresh(session: AsyncSession, request: WaitRequest, deadline: float) 
                 raise
             await session.run_sync(_end_transaction)
             if not stale:
-                if not told:
+                if not warned:
                     logger.warning(
                         "rowbell: a row has changed, but its session cannot load it yet: %s", error
                     )
-                told = True
+                warned = True
                 await anyio.sleep(min(request.interval, backoff.delay(healthy_for=0.0)))
 
 

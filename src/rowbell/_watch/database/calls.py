@@ -98,11 +98,11 @@ class Calls:
         """
         await self._fetch(_PREPARE_SESSION)
 
-    async def listen(self, channel: str, heard: Callable[[str], None]) -> Any:
+    async def listen(self, channel: str, received: Callable[[str], None]) -> Any:
         """LISTEN; returns what ``unlisten`` takes."""
 
         def callback(_connection: object, _pid: int, _channel: str, payload: object) -> None:
-            heard(str(payload))
+            received(str(payload))
 
         await self._answer(self._connection.add_listener(channel, callback))
         return callback

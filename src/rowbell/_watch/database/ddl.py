@@ -1,9 +1,9 @@
 """Executes our DDL: under a lock timeout, one installation at a time, in pg_catalog's own terms.
 
-Names are looked up in the ``search_path`` of the session, functions and operators too. Whoever may
-create in a schema of it could have the installer run code: by an operator that fits the types of a
-comparison better than PostgreSQL's own, say. So all queries and all DDL run under ``pg_catalog,
-pg_temp``, and everything of the user's is named with its schema.
+Names of functions and operators, too, are looked up in the ``search_path`` of the session. A role
+that may create in one of its schemas could have the installer run code: by an operator that fits
+the types of a comparison better than PostgreSQL's own, say. So all queries and all DDL run under
+``pg_catalog, pg_temp``, and everything of the user's is named with its schema.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def installing(
 
 
 def _wait_for_the_others(connection: Connection, timeout: LockTimeout) -> None:
-    """One installation at a time. The lock is public: whoever holds it is named."""
+    """One installation at a time. The lock is public: the error names its holder."""
     try:
         with connection.begin_nested():
             execute(connection, [_ONE_AT_A_TIME])

@@ -1,4 +1,4 @@
-"""The contract of a notifier: what tells a watcher that rows may have changed.
+"""The contract of a notifier, which says that rows may have changed.
 
 A notifier need not deliver every notification, in order or only once: a notification only causes
 a read. What it must do is to *know* when it may have missed one, and to say so. Where it promises
@@ -174,7 +174,7 @@ class NotifierSession(Protocol):
 
 
 class Notifier(Protocol):
-    """What tells that rows may have changed."""
+    """What says that rows may have changed."""
 
     @property
     def status(self) -> NotifierStatus:

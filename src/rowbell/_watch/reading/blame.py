@@ -168,7 +168,7 @@ class Blame:
         """Read for watches that could not be read for together; fail those that cannot be read for.
 
         Raises:
-            Exception: One that passes: nobody is to blame for it.
+            Exception: One that passes: no wait is to blame for it.
         """
         for group in grouped(watches, lambda watch: watch.request.columns):
             if not self._is_shared(group, partial(self._read_none, connection)):
@@ -183,7 +183,7 @@ class Blame:
                 self.unmakeable = self._failure_of(connection, watches, instances=True)
 
     def read_what_can_be_read(self, connection: Connection, watches: Sequence[Watch]) -> None:
-        """The same where the error passes: nobody is failed, but others need not wait for it."""
+        """The same where the error passes: no wait ends, but the others need not wait for it."""
         self._passes = True
         half = len(watches) // 2  # all together have just failed
         for some in (watches[:half], watches[half:]):

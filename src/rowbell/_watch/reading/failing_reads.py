@@ -1,4 +1,4 @@
-"""Which reads fail for a while, and what the log has been told of it."""
+"""Which reads fail for a while, and what was logged of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
 _PAUSE: Final = 60.0
-"""How long the log is not told again of reads that fail again, in seconds."""
+"""How long reads that fail again are not logged again, in seconds."""
 
 _MOST: Final = 1_000
 
@@ -30,26 +30,26 @@ class FailingReads:
         self._to_be_revoked = False
 
     def times(self, name: Hashable) -> int:
-        """How often in succession they have failed."""
+        """How often they have failed since they last succeeded."""
         return self._times.get(name, (0, 0.0))[0]
 
-    def failed(self, name: Hashable, trouble: str) -> None:
-        """They have failed; the log is told when that begins, of one trouble once a minute."""
-        times, now, what = self.times(name) + 1, self._clock(), trouble.partition("\n")[0]
+    def failed(self, name: Hashable, problem: str) -> None:
+        """They have failed; the beginning is logged, each problem once a minute."""
+        times, now, what = self.times(name) + 1, self._clock(), problem.partition("\n")[0]
         self._times[name] = times, now
         if times == 1 and now >= self._told.get(what, -math.inf) + _PAUSE:
-            self._note(f"{trouble}; it is repeated at each wait's interval")
+            self._note(f"{problem}; it is repeated at each wait's interval")
             if len(self._told) >= _MOST:
                 self._told.clear()
             self._told[what] = now
             self._to_be_revoked = True
 
     def succeeded(self, name: Hashable) -> None:
-        """They have succeeded; the log is told when no others fail."""
+        """They have succeeded; it is logged once no others fail."""
         self._times.pop(name, None)
         if not self._to_be_revoked:
             return
-        now = self._clock()  # those who have asked for the others may have gone
+        now = self._clock()  # the waits for the others may have ended
         self._times = {n: (i, at) for n, (i, at) in self._times.items() if at >= now - _PAUSE}
         if not self._times:
             self._note("the reads succeed again")

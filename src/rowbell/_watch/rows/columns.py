@@ -127,7 +127,7 @@ class MappedColumns:
 
 
 def _is_declared(column: object) -> bool:
-    """Whether a change of that column rings: it is declared, or its table declares none."""
+    """Whether that column is declared as worth watching, or its table declares none."""
     table = _table_of(column)
     if not isinstance(column, Column) or table is None:
         return True

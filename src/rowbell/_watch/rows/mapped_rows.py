@@ -171,7 +171,7 @@ class MappedRows:
         return statement, self._keys.parameters(keys)
 
     def subclass(self, key: Key) -> tuple[Select[Any], dict[str, Any]] | None:
-        """The SELECT of what tells a row's own class; ``None`` where it can be of one only."""
+        """The SELECT of what names a row's own class; ``None`` if there is one class only."""
         if self.mapper.polymorphic_on is None or len(list(self.mapper.self_and_descendants)) == 1:
             return None
         wanted = self._keys.table([key])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 UNSEEN: Final = object()
-"""Stands in a row for a value that nobody has seen yet; it differs from nothing."""
+"""Stands for a value that was not read yet; it differs from nothing."""
 
 _EXACT: Final = frozenset({int, str, bytes, bool, UUID, datetime, date, time, timedelta})
 """The types of which two values are distinct exactly if they are not equal."""

@@ -1,6 +1,6 @@
--- What a listener asks every few seconds: is it still the same session on a primary, does it hear
--- everything, is everything registered that it believes to be, and did anything about its tables
--- change? It runs as the caller; what needs more is done by the functions that it calls.
+-- What a listener asks every few seconds: is it still the same session on a primary, does it listen
+-- on its channels, is everything registered that it believes to be, and did anything about its
+-- tables change? It runs as the caller; what needs more is done by the functions that it calls.
 CREATE OR REPLACE FUNCTION rowbell.heartbeat(
   tables oid[], options bytea[], table_columns text[],
   OUT backend_pid integer, OUT in_recovery boolean, OUT listens boolean, OUT unsent bigint,

@@ -1,7 +1,7 @@
 -- Sends what a trigger found: to the listeners named, or to all where there are none named.
 -- A forged call makes listeners read rows again, a limited number of times a second; so everybody
--- may call it, and nobody is asked who he is: inside a definer function of the user's, the writer
--- cannot be told.
+-- may call it, and the caller is not checked: inside a definer function of the user's, it is not
+-- the writer.
 CREATE OR REPLACE FUNCTION rowbell.notify(
   table_oid oid, listeners bigint[], key_hashes bigint[])
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -17,7 +17,7 @@ BEGIN
   ELSIF lower(current_setting('rowbell.notify', true)) IN ('off', 'false', 'no', '0') THEN
     PERFORM nextval('rowbell.unsent_notifications');
   ELSIF usage > 0.5 THEN
-    -- A full queue fails the COMMIT of whoever notifies.
+    -- A full queue fails the COMMIT of a transaction that notifies.
     PERFORM nextval('rowbell.unsent_notifications');
     IF current_setting('rowbell.warned', true) IS DISTINCT FROM 'on' THEN
       PERFORM set_config('rowbell.warned', 'on', true);
