@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import builtins
-import inspect
 import re
 import shutil
-import types
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +23,7 @@ from sybil.parsers.markdown import CodeBlockParser
 import rowbell
 from support.models import Base, Order
 from support.paths import ROOT
+from support.snippets import run, work
 
 README = ROOT / "README.md"
 
@@ -43,32 +40,11 @@ def blocks(path: Path, language: str = "python") -> list[str]:
     return found
 
 
-async def run(code: str, path: Path, namespace: dict[str, Any]) -> None:
-    """Run a block, which may await."""
-    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    compiled = compile(code, str(path), "exec", flags=flags, dont_inherit=True)
-    namespace["__builtins__"] = builtins
-    result = types.FunctionType(compiled, namespace)()
-    if inspect.iscoroutine(result):
-        await result
-
-
 async def declared(namespace: dict[str, Any]) -> None:
     """What the README declares, which the other pages use."""
     for block in blocks(README):
         if "class Base" in block:
             await run(block, README, namespace)
-
-
-async def work(url: URL, stop: asyncio.Event) -> None:
-    """Moves order 7 on, again and again, as the pages say."""
-    engine = create_async_engine(url)
-    while not stop.is_set():
-        for status in ("new", "paid", "delivered", "done"):
-            async with engine.begin() as connection:
-                await connection.execute(text("UPDATE orders SET status = :s"), {"s": status})
-            await asyncio.sleep(0.02)  # the pace of a worker, not a wait for anything
-    await engine.dispose()
 
 
 PAGES = [

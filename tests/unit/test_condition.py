@@ -22,8 +22,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import asyncpg
 
 from rowbell import InvalidArgumentError, InvalidColumnError
-from rowbell._watch.condition import checked_condition, condition_key, varies_by
 from rowbell._watch.rows.mapped_rows import MappedRows
+from rowbell._watch.until import checked_condition, condition_key, varies_by
 from support.models import Item, Order
 
 

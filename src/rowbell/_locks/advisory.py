@@ -89,7 +89,7 @@ def advisory_lock(
         .. code-block:: python
 
             async with rowbell.advisory_lock(session, f"import {name}", transaction=True):
-                session.add(...)
+                session.add(Order(status="imported"))
 
             async with engine.connect() as connection, AsyncSession(connection) as session:
                 async with rowbell.advisory_lock(session, "nightly", nowait=True) as acquired:

@@ -78,7 +78,7 @@ def lock_tables(
         .. code-block:: python
 
             async with rowbell.lock_tables(session, [Account, Transfer], timeout=2):
-                session.add(Transfer(...))
+                session.add(Transfer(source_id=3))
     """
     models = _listed(tables)
     wanted = tables_of(models)

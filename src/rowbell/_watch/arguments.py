@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import QueryableAttribute
     from sqlalchemy.orm.interfaces import ORMOption
 
-    from rowbell._watch.condition import Until
+    from rowbell._watch.until import Until
 
 FunctionT = TypeVar("FunctionT", bound="Callable[..., Any]")
 

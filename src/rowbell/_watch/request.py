@@ -11,11 +11,11 @@ from sqlalchemy import ColumnElement, inspect
 from sqlalchemy.orm import LoaderCallableStatus
 
 from rowbell._watch.arguments import complete_arguments
-from rowbell._watch.condition import checked_condition, condition_key, varies_by
 from rowbell._watch.reasons import Reason
 from rowbell._watch.rows.mapped_rows import MappedRows
 from rowbell._watch.rows.since import Since
 from rowbell._watch.timing import seconds_of
+from rowbell._watch.until import checked_condition, condition_key, varies_by
 from rowbell.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rowbell._mapping import SchemaMap
     from rowbell._primary_key import Key
     from rowbell._watch.arguments import WaitArguments
-    from rowbell._watch.condition import Until
+    from rowbell._watch.until import Until
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,10 @@ from rowbell._sessions.transaction import refuse_unbegun
 from rowbell._sqlstate import IN_FAILED_TRANSACTION, has_sqlstate
 from rowbell._watch.arguments import WaitArguments, takes_wait_arguments
 from rowbell._watch.board.watch import Watch
-from rowbell._watch.caller.held import held_connection, outlook_of
+from rowbell._watch.caller.held_connection import held_connection, outlook_of
+from rowbell._watch.caller.refresh import adopt, refresh
 from rowbell._watch.caller.savepoint import in_savepoint
-from rowbell._watch.caller.session import (
-    adopt,
-    alone,
-    connection_kept,
-    refresh,
-    sees,
-)
+from rowbell._watch.caller.waiting_session import alone, connection_kept, sees
 from rowbell._watch.connections import check_engine
 from rowbell._watch.event_loop import running_loop
 from rowbell._watch.reading.batch import finish, read
