@@ -6,10 +6,10 @@ import asyncio
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any  # noqa: F401  # the examples use it
+from typing import Any
 
 import pytest
-from fastapi import Depends, FastAPI, Request, Response  # noqa: F401  # the same
+from fastapi import FastAPI
 from sqlalchemy import URL, Column, ForeignKey, Table, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -18,13 +18,26 @@ from sybil.document import PythonDocStringDocument
 from sybil.parsers.rest import CodeBlockParser
 
 import rowbell
-import rowbell.fastapi
-from rowbell.embedded import EmbeddedServer, server_url  # noqa: F401  # the examples use them
-from rowbell.testing import rolled_back_session  # noqa: F401  # the same
 from support.paths import ROOT
 from support.snippets import run, work
 
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
+
+
+IMPORTS = """
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Mapped, mapped_column
+
+import rowbell.alembic
+import rowbell.fastapi
+from rowbell.embedded import EmbeddedServer, server_url
+from rowbell.testing import rolled_back_session
+"""
+"""What an application imports that has the examples in it."""
 
 
 class Base(DeclarativeBase):
@@ -127,6 +140,7 @@ async def test_an_example_runs(
             namespace["watcher"] = watcher
             if "RowWatcher(engine)" in code:
                 await watcher.aclose()
+            await run(IMPORTS, path, namespace)
             await run(code, path, namespace)
     finally:
         stop.set()

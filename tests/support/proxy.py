@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sqlalchemy import URL
@@ -31,6 +31,8 @@ class _Line:
     server: asyncio.StreamWriter
     startup: bytes = b""
     answers: asyncio.Task[None] | None = None
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while the server owes no answer."""
 
     async def message(self, reader: asyncio.StreamReader) -> bytes:
         """The server's next message."""
@@ -113,14 +115,14 @@ class Proxy:
         for line in list(self._lines):
             reader, server = await self._connect()
             self._parked += [line.server, server]
-            line.server = server
             server.write(line.startup)
             with suppress(asyncio.IncompleteReadError):  # the client has gone meanwhile
                 while await line.message(reader) != _READY:
                     pass
+                await line.idle.wait()
                 assert line.answers is not None
                 line.answers.cancel()
-                line.answers = self._spawn(self._answer(reader, line))
+                line.server, line.answers = server, self._spawn(self._answer(reader, line))
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         port, directory = self._target.port or 5432, self._target.query.get("host")
@@ -159,6 +161,7 @@ class Proxy:
                 if self.refused_query and self.refused_query in data:
                     line.client.write(self.instead + _READY)
                     continue
+                line.idle.clear()
                 line.server.write(data)
                 await line.server.drain()
         except OSError:
@@ -166,6 +169,7 @@ class Proxy:
         finally:
             line.client.close()
             line.server.close()
+            line.idle.set()
             self._lines.discard(line)
 
     async def _answer(self, reader: asyncio.StreamReader, line: _Line) -> None:
@@ -176,6 +180,8 @@ class Proxy:
                 await self._open.wait()
                 if not (self.deaf and message[:1] == b"A"):
                     line.client.write(message)
+                    if message[:1] == b"Z":  # ReadyForQuery
+                        line.idle.set()
                     await line.client.drain()
         except (OSError, asyncio.IncompleteReadError):
             line.client.close()
