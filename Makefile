@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
+# Those that a program writes have lines of their own.
+PAGES = $(filter-out docs/benchmarks.md docs/reliability.md,$(wildcard *.md docs/*.md docs/*/*.md proof/*.md))
 
 .PHONY: help demo test test-postgres test-floors faults soak bench proof lint types imports check clean
 
@@ -34,9 +36,10 @@ bench: ## rowbell beside its peers, in an environment of its own: half an hour; 
 proof: ## The arming protocol, checked by machine with 3 writers; WRITERS=2 is shorter. Needs spin and gcc
 	$(PYTHON) proof/check.py --writers $(or $(WRITERS),3)
 
-lint: $(VENV)/.lint ## ruff
+lint: $(VENV)/.lint ## ruff, and the pages' one line width
 	$(RUN) ruff check
 	$(RUN) ruff format --check
+	$(RUN) mdformat --check $(PAGES)
 
 types: $(VENV)/.lint ## mypy and pyright, both strict
 	$(RUN) mypy
