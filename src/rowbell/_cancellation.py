@@ -107,7 +107,7 @@ async def cancelled_once(statement: Coroutine[Any, Any, T]) -> T:
 
 
 async def _result(task: Task[T], *, cancel: bool) -> T:
-    """A task's result; where the caller is cancelled, not before the task has ended."""
+    """A task's result. A cancelled caller also waits until the task has ended."""
     try:
         await asyncio.wait({task})
     except asyncio.CancelledError:
@@ -121,7 +121,7 @@ async def _result(task: Task[T], *, cancel: bool) -> T:
 
 
 async def _settled(task: Task[Any]) -> None:
-    """Wait for a task's end, not for its result; cancelled again where it takes too long."""
+    """Wait until a task has ended. Cancel it again if that takes too long."""
     while not task.done():
         try:
             done, _ = await asyncio.wait({task}, timeout=CLEANUP_SECONDS)

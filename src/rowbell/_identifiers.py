@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def quote_identifier(name: str) -> str:
-    """The name as an SQL identifier, quoted always: no word is reserved inside quotes."""
+    """The name as an SQL identifier, always quoted: inside quotes no word is reserved."""
     if "\0" in name or not name:
         raise ValueError(f"not an identifier: {name!r}")
     return '"' + name.replace('"', '""') + '"'

@@ -38,7 +38,7 @@ class LockTimeout:
 
     @classmethod
     def of(cls, value: LockTimeoutValue, argument: str = "timeout") -> Self:
-        """Read a caller's value; less than a millisecond becomes one.
+        """Parse a caller's value. Less than a millisecond becomes one millisecond.
 
         Args:
             value: PostgreSQL's text form, where a bare number is milliseconds; or seconds; or

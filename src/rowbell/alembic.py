@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 class RowTriggersOp(MigrateOperation):
-    """What the two operations say; each is the other's reverse.
+    """The arguments of the two operations. Each reverses the other.
 
     Args:
         table_name: The table.
@@ -103,7 +103,7 @@ class RowTriggersOp(MigrateOperation):
 
     @classmethod
     def invoke(cls, operations: Operations, table_name: str, **arguments: Any) -> Any:
-        """Carry the operation out in a migration."""
+        """Run the operation in a migration."""
         return operations.invoke(cls(table_name, **arguments))
 
     @property
@@ -146,7 +146,7 @@ class CreateRowTriggersOp(RowTriggersOp):
         return DropRowTriggersOp(self.table_name, **self.arguments())
 
     def statements(self) -> list[str]:
-        """All statements, for ``--sql``: each does nothing where nothing is to do."""
+        """All statements, for ``--sql``. Each is safe to repeat."""
         if not self.key:
             raise TriggerError(
                 self.qualified_name, "with --sql give the primary key, as in key=['id']"
@@ -208,7 +208,7 @@ def register() -> None:
 def _leave_our_schema_alone(
     _context: AutogenContext, upgrade_ops: UpgradeOps, _schemas: set[str | None]
 ) -> None:
-    """No metadata has our tables, so Alembic would drop them."""
+    """Leave the schema ``rowbell`` out: no metadata has its tables, so Alembic would drop them."""
     found = upgrade_ops.ops
     upgrade_ops.ops = [op for op in found if getattr(op, "schema", None) != SCHEMA]
 

@@ -25,7 +25,7 @@ ENVIRONMENT_VARIABLE: Final = "DATABASE_URL"
 
 
 class EmbeddedServer:
-    """An embedded PostgreSQL: one that goes when it is left, or one that lasts.
+    """An embedded PostgreSQL: temporary by default, or lasting in a directory.
 
     Args:
         settings: Server settings by name, as in ``postgresql.conf``; for a new server.
@@ -91,7 +91,7 @@ class EmbeddedServer:
 
     @property
     def system_user(self) -> str | None:
-        """The user that the server runs as where this process is root, which it may not be."""
+        """The system user that the server runs as if this process runs as root."""
         user: str | None = self._server.system_user
         return user
 
@@ -116,7 +116,7 @@ class EmbeddedServer:
 
 
 def _import() -> Any:
-    """The package, imported when it can find the runtime directory that it wants."""
+    """Import the package after its runtime directory exists."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if not os.access(runtime, os.W_OK) or Path(runtime).stat().st_mode & 0o077:
         private = Path(tempfile.gettempdir()) / f"rowbell-runtime-{os.getuid()}"

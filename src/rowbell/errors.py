@@ -103,7 +103,7 @@ class WaitTimeoutError(RowbellError, TimeoutError):
 
 
 class LockTimeoutError(RowbellError, SQLAlchemyError, TimeoutError):
-    """A lock was not to be had in time. Nothing was changed.
+    """The lock was not acquired within the timeout. Nothing was changed.
 
     Attributes:
         objects: What was to be locked: the names of tables as SQL, rows, or a key.
@@ -141,7 +141,7 @@ class LockTimeoutError(RowbellError, SQLAlchemyError, TimeoutError):
 
 
 class PoolExhaustedError(RowbellError, PoolTimeoutError, TimeoutError):
-    """All connections of an engine's pool stayed in use for as long as it waits.
+    """All connections of the engine's pool were in use until its timeout.
 
     Attributes:
         size: The pool's size (``pool_size``).
@@ -259,7 +259,7 @@ class WatcherStateError(RowbellError, RuntimeError):
 
 
 class DatabaseStateError(RowbellError, RuntimeError):
-    """A database cannot be created or dropped as things stand.
+    """A database cannot be created or dropped in its current state.
 
     Attributes:
         database: The database's name.
@@ -277,7 +277,7 @@ class UnsupportedEngineError(RowbellError, TypeError):
 
 
 class ListenError(RowbellError, RuntimeError):
-    """``mode="listen"`` was asked for, and listening does not work.
+    """``mode="listen"`` is set, and listening is not possible.
 
     Attributes:
         reason: The reason, as ``WatcherStatistics.reason`` gives it.

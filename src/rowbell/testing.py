@@ -213,7 +213,7 @@ async def _empty(
 
 
 def _sequences(metadata: MetaData) -> list[Sequence]:
-    """Those of columns, and those that were made for the metadata, which nothing public lists."""
+    """The sequences of columns, and those of the metadata itself, which no public API lists."""
     of_columns = (c.default for table in metadata.tables.values() for c in table.columns)
     declared = getattr(metadata, "_sequences", {}).values()
     found = dict.fromkeys(s for s in (*of_columns, *declared) if isinstance(s, Sequence))
@@ -272,7 +272,7 @@ _USERS: Final = text(
 
 
 async def _users(server_url: str | URL, database: str) -> str:
-    """Who is connected to a database, for a sentence."""
+    """The clients that are connected to a database, for a message."""
     async with _connected(server_url) as connection:
         users = (await connection.execute(_USERS, {"database": database})).all()
     described = (

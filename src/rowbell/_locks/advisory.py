@@ -178,7 +178,7 @@ _listening: Final[WeakSet[Pool]] = WeakSet()
 
 
 def _release(session: Session, held: Connection, lock: _Lock) -> None:
-    """Unlock; in a transaction that has failed, as soon as that is rolled back.
+    """Release the lock; in a failed transaction, as soon as that is rolled back.
 
     The pool would be late then: a SAVEPOINT may be all that is rolled back, and a connection
     that a session is bound to does not return.

@@ -26,7 +26,7 @@ _RESTORE = text("SELECT set_config('lock_timeout', :previous, true)")
 async def lock_wait(
     connection: AsyncConnection, timeout: LockTimeout | None, objects: Iterable[str], mode: str
 ) -> AsyncGenerator[None, None]:
-    """Let the statements of the block wait for locks that long, and no others after them.
+    """Set ``lock_timeout`` for the statements of the block, and restore it afterwards.
 
     It runs inside a transaction or SAVEPOINT that ends when it fails, which restores the
     setting too.

@@ -121,7 +121,7 @@ class Association:
     async def written(
         self, session: AsyncSession, related: Sequence[object]
     ) -> AsyncGenerator[AssociationRows, None]:
-        """The owner's rows, to be written; then what is loaded of them is expired."""
+        """Lend the owner's rows for writing. Afterwards loaded collections of them are expired."""
         self._refuse_pending()
         keys = await session.run_sync(
             lambda _: [self.owner.key(self.instance), *map(self.related.key, related)]
@@ -134,7 +134,7 @@ class Association:
         await session.run_sync(lambda _: self._expire(session, rows.touched))
 
     def _showing(self, mapper: Mapper[Any]) -> list[str]:
-        """One side's relationships over the secondary table, and those to what is mapped to it."""
+        """The relationships of one side that show rows of the secondary table."""
         return [
             other.key
             for other in mapper.relationships
@@ -142,7 +142,7 @@ class Association:
         ]
 
     def _refuse_pending(self) -> None:
-        """Refuse where expiring the collection would drop what the caller did to it."""
+        """Refuse if expiring the collection would drop changes that are not flushed."""
         if _has_changes(inspect(self.instance), self.prop.key):
             raise SessionStateError(
                 f"{self.prop} has changes on this instance that are not flushed, and would be "
@@ -164,7 +164,7 @@ class Association:
 
 
 def _compares_only(join: object, pairs: set[frozenset[Any]]) -> bool:
-    """Whether a join says no more than that columns of those pairs are equal.
+    """Whether a join condition only compares those pairs of columns.
 
     Whatever else it says, rows that it leaves out belong to somebody else, and are not to be
     deleted.
@@ -206,7 +206,7 @@ class AssociationRows:
     touched: set[Key] = field(default_factory=set)
 
     async def lock_owner(self) -> None:
-        """Make others wait who lock the same owner."""
+        """Lock the owner's row: other callers of ``m2m_set`` wait."""
         side = self.association.owner
         conditions = [c == value for c, value in zip(side.columns, self.owner, strict=True)]
         statement = select(*side.columns).where(*conditions).with_for_update(key_share=True)

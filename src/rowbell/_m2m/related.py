@@ -29,7 +29,7 @@ async def m2m_add(
     *related: object,
     ignore_conflicts: bool = False,
 ) -> None:
-    """Relate instances to another, by rows in the secondary table.
+    """Link instances to another by rows in the secondary table.
 
     Args:
         session: The session.
@@ -62,7 +62,7 @@ async def m2m_remove(
     rel_attr: QueryableAttribute[Any],
     *related: object,
 ) -> None:
-    """End the relation of instances to another; of those that are not related, silently.
+    """Remove the links of instances to another. Missing links are ignored.
 
     Args:
         session: The session.
@@ -90,7 +90,7 @@ async def m2m_set(
     rel_attr: QueryableAttribute[Any],
     *related: object,
 ) -> None:
-    """Relate exactly these instances to another, touching only rows that differ.
+    """Link exactly these instances to another. Only rows that differ are changed.
 
     The owner's row is locked (FOR NO KEY UPDATE) until the transaction ends, so that of two
     that set at once one whole set remains. At READ COMMITTED, that is: a REPEATABLE READ

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def shared(
     directory: Path, name: str, make: Callable[[], str], end: Callable[[str], None]
 ) -> Generator[str]:
-    """Use something that processes share.
+    """Share an object between processes: the first creates it, the last destroys it.
 
     Args:
         directory: Where all of the processes keep what they know of it.

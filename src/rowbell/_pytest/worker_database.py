@@ -60,7 +60,7 @@ class Condition(StrEnum):
 
 
 class WorkerDatabase:
-    """A clone of the template, made anew when it is wanted clean and may not be.
+    """A clone of the template. It is created again when it must be clean and may not be.
 
     Args:
         server_url: A URL of the server.
@@ -77,7 +77,7 @@ class WorkerDatabase:
 
     @contextmanager
     def lent(self) -> Generator[URL]:
-        """Its URL, clean; for a test that may change it."""
+        """Its URL, for a test that may change it; it is clean."""
         if self.condition is not Condition.CLEAN:
             self._clone()
         self.condition = Condition.LENT
@@ -85,7 +85,7 @@ class WorkerDatabase:
         self.condition = Condition.DIRTY
 
     def to_roll_back(self) -> URL:
-        """Its URL, for work that is rolled back; that of the same test that it is lent to, too."""
+        """Its URL, for work that is rolled back. In the test that it is lent to, the same URL."""
         if self.condition is Condition.DIRTY:
             self._clone()
         if self.condition is not Condition.LENT:
@@ -140,6 +140,6 @@ async def _awaited(pending: Awaitable[None]) -> None:
 
 
 def _call(function: Callable[..., Awaitable[None]], *arguments: Any, **options: Any) -> None:
-    """Run an async function in an event loop of its own, whatever runs the tests."""
+    """Run an async function in an event loop of its own."""
     with start_blocking_portal() as portal:
         portal.call(partial(function, *arguments, **options))

@@ -134,7 +134,7 @@ async def _check_out(session: AsyncSession) -> None:
 
 
 def _exhausted(error: PoolTimeoutError) -> PoolExhaustedError | None:
-    """The same with the pool's numbers as attributes, unless it is that already.
+    """The error with the pool's numbers as attributes; ``None`` if it is one already.
 
     They are in SQLAlchemy's sentence alone, and that may be of another engine's pool than the
     session's.

@@ -90,7 +90,7 @@ async def savepoint(
 
 @contextmanager
 def refuse_autocommit() -> Generator[None]:
-    """Say what is wrong where a statement of the block needs a transaction and has none.
+    """Explain the error of a statement in the block that needs a transaction and has none.
 
     Raises:
         SessionStateError: The session is in AUTOCOMMIT.

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 def check_engine(engine: object) -> None:
-    """Refuse what cannot be watched.
+    """Refuse an engine whose rows cannot be watched.
 
     Raises:
         UnsupportedEngineError: Not an ``AsyncEngine``, or one whose sessions share a
@@ -127,7 +127,7 @@ class Connections:
         *arguments: P.args,
         **keywords: P.kwargs,
     ) -> T:
-        """The same on a new connection, beside the engine's pool.
+        """Run it on a new connection, beside the engine's pool.
 
         Raises:
             UnreachableError: It could not be made.
@@ -141,7 +141,7 @@ class Connections:
         *arguments: P.args,
         **keywords: P.kwargs,
     ) -> T:
-        """The same on a connection of the pool, whatever it remembers.
+        """Run it on a connection of the pool, even if that remembers an old schema.
 
         Raises:
             UnreachableError: None could be had.
@@ -173,7 +173,7 @@ class Connections:
             await complete(engine.dispose())
 
     async def _part(self, driver: asyncpg.Connection[Any]) -> None:
-        """Close, or give up on a server that does not answer even that."""
+        """Close the connection; abort it if the server does not answer."""
         if not driver.is_closed():
             with anyio.move_on_after(self._timing.close), suppress(Exception):  # it may be lost
                 await driver.close()

@@ -51,12 +51,12 @@ class UnreachableError(Exception):
 
     @property
     def passes(self) -> bool:
-        """Whether one may be made a little later."""
+        """Whether a connection may be made later."""
         return isinstance(self.reason, HookCancelledError) or is_passing(self.reason)
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same read may succeed a little later."""
+    """Whether the same read may succeed later."""
     if state := sqlstate_of(error):
         return state.startswith(_PASSING)
     if isinstance(error, PoolTimeoutError):
@@ -75,7 +75,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_of_the_connection(error: BaseException) -> bool:
-    """Whether a new connection may succeed at once: the old is lost, or remembers what is gone."""
+    """Whether a new connection may succeed at once: the old one is lost, or is stale."""
     if state := sqlstate_of(error):
         return state.startswith(_LOST) or not state.startswith(_PASSING)
     if isinstance(error, DBAPIError):
@@ -84,16 +84,16 @@ def is_of_the_connection(error: BaseException) -> bool:
 
 
 def may_be_stale(error: BaseException) -> bool:
-    """Whether it is of those errors that a connection raises which remembers what is gone.
+    """Whether a stale connection may raise this error: it remembers an old schema.
 
-    Only for where no new connection is to be had, which alone could tell.
+    Only used if no new connection can be made, which would show it.
     """
     state = sqlstate_of(error)
     return not state or state.startswith(_STALE)
 
 
 def is_answered(error: BaseException) -> bool:
-    """Whether the server has answered, and what passes may be of one of many rows."""
+    """Whether the error is the server's answer, and may concern one of many rows."""
     return sqlstate_of(error).startswith(_ANSWERED)
 
 
@@ -102,7 +102,7 @@ def _is_for_good(error: object) -> bool:
 
 
 def own(error: ErrorT) -> ErrorT:
-    """A copy for one of several that it is raised in: each adds its own traceback and notes."""
+    """A copy of an error for one of several waits: each adds its own traceback and notes."""
     try:
         copied = type(error).__new__(type(error), *error.args)
         vars(copied).update(vars(error))
@@ -116,7 +116,7 @@ def own(error: ErrorT) -> ErrorT:
 
 
 def as_result(error: BaseException) -> BaseException:
-    """An error of the application's own code, as one that may come out of an ``await``.
+    """The error of application code as one that may be raised by ``await``.
 
     StopIteration and GeneratorExit may not, and CancelledError would say that the caller was
     cancelled.

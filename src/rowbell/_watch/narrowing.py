@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 async def narrowed(
     request: WaitRequest, connections: Connections, begun: float, first_read: float
 ) -> WaitRequest:
-    """The request for the row's own class; as it is where there is no time to find that out.
+    """The request for the row's own class; the same request if there is no time to ask.
 
     Args:
         request: The request, for a class that may have subclasses.

@@ -29,7 +29,7 @@ class Observers:
         self._look: Handle | None = None
 
     async def reached(self, condition: Callable[[WatcherStatistics], object]) -> None:
-        """Wait until a look finds the condition true.
+        """Wait until the condition is true.
 
         Raises:
             WatcherStateError: The watcher was closed before that.
@@ -43,7 +43,7 @@ class Observers:
             take_notice(reached)
 
     def changed(self) -> None:
-        """Look at the conditions soon: ten thousand changes of one moment are one look."""
+        """Check the conditions in the next turn of the event loop, once for all changes."""
         if self._waiting and self._look is None:
             self._look = asyncio.get_running_loop().call_soon(self._look_now)
 

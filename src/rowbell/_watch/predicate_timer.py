@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class PredicateTimer:
-    """Asks at the interval of a watch, without reading.
+    """Asks the predicate of a watch again at its interval, without a read.
 
     Args:
         watch: The watch; where it has no predicate, nothing is asked.
@@ -32,6 +32,6 @@ class PredicateTimer:
             self._later()
 
     def stop(self) -> None:
-        """Ask no more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()

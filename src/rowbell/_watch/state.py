@@ -20,7 +20,7 @@ logger = logging.getLogger("rowbell")
 
 
 class Mode(StrEnum):
-    """Where a watcher's signals come from."""
+    """How a watcher learns of changes."""
 
     AUTO = "auto"
     """Listen where that works, poll where it does not, and say so."""
@@ -79,7 +79,7 @@ class StateLog:
         self._listened = False
 
     def enter(self, state: WatcherState, reason: Reason | None = None, detail: str = "") -> None:
-        """Go to a state, or stay in it for another reason."""
+        """Enter a state, or stay in it for another reason."""
         if self.state is WatcherState.CLOSED:
             return
         self.detail = explain(reason, detail) if reason else detail
@@ -100,16 +100,16 @@ class StateLog:
         self._changed()
 
     def warn(self, reason: Reason, detail: str) -> None:
-        """Say once that waits are polled, why, and what to do about it."""
+        """Log once that waits are polled, why, and what to do about it."""
         _warn(self._warned, self._name, reason, detail)
 
     def note(self, what: str) -> None:
-        """Log what has happened though the state stays."""
+        """Log an event that does not change the state."""
         logger.warning("rowbell %s: %s", self._name, what)
 
 
 def warn_once(dialect: Dialect, reason: Reason, detail: str) -> None:
-    """Say once for an engine that a wait is polled where no watcher has a say."""
+    """Log once for an engine that a wait is polled without a watcher."""
     _warn(_warned.setdefault(dialect, set()), "", reason, detail)
 
 

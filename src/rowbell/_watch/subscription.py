@@ -192,7 +192,7 @@ class Subscription:
             arming.gap(gap.boundary, gap.tables)
 
     async def _look_for_writers(self, session: NotifierSession) -> None:
-        """Arm despite an old transaction elsewhere: only writers of the table matter."""
+        """Ask the lock table whether the writers from before the boundary are gone."""
         proving = self._board.arming.proving()
         if proving is not None:
             tables, boundary = proving

@@ -12,7 +12,7 @@ from rowbell.errors import InvalidArgumentError
 
 
 def seconds_of(argument: str, value: object, *, may_be_zero: bool = False) -> float:
-    """The seconds that a caller gives.
+    """The seconds that a caller's argument stands for.
 
     Args:
         argument: The argument's name, for the error.
@@ -86,7 +86,7 @@ class Timing:
 class Backoff:
     """How long to wait before the next try: doubled from try to try, jittered, capped.
 
-    It holds no clock: what it needs to know is said to it.
+    It has no clock: what it needs is an argument.
     """
 
     def __init__(self, timing: Timing, jitter: random.Random | None = None) -> None:

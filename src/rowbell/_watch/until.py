@@ -86,7 +86,7 @@ def checked_condition(rows: MappedRows, until: object) -> Until | None:
 
 
 def condition_key(rows: MappedRows, until: Until | None) -> Hashable:
-    """What the server is to be asked, as a key.
+    """A key that is equal for equal SQL conditions.
 
     Raises:
         InvalidArgumentError: The expression cannot be written in SQL of this database.
@@ -108,7 +108,7 @@ def condition_key(rows: MappedRows, until: Until | None) -> Hashable:
 
 
 def varies_by(until: Until | None) -> str | None:
-    """By what a condition may change without the row, as SQL; ``None`` if by nothing."""
+    """The part of a condition that may change without the row, as SQL; else ``None``."""
     if not isinstance(until, ColumnElement):
         return None
     elements = list(visitors.iterate(until))

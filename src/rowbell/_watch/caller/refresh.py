@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def adopt(session: Session, instance: Any, *, begins: bool) -> bool:
-    """Make the instance that the wait was ended with the session's own, if it is free to be.
+    """Add the instance that the read has made to the session, if nothing prevents that.
 
     It saves the session a SELECT. Not where the session has that row already, where other
     instances would come along, or where somebody listens to the session's own statements, or to
@@ -125,9 +125,9 @@ def _is_ours_to_end(session: Session, bind: Engine | Connection) -> bool:
 
 
 def _end_transaction(session: Session) -> None:
-    """End it, and throw its connection away; what the session holds stays as it is.
+    """End the transaction and discard its connection. The session's objects stay as they are.
 
-    Not by a rollback, which expires what the caller has changed and forgets what he has added.
+    Not by a rollback, which expires changes and forgets objects that were added.
     """
     transaction = session.get_transaction()
     if transaction is not None:
@@ -190,13 +190,13 @@ class _Refreshing:
 
 
 def _places(engine: Engine) -> int:
-    """How many connections the engine's pool may hold that are older than a migration."""
+    """The number of connections in the engine's pool that may be older than a migration."""
     pool = engine.pool
     return pool.size() + max(pool.overflow(), 0) if isinstance(pool, QueuePool) else 0
 
 
 def _expire(session: Session, present: Any) -> list[ORMOption]:
-    """Expire what the caller has not changed; how to load all of it again."""
+    """Expire what the caller has not changed; returns the options that load it again."""
     state, entity = inspect(present), type(present)
     kept = set(state.committed_state)
     if kept and state.mapper.version_id_col is not None:

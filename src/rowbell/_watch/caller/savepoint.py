@@ -51,7 +51,7 @@ def in_savepoint(connection: Connection) -> Generator[None]:
 
 
 class _Turns:
-    """Whose turn it is to use a connection: anybody's, or that of one task."""
+    """Which task may use a connection: any, or one."""
 
     def __init__(self, connection: Connection) -> None:
         self._holder: Task[Any] | None = None

@@ -47,7 +47,7 @@ def alone(session: Session) -> Generator[None]:
 async def connection_kept(
     session: AsyncSession, held: Connection | None, idle_limit: str
 ) -> AsyncGenerator[None]:
-    """Say what has happened where the connection that a session held was lost during the wait.
+    """Explain the error if the connection that a session holds is lost during the wait.
 
     Args:
         session: The session.
@@ -76,7 +76,7 @@ async def connection_kept(
 
 
 async def sees(session: AsyncSession, held: Connection, request: WaitRequest) -> bool:
-    """Whether the session itself sees a row that was not found for it."""
+    """Whether the session sees a row that other connections do not see."""
     statement, parameters = request.rows.select([request.key], Layout(request.rows.key_names))
     options = request.rows.execution_options
     asking = session.run_sync(

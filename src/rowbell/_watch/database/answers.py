@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Whom a connection has led to.
+    """The server that a connection has reached.
 
     Attributes:
         backend_pid: The server process.

@@ -45,7 +45,7 @@ ARRAY(SELECT CASE WHEN t.schema IS NULL OR (
 
 
 def _query(function: str) -> str:
-    """A call with what only the client itself can ask: the meaning of names, and owners."""
+    """A call, with what only the caller's role can ask: what names mean, and owners."""
     untrusted = sql("untrusted_owners").replace("@tables@", "$1::oid[]")
     return (  # made of constants
         f"SELECT answer.*, {_OIDS}, ARRAY(SELECT DISTINCT u.table_oid FROM ({untrusted}) AS u)"
@@ -60,7 +60,7 @@ _HEARTBEAT: Final = _query("rowbell.heartbeat($1::oid[], $2::bytea[], $3::text[]
 
 
 class Calls:
-    """Asks on one connection. One that does not answer in time is terminated.
+    """The calls on one connection. It is terminated if an answer does not come in time.
 
     Args:
         connection: The LISTEN connection.
@@ -81,7 +81,7 @@ class Calls:
         self._connection.add_termination_listener(lambda _: callback())
 
     async def identify(self) -> Server:
-        """Whom the connection has led to."""
+        """The server that the connection has reached."""
         [(pid, recovering, database, started, installed)] = await self._fetch(_IDENTIFY)
         schema = None
         if installed:
@@ -151,12 +151,12 @@ class Calls:
         )
 
     async def boundary(self) -> int:
-        """A transaction id given out now: what began before has a lower one."""
+        """Assign a transaction ID. Writers that wrote before have lower ones."""
         [(boundary,)] = await self._fetch("SELECT pg_catalog.pg_current_xact_id()::text::bigint")
         return int(boundary)
 
     async def heartbeat(self, tables: Mapping[int, tuple[WatchedTable, Columns]]) -> Heartbeat:
-        """Whether all is as it should be."""
+        """The state of the session, its registrations and the tables."""
         [answer] = await self._fetch(_HEARTBEAT, *_arrays(tables))
         return Heartbeat(
             answer["backend_pid"],
@@ -169,7 +169,7 @@ class Calls:
         )
 
     async def tables_without_writers(self, tables: Sequence[int], boundary: int) -> list[int]:
-        """Those tables that no transaction from before that boundary can still change."""
+        """Those tables that no transaction below that boundary can still change."""
         query = "SELECT * FROM rowbell.tables_without_writers($1::oid[], $2::bigint)"
         return [row[0] for row in await self._fetch(query, tables, boundary)]
 

@@ -60,7 +60,7 @@ def pinned(statements: Iterable[str]) -> list[str]:
 
 @contextmanager
 def in_terms_of_pg_catalog(connection: Connection) -> Generator[None]:
-    """What is executed in the block finds nothing but PostgreSQL's own, unless by schema."""
+    """Set the ``search_path`` of the block to ``pg_catalog``; other names need their schema."""
     before = connection.scalar(_READ)
     connection.execute(_SET, {"path": _PINNED, "is_local": True})
     is_local = connection.scalar(_READ) == _PINNED  # not in AUTOCOMMIT
@@ -79,7 +79,7 @@ def in_terms_of_pg_catalog(connection: Connection) -> Generator[None]:
 def installing(
     connection: Connection, table: str, timeout: LockTimeout, mode: str = "SHARE ROW EXCLUSIVE"
 ) -> Generator[None]:
-    """Whatever is executed in the block is DDL on that table, and on the schema ``rowbell``.
+    """Run the block's DDL under the lock timeout, one installation at a time.
 
     Args:
         connection: Where it is executed.
@@ -140,7 +140,7 @@ def execute(connection: Connection, statements: Iterable[str]) -> None:
 
 @contextmanager
 def as_owner_of_the_schema(connection: Connection, owner: str | None) -> Generator[None]:
-    """What is created in the block belongs to the schema's owner, given as SQL."""
+    """Create what the block creates as the schema's owner, whose name is given as SQL."""
     if owner is None:
         yield
         return

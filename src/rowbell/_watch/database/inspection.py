@@ -88,7 +88,7 @@ _FUNCTIONS = text(
 def inspect_triggers(
     connection: Connection, triggers: TableTriggers, schema: SchemaStatus
 ) -> Found:
-    """What stands on a table, compared with what should."""
+    """The triggers of a table, compared with those that it should have."""
     rows = connection.execute(_TRIGGERS, {"table": triggers.oid}).all()
     function = triggers.function
     argument = triggers.options.encode() + b"\0"

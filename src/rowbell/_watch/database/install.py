@@ -114,7 +114,7 @@ def _install(connection: Connection, named: TableTriggers, timeout: LockTimeout)
 def _look(
     connection: Connection, named: TableTriggers
 ) -> tuple[SchemaStatus, TableTriggers, Found]:
-    """What stands there, and the triggers as they should; refuses what is not to be used."""
+    """The schema's status, and the triggers as they should be and as they are."""
     schema = schema_status(connection)
     triggers = _placed(connection, resolve(connection, named), schema)
     _refuse(connection, triggers, schema)
@@ -122,7 +122,7 @@ def _look(
 
 
 def _placed(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> TableTriggers:
-    """The triggers of a table, with their function where the current role may create one."""
+    """The triggers, with the place of their function: where the current role may create one."""
     if schema.state is SchemaState.MISSING or schema.mine:
         return triggers
     return replace(triggers, role=connection.scalar(text("SELECT current_user")))
@@ -135,9 +135,9 @@ def _refuse(
     *,
     installed: bool = False,
 ) -> None:
-    """Refuse a schema that this library does not work with, or should not.
+    """Refuse a schema that this library does not work with, or that is not trusted.
 
-    A trigger function of somebody else is what installing mends; afterwards there is none.
+    Installing replaces a trigger function that is not trusted; afterwards there must be none.
     """
     if schema.state is SchemaState.INCOMPATIBLE:
         why = f"the schema {SCHEMA} has version {schema.version}, which wants a newer rowbell"
@@ -248,7 +248,7 @@ def _remove(connection: Connection, triggers: TableTriggers, timeout: LockTimeou
 
 
 def trigger_status(connection: Connection, *models: ModelOrTable) -> list[TriggerStatus]:
-    """What stands on the tables of models.
+    """The state of the triggers on the tables of models.
 
     Args:
         connection: A connection to PostgreSQL.

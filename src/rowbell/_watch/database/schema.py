@@ -176,7 +176,7 @@ class SchemaStatus:
 
 
 def schema_status(connection: Connection) -> SchemaStatus:
-    """What stands in the database, as its catalog says."""
+    """The state of the schema ``rowbell``, as the catalog has it."""
     found = connection.execute(
         text(
             "SELECT n.nspowner::regrole::text AS owner, CASE"

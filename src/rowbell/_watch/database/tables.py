@@ -41,7 +41,7 @@ class TriggerOptions:
 
 @dataclass(frozen=True, slots=True)
 class WatchedTable:
-    """A table that is waited for, as the listener asks the database about it.
+    """A table that is watched, as the database is asked about it.
 
     Attributes:
         name: Its name.
@@ -62,7 +62,7 @@ class WatchedTable:
 
 
 class _Declared:
-    """Keeps a table's options, as a listener to its creation.
+    """Keeps a table's options as a listener to the event ``after_create``.
 
     Not in ``Table.info``, which Alembic writes into migrations. Copies of the table
     (``to_metadata()``) have it too.
@@ -147,7 +147,7 @@ def table_triggers(connection: Connection, table: Table) -> TableTriggers:
 
 
 def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
-    """The same triggers, with the table's schema, in the form that the table wants.
+    """The triggers with the table's schema, in the form that the table needs.
 
     Raises:
         TriggerError: The table cannot have such triggers.

@@ -108,7 +108,7 @@ class TableTriggers:
 
     @property
     def needs_rows(self) -> bool:
-        """Whether what was asked for works row by row only."""
+        """Whether the options need the row form."""
         return self.replicated or self.declared is not None
 
     @property
@@ -127,7 +127,7 @@ class TableTriggers:
 
     @property
     def function(self) -> TriggerFunction:
-        """What the catalog must say of the function."""
+        """The function as the catalog must have it."""
         return TriggerFunction(self._source)
 
     @property
@@ -170,7 +170,7 @@ class TableTriggers:
         return statements
 
     def _conditions(self) -> dict[str, str]:
-        """For each event, for what its trigger fires and when.
+        """The ``FOR EACH`` and ``WHEN`` clauses of each event's trigger.
 
         Operators of a WHEN are looked up when the trigger is created, so they are named with their
         schema. These two compare rows as they are stored and run no code of a type.
@@ -225,7 +225,7 @@ class TableTriggers:
         )
 
     def _unused(self, quote: str) -> str:
-        """A dollar quote that is in no name of the key."""
+        """A dollar quote that no column name contains."""
         while any(quote in column.name for column in self.key):
             quote = f"{quote[:-1]}_$"
         return quote

@@ -19,7 +19,7 @@ TRIGGER_FUNCTION = "the trigger function"
 
 
 def untrusted_owners(connection: Connection, tables: Sequence[int]) -> list[tuple[int, str, str]]:
-    """What somebody owns, or may create, who could not change the tables themselves.
+    """The objects that a role owns, or may create, that could not change the tables itself.
 
     Args:
         connection: A connection to PostgreSQL.
@@ -34,7 +34,7 @@ def untrusted_owners(connection: Connection, tables: Sequence[int]) -> list[tupl
 
 
 def refuse_untrusted_owners(table: str) -> str:
-    """The statement that fails if there are any for a table, given as an SQL literal; ``--sql``."""
+    """The statement that fails if there are any, for ``--sql``; the table is an SQL literal."""
     query = sql("untrusted_owners").replace("@tables@", f"ARRAY[to_regclass({table})::oid]")
     return f"""
 DO $rowbell$

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SLICE: Final = 250
-"""How many rows the event loop is held up for: a few milliseconds' worth."""
+"""Rows processed before yielding to the event loop: a few milliseconds."""
 
 
 def read(
@@ -109,7 +109,7 @@ def read(
 
 
 def _ask_baselines(connection: Connection, watches: Sequence[Watch]) -> None:
-    """Before its first read: what a watch's caller last saw, as the read will return it."""
+    """Set the baselines of watches with ``since=``, before their first read."""
     asking: list[tuple[Watch, Since]] = []
     for watch in watches:
         since = watch.request.since
@@ -130,7 +130,7 @@ _SHARED: Final = frozenset({int, str, bytes, UUID, date, datetime, Decimal})
 
 
 def _places(watches: Sequence[Watch]) -> list[list[Watch]]:
-    """The watches by their row: many may wait for one, which is fetched once."""
+    """The watches grouped by row: a row is fetched once for all of them."""
     by_row: defaultdict[Hashable, list[Watch]] = defaultdict(list)
     for watch in watches:
         key = watch.request.key
@@ -146,7 +146,7 @@ def _is_shared(part: object) -> bool:
 
 
 def _columns(rows: MappedRows, watches: Sequence[Watch]) -> tuple[str, ...]:
-    """The columns that any of the watches wants, in the class's order."""
+    """The columns that any of the watches watches, in the class's order."""
     wanted = {watch.request.columns for watch in watches}
     if len(wanted) == 1:
         return watches[0].request.columns
@@ -207,7 +207,7 @@ def load_all(
 
 
 def _may_be_filtered(session: Session) -> bool:
-    """Whether somebody listens to all sessions, and may add criteria: those of soft deletes, say.
+    """Whether a ``do_orm_execute`` listener of all sessions may add criteria (soft deletes, say).
 
     A wait sees the row all the same: the row is the truth.
     """
@@ -215,7 +215,7 @@ def _may_be_filtered(session: Session) -> bool:
 
 
 def _session(connection: Connection) -> Session:
-    """A session to load with, which leaves the connection as it was."""
+    """A session for loading. It leaves the connection's transaction as it was."""
     return Session(connection, join_transaction_mode="rollback_only")
 
 
@@ -226,12 +226,12 @@ def loads_at_once(watch: Watch) -> bool:
 
 
 def sliced(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """As many of them at a time as the event loop is held up for."""
+    """Slices of as many items as are processed before yielding to the event loop."""
     return (items[start : start + SLICE] for start in range(0, len(items), SLICE))
 
 
 def in_turns(slices: Iterable[Sequence[T]]) -> Iterator[T]:
-    """All of them, with a turn of the event loop between two slices."""
+    """All items, with a turn of the event loop between two slices."""
     for number, some in enumerate(slices):
         if number:
             await_only(asyncio.sleep(0))

@@ -135,7 +135,7 @@ async def _found_by(
 
 
 class Blame:
-    """Finds out on one connection, a new one, which remembers nothing of earlier schemas.
+    """Finds the waits whose rows cannot be read, on a new connection.
 
     Args:
         rows: The rows of the class.
@@ -165,7 +165,7 @@ class Blame:
         self.unmakeable: Exception | None = None
 
     def find(self, connection: Connection, watches: Sequence[Watch]) -> None:
-        """Read for watches that could not be read for together; fail those that cannot be read for.
+        """Read the rows one half at a time; fail the watches whose rows cannot be read.
 
         Raises:
             Exception: One that passes: no wait is to blame for it.
@@ -191,7 +191,7 @@ class Blame:
         self._halve(list(self._ended), partial(self._finish, connection))
 
     def _is_shared(self, watches: Sequence[Watch], ask_for_none: Callable[[Watch], None]) -> bool:
-        """Whether what they ask cannot be asked for any row; then all of them fail."""
+        """Whether the SELECT fails even for no row; then all of the watches fail."""
         self.queries += 1
         try:
             with own_cancellations():
@@ -202,7 +202,7 @@ class Blame:
         return False
 
     def _halve(self, watches: Sequence[Watch], serve: Callable[[Sequence[Watch]], None]) -> None:
-        """Serve them together, or by halves down to the one that cannot be served."""
+        """Read all together, or by halves down to the one row that cannot be read."""
         now = asyncio.get_running_loop().time()
         if now > self._until:
             self.left += watches
@@ -240,7 +240,7 @@ class Blame:
         evidence: bool = False,
         instances: bool = False,
     ) -> Exception | None:
-        """What reading for them so fails with, for good."""
+        """The error of such a read, if it is one that does not pass."""
         self.queries += 1
         try:
             with own_cancellations():

@@ -81,7 +81,7 @@ class ColumnForms:
         self._rules.clear()
 
     def forget(self) -> None:
-        """Ask for the types again: the table may not be what it was."""
+        """Forget the types, so that they are asked for again: the table may have changed."""
         self.types = {}
         self._rules.clear()
         forget_types(self._dialect)
@@ -107,7 +107,7 @@ class ColumnForms:
         return rules
 
     def unread(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Those attributes of which a read returns something else than the value."""
+        """Those attributes whose form is not the value itself."""
         return tuple(name for name in names if not self.of(name).is_value)
 
     def known_read(self, name: str, value: object) -> object:
@@ -120,7 +120,7 @@ class ColumnForms:
         return None if value is None else form.given(value)
 
     def is_opaque(self, name: str) -> bool:
-        """Whether only the attribute's type, the application's own, can compare its values."""
+        """Whether only the application's own type of the attribute can compare its values."""
         type_ = self._properties[name].columns[0].type
         own = not type(type_).__module__.startswith("sqlalchemy.")
         return own or isinstance(type_, TypeDecorator)

@@ -114,7 +114,7 @@ class MappedColumns:
         return (name,)
 
     def registered(self, names: Sequence[str], table: Table) -> frozenset[str] | None:
-        """Which of a table's columns those attributes are to be registered with.
+        """The columns of a table with which those attributes are registered.
 
         Returns:
             The columns' names in the database; ``None`` for any column.

@@ -52,7 +52,7 @@ class MappedRows:
 
     @classmethod
     def of(cls, model: type[Any], dialect: Dialect, schema_map: SchemaMap | None) -> MappedRows:
-        """The one object for these rows, which all waits for them share.
+        """The object for these rows; all waits for them share it.
 
         Raises:
             UnmappedModelError: The model is not a mapped class.

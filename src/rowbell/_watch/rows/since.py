@@ -67,7 +67,7 @@ class Since:
         return tuple(seen.get(name, UNSEEN) for name in self.columns)
 
     def _given(self, connection: Connection, same: dict[str, Any]) -> dict[str, Any]:
-        """What is the same in the row, and the rest as the server makes it of what was given."""
+        """The values that are the same in the row; the others converted by the server."""
         seen = dict(same)
         rest = {name: value for name, value in self.values.items() if name not in same}
         if rest:
@@ -84,7 +84,7 @@ class Since:
         return seen
 
     def is_as_seen(self, name: str, value: object) -> bool:
-        """Whether that value is what the caller last saw, or its type calls it that."""
+        """Whether a value equals what the caller last saw, as its type compares them."""
         if not self.rows.forms.is_opaque(name):
             return not is_distinct(self.values[name], value)
         type_ = self.rows.columns.properties[name].columns[0].type
@@ -104,7 +104,7 @@ _NOTHING_LIKE_IT: Final = _NothingLikeIt()
 def _in_rows(
     connection: Connection, several: Sequence[Since], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """For each, what its row holds of attributes whose type calls it what the caller last saw.
+    """For each row, the attributes that are as the caller last saw them.
 
     A value comes back as it went: it may have been rounded when it was loaded, and a type may send
     the same value in another way each time.

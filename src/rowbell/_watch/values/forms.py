@@ -97,13 +97,13 @@ _NO_SIGN: Final = r"[^-,{}()[\]]|-(?=0(\.0*)?([^.0-9]|$))"
 
 
 def _hash_of_parts(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The hash, and the signs of the parts, which it leaves out."""
+    """The hash and the signs of the parts: the hash leaves out the signs."""
     signs = _pg_catalog.regexp_replace(sql_cast(column, Text), _NO_SIGN, "", "g")
     return _pg_catalog.concat(_hash(column), signs, type_=Text())
 
 
 def _hash_of_array(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The same, and the bounds."""
+    """The same with the array's bounds."""
     dims = _pg_catalog.array_dims(column)
     return _pg_catalog.concat(_hash_of_parts(column), dims, type_=Text())
 

@@ -96,7 +96,7 @@ def column_types(connection: Connection, types: Iterable[int]) -> dict[int, Colu
 
 
 def forget_types(dialect: Dialect) -> None:
-    """Ask again: types have changed, perhaps."""
+    """Forget the types: they may have changed."""
     _known.pop(dialect, None)
 
 
