@@ -1,4 +1,4 @@
-"""For FastAPI: a request's session as a parameter, answers to errors, clients that leave.
+"""FastAPI: a request's session as a parameter, responses to errors, and clients that leave.
 
 ``pip install rowbell[fastapi]``
 """

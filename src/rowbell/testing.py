@@ -67,7 +67,7 @@ async def create_database(
     try:
         await _execute(server_url, statement)
     except DBAPIError as error:
-        # The second is what one of two gets that create it at the same time.
+        # The second error occurs if two create it at the same time.
         if has_sqlstate(error, DUPLICATE_DATABASE, UNIQUE_VIOLATION):
             if exist_ok:
                 return

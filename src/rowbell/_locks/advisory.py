@@ -1,14 +1,14 @@
-"""Advisory locks: on keys that mean something to the application alone.
+"""Advisory locks: on keys that only the application gives a meaning.
 
-A session-level lock belongs to a server connection, not to a transaction; and a session gives
-its connection back to the pool whenever its transaction ends. Unlocking after that would ask
-the wrong connection, and the lock would stay with one that lies idle in the pool. Hence:
+A session-level lock belongs to a server connection, not to a transaction. A session returns its
+connection to the pool whenever its transaction ends. Unlocking after that would use another
+connection, and the lock would stay with an idle connection of the pool. Therefore:
 
-- a commit inside the block is refused where it would take the lock away;
-- whatever else ends the transaction (a rollback, a close), the lock is released as the
+- a commit inside the block is refused if it would return the connection;
+- if anything else ends the transaction (a rollback, a close), the lock is released when the
   connection returns to the pool, by the pool's ``reset`` event;
-- where a statement has failed the server refuses to unlock, until a rollback: then it is done;
-- a block that ends well although its lock was lost in that way raises.
+- after a failed statement the server refuses to unlock until a rollback: then it is done;
+- a block that ends without an error although its lock was lost in that way raises.
 """
 
 from __future__ import annotations

@@ -55,7 +55,9 @@ async def lock_wait(
         wait = None if timeout is None else str(timeout)
         if has_sqlstate(error, LOCK_NOT_AVAILABLE):
             raise LockTimeoutError(objects, mode, wait) from error
-        if has_sqlstate(error, QUERY_CANCELED):  # by a shorter statement_timeout, or by somebody
+        if has_sqlstate(
+            error, QUERY_CANCELED
+        ):  # by a shorter statement_timeout, or by pg_cancel_backend()
             raise LockTimeoutError(objects, mode, wait, cancelled=str(error.orig)) from error
         raise
     await connection.execute(_RESTORE, {"previous": previous})

@@ -1,9 +1,8 @@
 """Many-to-Many relationships, written in their secondary table without loading the collection.
 
-All three functions work in a SAVEPOINT, so that what fails in the middle has changed nothing,
-and leave the commit to the caller. Rows are inserted with the keys of both sides; all other
-columns of the secondary table get their defaults. Pending changes of the session are not
-flushed.
+All three functions use a SAVEPOINT, so an error in the middle changes nothing. They leave the
+commit to the caller. Rows are inserted with the keys of both sides; all other columns of the
+secondary table get their defaults. Pending changes of the session are not flushed.
 """
 
 from __future__ import annotations
@@ -115,8 +114,8 @@ async def m2m_set(
     try:
         await _set(association, session, related)
     except IntegrityError as error:
-        # Somebody has added one of them since they were read, without locking the owner; it is
-        # committed, so the second time it is seen.
+        # Another transaction has added one of them since the read, without locking the owner. It
+        # is committed, so the second try sees it.
         if not has_sqlstate(error, UNIQUE_VIOLATION):
             raise
         await _set(association, session, related)

@@ -66,7 +66,7 @@ def _write(record: Path, value: str, users: list[int]) -> None:
 
 def _is_alive(pid: int) -> bool:
     if os.name == "nt":
-        return True  # there is no asking there: signal 0 is one that ends processes
+        return True  # os.kill() with signal 0 would end the process there
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,7 +1,7 @@
-"""A database of a worker of the test run: a clone of a template, made anew when it must be clean.
+"""The database of a test worker: a clone of a template, created again when it must be clean.
 
-The fixtures of ``rowbell_pytest`` are made of this. Nothing here is asynchronous, since fixtures of
-a whole test run outlive the event loops of its tests.
+The fixtures of ``rowbell_pytest`` use this module. It is not asynchronous, because fixtures of a
+whole test run outlive the event loops of its tests.
 """
 
 from __future__ import annotations

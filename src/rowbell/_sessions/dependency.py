@@ -1,11 +1,7 @@
 """Sessions for requests and workers.
 
-What ends a session or rolls back is not cut short by a cancellation: a client that has gone,
-or a timeout around the block, leaves no transaction open and no connection out of its pool.
-
-PostgreSQL answers the COMMIT of a transaction in which a statement has failed by rolling back,
-and drivers take that for success. So where an error was caught and nothing was rolled back, a
-commit here asks first, and raises.
+A cancellation does not interrupt what ends a session or rolls back. So a client that leaves, or a
+timeout around the block, leaves no transaction open and no connection out of its pool.
 """
 
 from __future__ import annotations

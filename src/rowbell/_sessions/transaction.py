@@ -1,7 +1,7 @@
 """Transactions and SAVEPOINTs inside of a session.
 
-What ends a transaction is not cut short by a cancellation: a timeout around the block leaves no
-transaction open.
+A cancellation does not interrupt what ends a transaction: a timeout around the block leaves none
+open.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """The connections of a watcher: the dedicated one that listens, and those that reads borrow.
 
 The dedicated connection is made as the engine makes its own (URL, ``connect_args``,
-``do_connect`` and ``connect`` hooks, ``async_creator``), but by a pool of its own, so it takes
-no place in the engine's. Reads borrow from the engine's pool only what lies idle there or what
-it may open anyway: with all its places taken, perhaps by the very sessions that wait, they
-open a connection of their own instead of queueing.
+``do_connect`` and ``connect`` hooks, ``async_creator``), but by a pool of its own. So it takes no
+place in the engine's pool.
+
+A read borrows a connection that is idle in the engine's pool, or that the pool may open within
+its size. If all places are taken, perhaps by the sessions that wait, the read opens a connection
+of its own and does not queue.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The kinds of errors of reads: those that pass, those of the connection, and all others.
 
-What passes is asked again at the wait's interval. Anything else is asked once more on a new
-connection before anybody is blamed: a connection remembers prepared statements and types, and a
-migration changes both behind its back. No list of the errors that this causes could be complete.
+After an error that passes, the read is repeated at the wait's interval. After any other error it is
+repeated once on a new connection, because a connection remembers prepared statements and types
+that a migration has changed. Only if that fails too, a wait ends with the error. No list of the
+errors of stale connections could be complete.
 """
 
 from __future__ import annotations

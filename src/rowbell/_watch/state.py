@@ -90,7 +90,7 @@ class StateLog:
         if state is WatcherState.LISTENING:
             self.reconnects += self._listened
             self._listened = True
-            # What was said of tables stays said: a watcher opened for each wait says it once.
+            # Reasons of tables are not logged again: a watcher may be opened for each wait.
             self._warned -= {one for one in self._warned if one[0] in OF_THE_CONNECTION}
         self.state, self.reason = state, reason
         if reason is None or reason is Reason.REQUESTED:

@@ -1,9 +1,9 @@
 """A wait's ``until``, checked at the call: a predicate, or an SQL expression on the row.
 
-An armed watch is woken when its row changes, and asks its condition then. So a condition that may
-change without the row is polled: it calls a function that is not known to depend on its arguments
-alone, such as ``now()``, or looks at other rows. A predicate cannot be looked into; it is asked
-again at the wait's interval.
+An armed watch checks its condition when its row changes. So a condition that may change without
+the row is polled: one that looks at other rows, or calls a function whose result may depend on
+more than its arguments, such as ``now()``. A predicate is a Python function, so its dependencies
+are unknown; it is asked again at the wait's interval.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ async def _wait_on_connection(
             await finished(connection.run_sync(_look, watch))
             failed_since = math.inf
         except DBAPIError as error:
-            # Another's statement has failed, who is about to undo it.
+            # A statement of the caller has failed; the caller is about to roll back.
             failed_since = min(failed_since, started)
             if not has_sqlstate(error, IN_FAILED_TRANSACTION) or started > failed_since + _UNDO:
                 raise
@@ -211,7 +211,7 @@ async def _lent_watcher(engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
         watcher = RowWatcher(engine)
         watcher.start()
         _borrowers[watcher] = 0
-    if watcher not in _borrowers:  # the application's own
+    if watcher not in _borrowers:  # a type of the application may raise anything
         yield watcher
         return
     _borrowers[watcher] += 1

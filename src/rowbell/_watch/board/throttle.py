@@ -1,9 +1,9 @@
 """How often notifications may have a table's rows read in vain.
 
-Anybody may NOTIFY, and forge a notification. A read that shows nothing new is charged to its table;
-what was charged is forgiven at a fixed rate, and beyond an allowance the rows that are notified
-meanwhile wait for that. So the first notification is answered at once, and those that follow are
-answered together by reads that begin after the last of them. None is dropped.
+Any role may send a notification. A read that shows no change is charged to its table, and charges
+are forgiven at a fixed rate. Beyond an allowance, notified rows wait until enough is forgiven. So
+the first notification is answered at once. Those that follow are answered together, by a read that
+begins after the last of them. None is dropped.
 """
 
 from __future__ import annotations

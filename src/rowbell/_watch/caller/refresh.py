@@ -160,7 +160,7 @@ class _Refreshing:
             if present is None:
                 get = session.get(rows.model, self._request.key, options=self._request.options)
                 instance = await cancelled_once(get)
-                # The database may call keys equal that Python does not: then this one was there.
+                # The database may find keys equal that Python does not: then it was there before.
                 if instance is not None and inspect(instance).key[1] != name[1]:
                     present = instance
             if present is not None:
@@ -200,10 +200,10 @@ def _expire(session: Session, present: Any) -> list[ORMOption]:
     state, entity = inspect(present), type(present)
     kept = set(state.committed_state)
     if kept and state.mapper.version_id_col is not None:
-        # Another's change must not make the caller's own, which is pending, pass for a later one.
+        # With a fresh version, the caller's pending change would overwrite another's.
         kept.add(state.mapper.get_property_by_column(state.mapper.version_id_col).key)
     stale = [name for name in state.dict if name in state.attrs and name not in kept]
-    if stale:  # an empty list would mean all, what is pending included
+    if stale:  # an empty list would mean all attributes, also those with pending changes
         session.expire(present, stale)
     properties = inspect(entity).column_attrs
     deferred = [name for name in stale if name in properties and properties[name].deferred]

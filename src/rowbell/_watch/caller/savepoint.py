@@ -1,8 +1,9 @@
 """Reads on a connection that belongs to the caller, whose transaction they must not abort.
 
-A SAVEPOINT of our own does that, but others may use the connection at the same time: a test that
-waits for what it writes on the same connection does. A statement of theirs between ours would be
-undone with our read, or would release our SAVEPOINT; so theirs wait until ours are done.
+Each read has a SAVEPOINT of its own. But the caller may use the connection at the same time, as a
+test does that waits for what it writes there. A statement of the caller between those of the read
+would be undone with the read, or would release its SAVEPOINT. So the caller's statements wait
+until the read has ended.
 """
 
 from __future__ import annotations

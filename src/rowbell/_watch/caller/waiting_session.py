@@ -62,7 +62,7 @@ async def connection_kept(
     except DBAPIError as error:
         if held is None or not (held.invalidated or error.connection_invalidated):
             raise
-        await complete(session.run_sync(lambda _: held.invalidate()))  # else no rollback works
+        await complete(session.run_sync(lambda _: held.invalidate()))  # otherwise no rollback works
         why = "it was lost"
         if idle_limit != "0":
             why = (

@@ -24,7 +24,7 @@ SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), pg_catalog.c
        pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()),
        pg_catalog.to_regprocedure('rowbell.schema_version()') IS NOT NULL"""
 
-# What the role, the database or the engine's arguments say may not suit a session that listens.
+# The role's, the database's or the engine's settings may not suit a session that listens.
 _PREPARE_SESSION: Final = """
 SELECT pg_catalog.set_config('application_name', pg_catalog.left('rowbell ' || coalesce(
          nullif(pg_catalog.current_setting('application_name'), ''), 'listener'), 63), false),
@@ -34,7 +34,7 @@ SELECT pg_catalog.set_config('application_name', pg_catalog.left('rowbell ' || c
        pg_catalog.set_config('statement_timeout', '0', false),
        pg_catalog.set_config('lock_timeout', '0', false)"""
 
-# What the names mean now; a name in a schema that this role may not use means nothing to it.
+# The oids of the names now; NULL for a name in a schema that this role may not use.
 _OIDS: Final = """
 ARRAY(SELECT CASE WHEN t.schema IS NULL OR (
                 SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')

@@ -1,6 +1,6 @@
-"""Puts the triggers on a table, takes them off, and says what stands there.
+"""Installs the triggers of tables, removes them, and reports their state.
 
-All three work on SQLAlchemy's sync ``Connection``: Alembic uses them as they are, asyncio
+The three functions take SQLAlchemy's sync ``Connection``. Alembic calls them directly, asyncio
 code through ``AsyncConnection.run_sync``.
 """
 
@@ -100,7 +100,7 @@ def _install(connection: Connection, named: TableTriggers, timeout: LockTimeout)
     schema, triggers, found = _look(connection, named)
     if not schema.is_usable or found.state in _WRONG:
         with installing(connection, triggers.name, timeout):
-            # Once more, now that nobody else installs.
+            # Look again under the lock.
             schema, triggers, found = _look(connection, named)
             if not schema.is_usable:
                 executed += _install_schema(connection, schema, triggers)
@@ -160,7 +160,7 @@ def _install_schema(
 ) -> list[str]:
     statements = schema_statements()
     if schema.owner is None:
-        # Not IF NOT EXISTS: somebody else may have made it a moment ago.
+        # Not IF NOT EXISTS: another role may have created it a moment ago.
         execute(connection, [f"CREATE SCHEMA {SCHEMA}"])
     with as_owner_of_the_schema(connection, schema.owner):
         execute(connection, statements)

@@ -1,7 +1,7 @@
-"""What stands in the database once: the schema ``rowbell``. Its SQL is in the folder ``sql``.
+"""The schema ``rowbell``, which is in a database once. Its SQL is in the folder ``sql``.
 
 =========================  ==================================================================
-``registration``           the rows that somebody waits for; triggers look there first
+``registration``           the rows that listeners want to be notified of
 ``listener``               the sessions that listen, each with a number
 ``registration_limit``     how many rows a role may register, where an administrator says so
 ``has_registrations``      a sequence: 0 while no row is registered
@@ -11,12 +11,7 @@
 the other functions        called by the listener, all through ``calls``
 =========================  ==================================================================
 
-A row's key travels as a 64-bit hash of its key columns (``hash_record_extended``, since
-PostgreSQL 14). It is a function of the value alone, independent of the session's settings, and
-follows the type's own equality. Two keys with one hash cost a needless read, never a wrong answer.
-Only SQL computes it.
-
-Installing is idempotent. What stands is compared with the catalog: who owns it, who may call it,
+Installing is idempotent. Each object is compared with the catalog: who owns it, who may call it,
 what it does. The schema has a version, which only grows (``schema_version()``): an older library
 leaves a newer schema alone.
 """

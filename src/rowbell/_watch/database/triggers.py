@@ -1,18 +1,20 @@
-"""What stands on a watched table: its triggers, and the function that they run. Pure text.
+"""The triggers of a table, and the function that they run, as SQL text.
 
 There are two forms. The *statement* form looks up all rows of a statement with one join over the
-transition tables. The *row* form does it row by row; it serves where transition tables cannot: on
-partitioned tables, whose partitions are written directly too, for declared columns, and where
-changes arrive by logical replication, which fires no statement triggers.
+transition tables. The *row* form looks up each row. It is for cases in which there are no
+transition tables: partitioned tables, whose partitions are also written directly; declared
+columns; and changes by logical replication, which fires no statement triggers.
 
-A writer pays in steps, each only if the one before says so. The trigger's ``WHEN``, in the row
-form: did the row, or a declared column, change? The flag: is any row registered? The probe: is one
-of these rows registered? Only then it is found out what changed, and notified.
+A writer pays in steps, each only if the one before says so:
 
-The function runs as the writer. It and its triggers depend only on the names of the key columns,
-the declared columns and the form, so the function is named after a hash of all that, and is never
-altered: two versions of rowbell can stand side by side during a deploy. Its text is in
-``sql/trigger_*.sql``.
+1. the trigger's ``WHEN``, in the row form: did the row, or a declared column, change?
+2. the flag: is any row registered?
+3. the probe: is one of these rows registered?
+4. only then: what changed, and the notification.
+
+The function runs as the writer. It depends only on the names of the key columns, the declared
+columns and the form. So it is named after a hash of all that, and is never altered: two versions
+of rowbell can be used side by side during a deploy. Its text is in ``sql/trigger_*.sql``.
 """
 
 from __future__ import annotations
@@ -206,7 +208,7 @@ class TableTriggers:
             root = "TG_RELID"
             old, new, body = key_hash("o", self.key), key_hash("n", self.key), "trigger_statement"
             all_keys = f"ARRAY(SELECT {old} FROM old_rows AS o LIMIT {KEYS_PER_TRANSACTION + 1})"
-            # It is never wanted: a statement's queries are planned anew when its table changes.
+            # Never used: a statement's queries are planned again when its table changes.
             retyped_keys = "SELECT NULL::bigint[] AS keys WHERE $1 IS NULL"
         return _filled(
             sql("trigger_guard").split("$rowbell$")[1],

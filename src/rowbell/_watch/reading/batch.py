@@ -1,8 +1,8 @@
-"""One SELECT for many rows of a class, and what comes of it for each that is waited for.
+"""One SELECT for many rows of a class, and what it means for each of their watches.
 
-Synchronous, on SQLAlchemy's own ``Connection``: a read is one step into its greenlet, not one
-for each call. Where it finds thousands of rows, it looks at a few hundred at a time, and the event
-loop does what else there is to do in between.
+The code is synchronous, on SQLAlchemy's own ``Connection``: a read enters SQLAlchemy's greenlet
+once, not once for each call. Thousands of rows are processed a few hundred at a time, with a turn
+of the event loop in between.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _places(watches: Sequence[Watch]) -> list[list[Watch]]:
 
 def _is_shared(part: object) -> bool:
     if isinstance(part, datetime) and part.tzinfo is not None:
-        # Of an hour that comes twice both are equal in Python, in a zone that knows of it.
+        # When clocks are set back, two instants of that hour are equal in Python.
         return isinstance(part.tzinfo, timezone)
     return type(part) in _SHARED or isinstance(part, Enum)
 

@@ -1,9 +1,10 @@
-"""Whose waits a failed SELECT ends: all that ask alike, or the one whose row cannot be read.
+"""Finds the waits that a failed SELECT ends: all that ask alike, or the one of an unreadable row.
 
 A column that a migration has dropped fails every read of its class. So the waits that ask alike
-are judged together first, by the same SELECT for no row at all. Only where that succeeds is the
-fault in one of the rows, which is found by halves. Other waits of the class are held up meanwhile,
-so that takes a quarter of a second at most; those that are not judged by then are read for again.
+are judged together first, by the same SELECT for no row at all. Only if that succeeds, one of the
+rows is at fault, and the waits are halved until it is found. Other waits of the class have to wait
+meanwhile. So this takes a quarter of a second at most; waits that are not judged by then are read
+for again.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ async def verdict_on(
     if isinstance(error, UnreachableError):
         for watch in watches:
             if not watch.observation.is_found and not error.passes:
-                watch.fail(own(error.reason))  # the others could be read for once
+                watch.fail(own(error.reason))  # the others were read before
         return Verdict(problem, watches)
     passes = is_passing(error)
     if passes and not (repeated and is_answered(error) and len(watches) > 1):
@@ -185,7 +186,7 @@ class Blame:
     def read_what_can_be_read(self, connection: Connection, watches: Sequence[Watch]) -> None:
         """The same where the error passes: no wait ends, but the others need not wait for it."""
         self._passes = True
-        half = len(watches) // 2  # all together have just failed
+        half = len(watches) // 2  # all of them together have just failed
         for some in (watches[:half], watches[half:]):
             self._halve(some, partial(self._read, connection))
         self._halve(list(self._ended), partial(self._finish, connection))
@@ -210,7 +211,9 @@ class Blame:
         try:
             with own_cancellations():
                 serve(watches)
-            self._until = min(self._until, now + _LIMIT)  # from the first that is judged on
+            self._until = min(
+                self._until, now + _LIMIT
+            )  # the limit begins with the first that is judged
         except Exception as error:
             if len(watches) <= 1:
                 self._fail(watches, error)

@@ -159,7 +159,7 @@ class Reader:
         self.rereads += sum(watch.observation.is_found for watch in by_watch)
         self.queries += 1
         ended: list[tuple[Watch, Reading]] = []
-        # Before the SELECT: a boundary of later is not proven by its snapshot.
+        # Before the SELECT: its snapshot proves nothing of a later boundary.
         self._board.begin(reads)
         for watch, reading in read(
             connection, rows, list(by_watch), evidence=asked.evidence, instances=asked.instances

@@ -1,9 +1,9 @@
 """Instances made of a row's values, without a session.
 
-Where loading a mapped class is no more than setting its columns, this does the same at a
-quarter of the cost, and from the same read that was compared. A class of which more could
-be expected (inheritance, load events, composites, deferred columns, SQL expressions, types
-that are SELECTed through one, eager relationships) is left to the ORM.
+If loading a mapped class only sets its columns, this module does the same at a quarter of the
+cost, from the read that was compared. All other classes are left to the ORM: those with
+inheritance, load events, composites, deferred columns, SQL expressions, types that are selected
+through an expression, or eager relationships.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a caller last saw of a row, in the form in which reads return it.
 
-In general only the server knows that: it rounds, pads and converts. For the plain types that most
-columns have there is nothing to know, and nothing is asked.
+In general only the server can convert a value: it rounds, pads and casts. For the plain types that
+most columns have, the value is known without a query.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class WantedKeys:
             unnest = (func if len(arrays) > 1 else func.pg_catalog).unnest(*arrays)
             unnested = unnest.table_valued(*parts, with_ordinality="place")
             return unnested.render_derived(name="wanted")
-        # VALUES of no row are not SQL; a key of NULLs is no row's.
+        # VALUES needs a row; no row has a key of NULLs.
         rows = [(place, *key) for place, key in enumerate(keys or [(None,) * len(parts)], 1)]
         return values(column("place", Integer), *parts, name="wanted").data(rows).cte("wanted")
 

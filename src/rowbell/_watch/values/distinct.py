@@ -1,8 +1,8 @@
-"""Whether two values differ, as SQL's ``IS DISTINCT FROM`` would say it.
+"""Whether two values differ, as SQL's ``IS DISTINCT FROM`` defines it.
 
-The values are what reads returned for one column at two times, in the form of its type
-(``forms``), before SQLAlchemy's types make objects of them: an object's ``__eq__`` may compare
-identities, or not exist.
+The values are those of one column in two reads, in the form of its type (``forms``). SQLAlchemy's
+types have not made objects of them yet: an object's ``__eq__`` may compare identities, or be
+missing.
 """
 
 from __future__ import annotations

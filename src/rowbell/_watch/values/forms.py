@@ -156,7 +156,11 @@ def documents_differ(before: str, after: str) -> bool:
     """Whether two JSON documents have different values; numbers are compared as ``numeric``."""
     try:
         return is_distinct(_document(before), _document(after))
-    except (ValueError, ArithmeticError, RecursionError):  # its text differs, and it is too odd
+    except (
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+    ):  # its text differs, and it cannot be parsed
         return True
 
 
@@ -194,7 +198,7 @@ FORMS: Final = {
     "timestamp": Form(_sent("timestamp_send"), given=lambda v: _instant(v, aware=False)),
     "timestamptz": Form(_sent("timestamptz_send"), given=lambda v: _instant(v, aware=True)),
     "interval": Form(_sent("interval_send"), differ=_intervals_differ),
-    "bpchar": Form(_text),  # as text it ends where its blanks begin
+    "bpchar": Form(_text),  # the cast to text removes trailing blanks
     "json": DOCUMENT,
     "jsonb": DOCUMENT,
     **dict.fromkeys(

@@ -1,7 +1,7 @@
-"""A value that a caller gives, as a read of its column would return it.
+"""Whether a value that a caller gives is what a read of its column would return.
 
-In general only the server knows: it rounds, pads and converts. For the plain types that most
-columns have there is nothing to know, and no query is needed to find that out.
+In general only the server knows: it rounds, pads and casts. For the plain types that most columns
+have, no query is needed.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def is_read_as_given(type_: TypeEngine[Any], value: object) -> bool:
     """Whether PostgreSQL returns that value of a column of that type as it is."""
     if value is None:
         return True
-    if getattr(type_, "_variant_mapping", None):  # nothing public tells of with_variant()
+    if getattr(type_, "_variant_mapping", None):  # no public attribute shows with_variant()
         return False
     plain = _PLAIN.get(type(type_))
     # asyncpg has a UUID of its own; a bool is no plain int, nor a datetime a date.
     if type(value) is not plain and not (plain is UUID and isinstance(value, UUID)):
         return False
     if isinstance(type_, DateTime) and isinstance(value, datetime):
-        # Of other zones than a fixed offset an hour may be meant twice (PEP 495).
+        # In other zones than a fixed offset, an hour may occur twice (PEP 495).
         return isinstance(value.tzinfo, timezone) if type_.timezone else value.tzinfo is None
     if isinstance(type_, Uuid):
         return bool(type_.as_uuid and type_.native_uuid)
