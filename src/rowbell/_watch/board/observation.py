@@ -19,12 +19,14 @@ class Reading(NamedTuple):
         until: What the SQL expression ``until`` said.
         instance: The row as an instance of no session, where the read loaded it.
         evidence: What the proof needs, where it was asked for.
+        is_shared: Whether other watches get the same instance.
     """
 
     values: tuple[Any, ...]
     until: bool = False
     instance: Any = None
     evidence: Evidence | None = None
+    is_shared: bool = False
 
 
 class Observation:

@@ -24,7 +24,6 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import Final
 
 from rowbell._identifiers import qualified, quote_identifier, quote_literal
 from rowbell._watch.database.schema import KEYS_PER_TRANSACTION, SCHEMA, TRIGGERS, sql
@@ -217,8 +216,8 @@ class TableTriggers:
             retyped_keys=quote_literal(retyped_keys),
             body=_filled(
                 sql(body).replace("$query$", self._unused("$query$")),
-                registered_old=_REGISTERED.format(old),
-                registered_new=_REGISTERED.format(new),
+                registered_old=_registered(old),
+                registered_new=_registered(new),
                 old_key=old,
                 new_key=new,
                 old_key_in_format=old.replace("%", "%%"),
@@ -233,10 +232,12 @@ class TableTriggers:
         return quote
 
 
-_REGISTERED: Final = (
-    "SELECT r.listener, r.key_hash, r.columns FROM rowbell.registration AS r "
-    "WHERE r.table_oid = root AND r.key_hash = {} OFFSET 0"
-)
+def _registered(key: str) -> str:
+    """The probe: the registrations of the row whose key has that hash, given as SQL."""
+    return (
+        "SELECT r.listener, r.key_hash, r.columns FROM rowbell.registration AS r "
+        f"WHERE r.table_oid = root AND r.key_hash = {key} OFFSET 0"
+    )
 
 
 def _filled(template: str, **parts: str) -> str:

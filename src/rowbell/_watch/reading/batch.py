@@ -8,7 +8,7 @@ of the event loop in between.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import defaultdict
 from contextlib import nullcontext
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -94,15 +94,17 @@ def read(
             codes = tuple([described[i][1] for i in layout.driver_columns])
         for row in in_turns(result.partitions(SLICE)):
             found = parse(row)
+            sharing = places[found.place - 1]
             missing.discard(found.place - 1)
-            for watch in places[found.place - 1]:
+            is_shared = maker is None and len(sharing) > 1
+            for watch in sharing:
                 # An instance of its own for each, where that is no more than its attributes.
                 instance = maker.make(found.raw, codes) if maker else found.instance
                 values = found.values
                 if watch.request.columns != names:
                     by_name = dict(zip(names, values, strict=True))
                     values = tuple(by_name[name] for name in watch.request.columns)
-                yield watch, Reading(values, found.until, instance, found.evidence)
+                yield watch, Reading(values, found.until, instance, found.evidence, is_shared)
     for place in missing:
         for watch in places[place]:
             yield watch, None
@@ -162,11 +164,10 @@ def finish(connection: Connection, rows: MappedRows, ended: Sequence[tuple[Watch
     Returns:
         The number of statements that it took.
     """
-    shared = Counter(() if rows.maker else (id(reading.instance) for _, reading in ended))
     wanting: list[Watch] = []
     for watch, reading in in_turns(sliced(ended)):
         if reading.instance is not None:
-            watch.decide(reading.instance, alone=shared[id(reading.instance)] <= 1)
+            watch.decide(reading.instance, alone=not reading.is_shared)
         elif watch.wants_instance or watch.request.predicate is not None:
             wanting.append(watch)
         else:
