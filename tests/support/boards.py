@@ -28,7 +28,7 @@ class Rows:
     model = object
     forms: Any = SimpleNamespace(forget=lambda: None)
 
-    def registered(self, _names: tuple[str, ...]) -> tuple[None]:
+    def registered(self, names: tuple[str, ...]) -> tuple[Any]:
         return (None,)
 
     def describe(self, key: tuple[int, ...]) -> dict[str, object]:
@@ -52,12 +52,18 @@ def a_board(clock: Callable[[], float], **more: Any) -> Board:
 
 
 def a_watch(
-    row: int, loop: asyncio.AbstractEventLoop, *, interval: float = 60.0, deadline: float = math.inf
+    row: int,
+    loop: asyncio.AbstractEventLoop,
+    *,
+    interval: float = 60.0,
+    deadline: float = math.inf,
+    rows: Any = ROWS,
+    columns: tuple[str, ...] = ("n",),
 ) -> Watch:
     request = WaitRequest(
-        rows=ROWS,
+        rows=rows,
         key=(row,),
-        columns=("n",),
+        columns=columns,
         interval=interval,
         timeout=None,
         until=None,

@@ -15,7 +15,7 @@ from rowbell._watch.board.phases import Armed, Phase, Polled, Proving, Registeri
 from rowbell._watch.board.schedule import NOW, ScheduledRead, Why
 from rowbell._watch.rows.evidence import Evidence
 from rowbell._watch.values.key_hash import RowId
-from support.boards import SERVER, TABLE, a_board, a_watch
+from support.boards import ROWS, SERVER, TABLE, Rows, a_board, a_watch
 from support.paths import ROOT
 
 ROW = RowId(TABLE, 7)
@@ -25,12 +25,12 @@ SQL = ROOT / "src" / "rowbell" / "_watch" / "database" / "sql"
 class Scene:
     """One watch on one row, and the reads of it, in steps."""
 
-    def __init__(self, **more: Any) -> None:
+    def __init__(self, rows: Any = ROWS, **more: Any) -> None:
         self.now = 1_000.0
         self.board = a_board(lambda: self.now, **more)
         self.arming = self.board.arming
         self.board.connected(SERVER)
-        self.watch = a_watch(7, asyncio.get_running_loop())
+        self.watch = a_watch(7, asyncio.get_running_loop(), rows=rows)
         self.board.add(self.watch)
 
     def begin(self) -> ScheduledRead:
@@ -319,3 +319,77 @@ async def test_a_wait_whose_time_has_passed_ends_by_a_read_that_began_after_that
     scene.board.answered(reads, scene.now)
     with pytest.raises(TimeoutError):
         await watch.result
+
+
+class ColumnRows(Rows):
+    """The same, registered with the columns that a wait watches."""
+
+    def registered(self, names: tuple[str, ...]) -> tuple[Any]:
+        return (frozenset(names),)
+
+
+@pytest.mark.parametrize("must_arm", [False, True])
+async def test_an_armed_wait_stays_armed_when_more_columns_of_its_row_are_refused(
+    must_arm: bool,
+) -> None:
+    """The registration that it relies on stands."""
+    scene = Scene(must_arm=must_arm, rows=ColumnRows())
+    scene.read("old", xmin=10)
+    scene.register(boundary=11)
+    scene.read("old", xmin=12)
+    other = a_watch(7, asyncio.get_running_loop(), rows=ColumnRows(), columns=("m",))
+    scene.board.add(other)
+    [read] = scene.board.take_due()
+    scene.board.begin([read])
+    scene.board.take_in(read, Reading(("old",), evidence=Evidence((ROW,), 20, SERVER)))
+    [(registration, _)] = scene.arming.registrations.take_wanted()
+    scene.arming.refused([registration])
+    assert scene.is_in(Armed)
+    assert not scene.watch.is_over
+    assert isinstance(other.phase, Polled)
+
+
+async def test_a_wait_whose_row_is_refused_is_read_though_nothing_was_scheduled() -> None:
+    scene = Scene(recheck=None)
+    scene.read("old", xmin=10)
+    batch = scene.arming.registrations.take_wanted()
+    scene.board.schedule.remove(scene.watch)
+    scene.arming.refused([registration for registration, _ in batch])
+    assert scene.next_read.when == NOW
+
+
+async def test_a_refused_row_of_a_table_with_an_obstacle_stays_polled_for_that() -> None:
+    scene = Scene()
+    scene.read("old", xmin=10)
+    batch = scene.arming.registrations.take_wanted()
+    scene.arming.set_obstacles({TABLE: Reason.TRIGGER_DISABLED})
+    scene.arming.refused([registration for registration, _ in batch])
+    scene.arming.want_refused()
+    assert scene.reason is Reason.TRIGGER_DISABLED
+
+
+async def test_what_can_never_be_armed_stays_polled_after_an_obstacle_is_gone(
+    armed: Scene,
+) -> None:
+    armed.arming.cannot_prove([armed.watch], Reason.NO_HASH)
+    armed.arming.set_obstacles({TABLE: Reason.TRIGGER_DISABLED})
+    armed.arming.set_obstacles({})
+    assert armed.reason is Reason.NO_HASH
+
+
+async def test_a_wait_that_has_ended_is_not_counted_again(armed: Scene) -> None:
+    armed.watch.result.cancel()
+    armed.board.discard(armed.watch)
+    armed.arming.cannot_prove([armed.watch], Reason.NO_HASH)
+    assert armed.arming.armed == 0
+
+
+async def test_a_read_that_takes_longer_than_a_look_at_the_locks_proves_all_the_same(
+    scene: Scene,
+) -> None:
+    """Other watches have it repeated each second."""
+    scene.arming.writers_gone([TABLE], 11)
+    read = scene.begin()
+    scene.arming.writers_gone([TABLE], 12)
+    scene.end(read, "old", xmin=5)
+    assert scene.is_in(Armed)

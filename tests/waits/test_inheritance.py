@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import ForeignKey, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import rowbell
-from rowbell import NotFoundError, RowWatcher, wait_for_row_change
+from rowbell import NotFoundError, RowWatcher, WatcherStateError, wait_for_row_change
 from rowbell.testing import rolled_back_session
 from support.observed import execute
 from support.waits import armed_wait
@@ -138,3 +138,13 @@ async def test_a_plain_base_row_is_watched_as_it_is(people: AsyncEngine) -> None
         wait = await armed_wait(watcher, Person, 1)
         await execute(people, "UPDATE people SET name = 'x' WHERE id = 1")
         assert type(await wait) is Person
+
+
+async def test_closing_the_watcher_ends_a_wait_that_could_not_ask_for_its_class_yet() -> None:
+    engine = create_async_engine("postgresql+asyncpg://nobody@127.0.0.1:1/none")
+    async with RowWatcher(engine, mode="poll") as watcher:
+        wait = asyncio.create_task(watcher.wait_for_change(Person, 1, interval=0.01))
+        await asyncio.wait({wait}, timeout=0.1)  # it has tried, and nothing says so
+    with pytest.raises(WatcherStateError, match="closed"):
+        await wait
+    await engine.dispose()

@@ -11,12 +11,18 @@ import anyio
 from rowbell._watch.failures import UnreachableError, is_passing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rowbell._watch.connections import Connections
     from rowbell._watch.request import WaitRequest
 
 
 async def narrowed(
-    request: WaitRequest, connections: Connections, begun: float, first_read: float
+    request: WaitRequest,
+    connections: Connections,
+    begun: float,
+    first_read: float,
+    check_open: Callable[[], None],
 ) -> WaitRequest:
     """The request for the row's own class; the same request if there is no time to ask.
 
@@ -25,6 +31,7 @@ async def narrowed(
         connections: Where to ask which one it is.
         begun: When the wait began, on the event loop's clock.
         first_read: How soon at least to ask again after an error that passes, in seconds.
+        check_open: Raises if the watcher was closed meanwhile.
 
     Raises:
         Exception: It cannot be asked, for a reason that does not pass.
@@ -36,13 +43,17 @@ async def narrowed(
     pause = min(request.interval, first_read)
     while True:
         try:
-            return await connections.run(request.narrowed)
+            request = await connections.run(request.narrowed)
         except UnreachableError as error:
             if not error.passes:
                 raise error.reason from None
         except Exception as error:
             if not is_passing(error):
                 raise
+        else:
+            check_open()
+            return request
+        check_open()
         if loop.time() + pause >= limit:
             return request
         await anyio.sleep(pause)

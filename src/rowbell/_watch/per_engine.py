@@ -33,8 +33,8 @@ class PerEngine(Generic[T]):
         """Add the object of an engine in the running event loop."""
         self._objects.setdefault(asyncio.get_running_loop(), {})[engine.dialect] = one
 
-    def remove(self, one: T) -> None:
-        """Remove an object, if it is there."""
-        for objects in self._objects.values():
-            for dialect in [name for name, other in objects.items() if other is one]:
-                del objects[dialect]
+    def remove(self, loop: AbstractEventLoop, engine: AsyncEngine, one: T) -> None:
+        """Remove the object of an engine in an event loop, if it is this one."""
+        objects = self._objects.get(loop, {})
+        if objects.get(engine.dialect) is one:
+            del objects[engine.dialect]

@@ -174,7 +174,8 @@ class RowWatcher:
 
     def _leave(self) -> None:
         """Be closed from now on: waits end, and new ones are refused."""
-        _open.remove(self)
+        if self._loop is not None:
+            _open.remove(self._loop, self._engine, self)
         why = f"it failed: {self._failure!r}" if self._failure else "it was closed during the wait"
         self._board.fail_all(lambda: WatcherStateError(f"{self!r} cannot wait any more: {why}"))
         self._state.enter(WatcherState.CLOSED)
@@ -226,8 +227,9 @@ class RowWatcher:
         """Wait as requested; without ``wants_instance`` it may return ``None``."""
         self._check_open()
         begun = self._time()
-        request = await narrowed(request, self._connections, begun, self._timing.first_read)
-        self._check_open()
+        request = await narrowed(
+            request, self._connections, begun, self._timing.first_read, self._check_open
+        )
         never_armed = request.never_armed
         if never_armed is not None and self._mode is not Mode.POLL:
             self._say_never_armed(never_armed, request.subject)

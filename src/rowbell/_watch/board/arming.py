@@ -171,8 +171,9 @@ class Arming:
     def cannot_prove(self, watches: Iterable[Watch], reason: Reason) -> None:
         """Reads do not give the evidence for these watches."""
         for watch in watches:
-            watch.never_armed = reason
-            self._apply(watch, Unnotified(reason))
+            if not watch.is_over:
+                watch.never_armed = reason
+                self._apply(watch, Unnotified(reason))
 
     # -- registrations
 
@@ -216,14 +217,16 @@ class Arming:
         self._refused.update(registrations)
         for registration in registrations:
             for watch in registration.watches:
-                self._apply(watch, Unnotified(Reason.TOO_MANY_REGISTRATIONS))
+                if not registration.covers(watch):  # what is committed stays
+                    self._apply(watch, Unnotified(Reason.TOO_MANY_REGISTRATIONS))
+                    self._want_read_soon(watch)
 
     def want_refused(self) -> None:
         """Have registered what was refused before."""
         wanted, self._refused = self._refused, set()
         for registration in wanted:
             for watch in registration.watches:
-                self._apply(watch, Wanted())
+                self._apply(watch, self._by_obstacle(watch))
             if registration.watches:
                 self._want_registered(registration)
 
@@ -275,7 +278,7 @@ class Arming:
     def _by_obstacle(self, watch: Watch) -> Unnotified | Wanted:
         """What the obstacles of its tables mean for a watch."""
         reasons = (self.obstacles.get(row_id.table_oid) for row_id in watch.row_ids)
-        reason = next(filter(None, reasons), None)
+        reason = next(filter(None, reasons), watch.never_armed)
         return Unnotified(reason) if reason else Wanted()
 
     # -- the proof by the lock table

@@ -172,7 +172,7 @@ def following(phase: Phase, event: Event, now: float) -> Phase:  # noqa: PLR0911
             return Registering(now)
         case OtherServer(), Armed():
             return Registering(now)
-        case WritersGone(boundary), Proving() if phase.boundary <= boundary:
+        case WritersGone(boundary), Proving(writers_gone=False) if phase.boundary <= boundary:
             return Proving(phase.since, phase.boundary, writers_gone=True)
         case Gap(boundary), Proving() | Armed():
             return Proving(now, boundary)
