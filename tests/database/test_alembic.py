@@ -284,6 +284,8 @@ def test_a_declared_column_is_altered_between_drop_and_create(empty: URL) -> Non
     assert asyncio.run(waited()).state == "sold"
 
 
+# Alembic 1.13 warns of each generated column: the server writes its expression in another way.
+@pytest.mark.filterwarnings("ignore:Computed default")
 @pytest.mark.fault("B30")
 async def test_autogenerate_finds_nothing_to_do_and_leaves_others_triggers_alone(
     engine: AsyncEngine, database: URL
