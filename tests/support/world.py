@@ -40,6 +40,8 @@ class World:
         registered: The rows whose registration is committed.
         sent: The notifications that the listener has not received yet.
         unsent: How many notifications could not be sent, ever.
+        has_triggers: Whether the table has its triggers.
+        version: Changes when the triggers are created or dropped.
     """
 
     def __init__(self, rows: int) -> None:
@@ -48,6 +50,8 @@ class World:
         self.registered: set[int] = set()
         self.sent: list[int] = []
         self.unsent = 0
+        self.has_triggers = True
+        self.version = 0
         self._next_xid = 100
         self._next_value = 1
 
@@ -68,7 +72,7 @@ class World:
         """An UPDATE; its trigger looks the row up among the registrations."""
         transaction.written[row] = self._next_value
         self._next_value += 1
-        if row in self.registered:
+        if row in self.registered and self.has_triggers:
             transaction.notifies.add(row)
 
     def is_locked(self, row: int) -> bool:
@@ -96,6 +100,11 @@ class World:
         hold none.
         """
         return not any(t.written for t in self.running if t.xid < boundary)
+
+    def toggle_triggers(self) -> None:
+        """Drop the triggers, or create them; that waits for the writers of the table."""
+        self.has_triggers = not self.has_triggers
+        self.version += 1
 
     def lose_connection(self) -> None:
         self.registered.clear()

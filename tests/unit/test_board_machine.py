@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from rowbell import Reason
 from rowbell._watch.board import arming, phases
 from rowbell._watch.board.board import Board
 from rowbell._watch.board.observation import Reading
@@ -61,7 +62,7 @@ class BoardMachine(RuleBasedStateMachine):
         self.reads: list[Read] = []
         self.batch: list[Any] | None = None  # its registration is committed, the boundary is not
         self.look: tuple[list[int], int] | None = None
-        self.seen_unsent = 0
+        self.seen_unsent = self.seen_version = 0
         self.is_connected = False
 
     def teardown(self) -> None:
@@ -134,6 +135,7 @@ class BoardMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_connected)
     def connect(self) -> None:
         self.is_connected, self.seen_unsent = True, self.world.unsent
+        self.seen_version = self.world.version
         self.board.connected(SERVER)
 
     @rule()
@@ -147,8 +149,10 @@ class BoardMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.is_connected and self.batch is None and self.look is None)
     def register(self) -> None:
         if batch := self.board.arming.registrations.take_wanted():
+            self.look_at_triggers()
             self.batch = batch
-            self.world.registered |= {one.row_id.key_hash for one, _ in batch}
+            if self.world.has_triggers:
+                self.world.registered |= {one.row_id.key_hash for one, _ in batch}
 
     @rule()
     @precondition(lambda self: self.batch is not None)
@@ -177,9 +181,32 @@ class BoardMachine(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.is_connected and self.batch is None and self.look is None)
     def heartbeat(self) -> None:
+        self.look_at_triggers()
         if self.world.unsent != self.seen_unsent:
             self.seen_unsent = self.world.unsent
             self.board.arming.gap(self.world.assign_xid())
+        self.board.arming.want_refused()
+
+    def look_at_triggers(self) -> None:
+        """What each answer of the database says of the table."""
+        obstacles = {} if self.world.has_triggers else {TABLE: Reason.TRIGGER_MISSING}
+        self.board.arming.set_obstacles(obstacles)
+        if self.world.version != self.seen_version:
+            self.board.arming.gap(self.world.assign_xid(), [TABLE])
+        self.seen_version = self.world.version
+
+    @rule()
+    @precondition(lambda self: self.is_connected and self.batch is None and self.look is None)
+    def refuse(self) -> None:
+        """The database takes no more rows."""
+        batch = self.board.arming.registrations.take_wanted()
+        self.board.arming.refused([registration for registration, _ in batch])
+
+    @rule()
+    @precondition(lambda self: not any(t.written for t in self.world.running))
+    def toggle_triggers(self) -> None:
+        if self.batch is None:
+            self.world.toggle_triggers()
 
     @rule()
     @precondition(lambda self: self.is_connected and self.batch is None and self.look is None)
@@ -268,6 +295,21 @@ class BoardMachine(RuleBasedStateMachine):
     # -- what holds at any time
 
     @invariant()
+    def every_watch_is_read_at_some_time(self) -> None:
+        for watch in self.watches:
+            scheduled = self.board.schedule.of(watch)
+            assert watch.is_over or scheduled is not None or self.is_under_way(watch)
+
+    @invariant()
+    def armed_watches_are_counted(self) -> None:
+        armed = [w for w in self.board.watches if isinstance(w.phase, Armed)]
+        assert self.board.arming.armed == len(armed)
+
+    def is_under_way(self, watch: Watch) -> bool:
+        under_way = [*self.waiting, *(read.scheduled for read in self.reads)]
+        return any(scheduled.watch is watch for scheduled in under_way)
+
+    @invariant()
     def no_change_is_lost(self) -> None:
         for watch in self.watches:
             row = watch.request.key[0]
@@ -280,10 +322,10 @@ class BoardMachine(RuleBasedStateMachine):
         scheduled = self.board.schedule.of(watch)
         return (
             (scheduled is not None and scheduled.when <= self.now)
-            or any(read.watch is watch for read in self.waiting)
-            or any(read.scheduled.watch is watch for read in self.reads)
+            or self.is_under_way(watch)
             or watch.request.key[0] in self.world.sent
             or self.world.unsent != self.seen_unsent
+            or self.world.version != self.seen_version
         )
 
 
