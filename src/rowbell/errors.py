@@ -183,8 +183,7 @@ class InvalidKeyError(RowbellError, ValueError):
     """
 
     def __init__(self, model: type[Any], value: object, why: str) -> None:
-        self.model = model
-        self.value = value
+        self.model, self.value = model, value
         super().__init__(f"{_short(value)} is no key of {model.__name__}: {why}")
 
 

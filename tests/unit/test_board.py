@@ -393,3 +393,23 @@ async def test_a_read_that_takes_longer_than_a_look_at_the_locks_proves_all_the_
     scene.arming.writers_gone([TABLE], 12)
     scene.end(read, "old", xmin=5)
     assert scene.is_in(Armed)
+
+
+async def test_a_refused_wait_is_armed_once_another_has_its_row_registered() -> None:
+    scene = Scene()
+    scene.read("old", xmin=10)
+    [(registration, _)] = scene.arming.registrations.take_wanted()
+    scene.arming.refused([registration])
+    scene.arming.registered([(registration, None)], 11)
+    scene.read("old", xmin=12)
+    assert scene.is_in(Armed)
+
+
+async def test_only_a_read_that_began_after_the_look_at_the_locks_uses_it(scene: Scene) -> None:
+    """What was committed between its snapshot and the look was not notified of."""
+    read = scene.begin()
+    scene.arming.writers_gone([TABLE], 11)
+    scene.end(read, "old", xmin=5)
+    assert scene.is_in(Proving)
+    scene.read("new", xmin=5)
+    assert scene.watch.is_over

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
     from rowbell._watch.connections import Connections
     from rowbell._watch.request import WaitRequest
+    from rowbell._watch.timing import Timing
 
 
 async def narrowed(
     request: WaitRequest,
     connections: Connections,
     begun: float,
-    first_read: float,
+    timing: Timing,
     check_open: Callable[[], None],
 ) -> WaitRequest:
     """The request for the row's own class; the same request if there is no time to ask.
@@ -30,7 +31,7 @@ async def narrowed(
         request: The request, for a class that may have subclasses.
         connections: Where to ask which one it is.
         begun: When the wait began, on the event loop's clock.
-        first_read: How soon at least to ask again after an error that passes, in seconds.
+        timing: The watcher's times.
         check_open: Raises if the watcher was closed meanwhile.
 
     Raises:
@@ -40,7 +41,7 @@ async def narrowed(
         return request
     loop = asyncio.get_running_loop()
     limit = math.inf if request.timeout is None else begun + request.timeout
-    pause = min(request.interval, first_read)
+    pause = min(request.interval, timing.first_read)
     while True:
         try:
             request = await connections.run(request.narrowed)

@@ -44,8 +44,10 @@ class Observers:
 
     def changed(self) -> None:
         """Check the conditions in the next turn of the event loop, once for all changes."""
-        if self._waiting and self._look is None:
-            self._look = asyncio.get_running_loop().call_soon(self._look_now)
+        if self._look is None and self._waiting:
+            loop = next(iter(self._waiting)).get_loop()
+            if not loop.is_closed():
+                self._look = loop.call_soon(self._look_now)
 
     def _look_now(self) -> None:
         self._look = None

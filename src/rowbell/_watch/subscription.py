@@ -20,7 +20,7 @@ from rowbell._watch.timing import Backoff
 
 if TYPE_CHECKING:
     from rowbell._watch.board.board import Board
-    from rowbell._watch.notifiers.contract import Notifier, NotifierSession, Report
+    from rowbell._watch.notifiers.contract import Notifier, NotifierSession, Report, Tables
     from rowbell._watch.timing import Timing
 
 _EARLIEST: Final = 0.1
@@ -162,7 +162,7 @@ class Subscription:
         if not batch:
             return
         rows = [(registration.row_id, columns) for registration, columns in batch]
-        answer = await session.register(rows, arming.tables())
+        answer = await session.register(rows, self._tables())
         self._take_in(answer.report)
         if answer.boundary is None:
             arming.refused([registration for registration, _ in batch])
@@ -174,11 +174,15 @@ class Subscription:
         """Have the session checked, and unregister what no watch has needed for a while."""
         self._may_have_gap = False
         arming = self._board.arming
-        self._take_in(await session.check(arming.tables()))
+        self._take_in(await session.check(self._tables()))
         arming.want_refused()
         before = asyncio.get_running_loop().time() - self._timing.linger
         if unused := arming.registrations.take_unused(before):
             await session.unregister(unused)
+
+    def _tables(self) -> Tables:
+        """The tables that the session checks: those of all registrations, and with obstacles."""
+        return self._board.arming.registrations.tables(self._board.arming.obstacles)
 
     def _take_in(self, report: Report) -> None:
         """Pass to the board what the session has found."""

@@ -227,9 +227,7 @@ class RowWatcher:
         """Wait as requested; without ``wants_instance`` it may return ``None``."""
         self._check_open()
         begun = self._time()
-        request = await narrowed(
-            request, self._connections, begun, self._timing.first_read, self._check_open
-        )
+        request = await narrowed(request, self._connections, begun, self._timing, self._check_open)
         never_armed = request.never_armed
         if never_armed is not None and self._mode is not Mode.POLL:
             self._say_never_armed(never_armed, request.subject)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from rowbell._watch.board.watch import Watch
-    from rowbell._watch.database.tables import Columns, WatchedTable
+    from rowbell._watch.database.tables import Columns
     from rowbell._watch.rows.evidence import Evidence
     from rowbell._watch.values.key_hash import RowId
 
@@ -44,7 +44,7 @@ class Arming:
         clock: The time, in seconds.
         must_arm: Whether a wait fails that cannot be armed (``mode="listen"``).
         want_read: Has a watch's row read at once.
-        want_read_soon: Has it read within a moment: many are to be read.
+        want_read_soon: Has it read within a moment.
         attention: Called when there is something to do for the subscription.
         changed: Called when what statistics say may have changed.
 
@@ -114,7 +114,7 @@ class Arming:
         """A wait has ended. Its row stays registered for a while."""
         self.registrations.leave(watch, self._clock())
         self._count(watch, watch.phase, None)
-        watch.row_ids = ()
+        watch.phase, watch.row_ids = Polled(self._clock()), ()
 
     # -- the connection
 
@@ -129,9 +129,8 @@ class Arming:
     def disconnected(self, watches: Iterable[Watch]) -> None:
         """Nothing notifies any more: all watches are polled."""
         self.server, self.is_server_in_doubt = None, False
-        self.registrations.clear()
-        self._refused.clear()
-        self.obstacles.clear()
+        for each in (self.registrations, self._refused, self.obstacles):
+            each.clear()
         for watch in watches:
             watch.row_ids = ()
             self._apply(watch, Unnotified(watch.never_armed))
@@ -159,8 +158,8 @@ class Arming:
     def _doubt(self, watch: Watch, server: float | None) -> None:
         """A read was answered by another server than the one that notifies.
 
-        By a standby, now and then, behind a balancer. By another primary after a failover, and
-        then the notifier has to find out which server is which.
+        Behind a balancer, a standby; after a failover, another primary. Then the notifier has to
+        find out which server is which.
         """
         if self._apply(watch, OtherServer()):
             self._prove_if_registered(watch)
@@ -170,10 +169,9 @@ class Arming:
 
     def cannot_prove(self, watches: Iterable[Watch], reason: Reason) -> None:
         """Reads do not give the evidence for these watches."""
-        for watch in watches:
-            if not watch.is_over:
-                watch.never_armed = reason
-                self._apply(watch, Unnotified(reason))
+        for watch in (one for one in watches if not one.is_over):
+            watch.never_armed = reason
+            self._apply(watch, Unnotified(reason))
 
     # -- registrations
 
@@ -187,6 +185,8 @@ class Arming:
         for registration in missing:
             self._want_registered(registration)
         self._prove_if_registered(watch)
+        if isinstance(watch.phase, Proving):
+            self._attention()  # the lock table may have to be asked
 
     def _want_registered(self, registration: Registration) -> None:
         if registration.row_id.table_oid not in self.obstacles:
@@ -200,6 +200,8 @@ class Arming:
                 continue
             registration.committed = Committed(columns, boundary)
             for watch in registration.watches:
+                if isinstance(watch.phase, Polled):  # refused before, for another watch's sake
+                    self._apply(watch, self._by_obstacle(watch))
                 self._prove_if_registered(watch)
 
     def _prove_if_registered(self, watch: Watch) -> None:
@@ -227,7 +229,6 @@ class Arming:
         for registration in wanted:
             for watch in registration.watches:
                 self._apply(watch, self._by_obstacle(watch))
-            if registration.watches:
                 self._want_registered(registration)
 
     # -- gaps
@@ -256,15 +257,10 @@ class Arming:
             self._apply(watch, Gap(boundary))
             self._want_read_soon(watch)
 
-    def tables(self) -> dict[int, tuple[WatchedTable, Columns]]:
-        """The tables whose triggers are to be checked, with the columns watched in them."""
-        return self.registrations.tables(self.obstacles)
-
     def set_obstacles(self, obstacles: dict[int, Reason]) -> dict[int, Reason]:
         """Set which tables cannot notify, and why; returns those of which that is news."""
         news = {oid: why for oid, why in obstacles.items() if self.obstacles.get(oid) != why}
-        mended = self.obstacles.keys() - obstacles.keys()
-        self.obstacles = dict(obstacles)
+        mended, self.obstacles = self.obstacles.keys() - obstacles.keys(), dict(obstacles)
         for oid in (*news, *mended):
             for registration in self.registrations.of_table(oid):
                 registration.committed = None
