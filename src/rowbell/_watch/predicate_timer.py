@@ -13,14 +13,12 @@ class PredicateTimer:
     """Asks the predicate of a watch again at its interval, without a read.
 
     Args:
-        watch: The watch; where it has no predicate, nothing is asked.
+        watch: The watch, which has a predicate.
     """
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._timer: asyncio.TimerHandle | None = None
-        if watch.request.predicate is not None:
-            self._later()
+        self._later()
 
     def _later(self) -> None:
         loop = asyncio.get_running_loop()
@@ -33,5 +31,4 @@ class PredicateTimer:
 
     def stop(self) -> None:
         """Stop the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()

@@ -76,6 +76,9 @@ class WaitRequest:
         limit = None if timeout is None else seconds_of("timeout", timeout, may_be_zero=True)
         condition = checked_condition(rows, given["until"])
         names = _columns(rows, columns, condition)
+        depends_on_class = rows.has_subclasses and not (
+            columns is not None or isinstance(condition, ColumnElement)
+        )
         key, seen = rows.key(pk_value), _since(rows, names, given["since"])
         return cls(
             rows,
@@ -87,9 +90,9 @@ class WaitRequest:
             condition_key(rows, condition),
             Since(rows, key, names, seen) if seen else None,
             tuple(given["options"]),
-            None
-            if columns is not None or isinstance(condition, ColumnElement)
-            else partial(cls.of, dialect, schema_map, pk_value=pk_value, arguments=arguments),
+            partial(cls.of, dialect, schema_map, pk_value=pk_value, arguments=arguments)
+            if depends_on_class
+            else None,
         )
 
     def narrowed(self, connection: Connection) -> Self:

@@ -226,10 +226,9 @@ class RowWatcher:
     async def wait(self, request: WaitRequest, *, wants_instance: bool) -> Any:
         """Wait as requested; without ``wants_instance`` it may return ``None``."""
         self._check_open()
-        begun = self._time()
+        begun = asyncio.get_running_loop().time()
         request = await narrowed(request, self._connections, begun, self._timing, self._check_open)
-        never_armed = request.never_armed
-        if never_armed is not None and self._mode is not Mode.POLL:
+        if (never_armed := request.never_armed) and self._mode is not Mode.POLL:
             self._say_never_armed(never_armed, request.subject)
         watch = Watch(
             request,
@@ -238,13 +237,15 @@ class RowWatcher:
             wants_instance=wants_instance,
             never_armed=never_armed,
         )
-        last_read, predicate = LastRead(watch, self._timing.last_read), PredicateTimer(watch)
+        last_read = LastRead(watch, self._timing.last_read)
+        predicate = PredicateTimer(watch) if request.predicate else None
         try:
             self._board.add(watch)
             return await watch.result
         finally:
             last_read.stop()
-            predicate.stop()
+            if predicate:
+                predicate.stop()
             self._board.discard(watch)
             take_notice(watch.result)
 
@@ -278,9 +279,6 @@ class RowWatcher:
         if not condition(self.statistics()):
             self._check_open()
             await self._observers.reached(condition)
-
-    def _time(self) -> float:
-        return asyncio.get_running_loop().time()
 
     def __repr__(self) -> str:
         return f"<RowWatcher of {self._engine.url.database!r}, {self._state.state}>"

@@ -170,12 +170,19 @@ class MappedRows:
             statement = statement.select_from(self._keys.joined(wanted))
         return statement, self._keys.parameters(keys)
 
+    @property
+    def has_subclasses(self) -> bool:
+        """Whether a row may be of a subclass; one may be mapped later."""
+        mapper = self.mapper
+        return mapper.polymorphic_on is not None and len(list(mapper.self_and_descendants)) > 1
+
     def subclass(self, key: Key) -> tuple[Select[Any], dict[str, Any]] | None:
         """The SELECT of what names a row's own class; ``None`` if there is one class only."""
-        if self.mapper.polymorphic_on is None or len(list(self.mapper.self_and_descendants)) == 1:
+        discriminator = self.mapper.polymorphic_on
+        if discriminator is None or not self.has_subclasses:
             return None
         wanted = self._keys.table([key])
-        statement = select(self.mapper.polymorphic_on).select_from(self._keys.joined(wanted))
+        statement = select(discriminator).select_from(self._keys.joined(wanted))
         return statement, self._keys.parameters([key])
 
     def literals(self, given: Mapping[str, Any]) -> Select[Any]:
