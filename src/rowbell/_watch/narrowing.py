@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING
 
 import anyio
@@ -40,7 +39,6 @@ async def narrowed(
     if request.again is None or request.rows.subclass(request.key) is None:
         return request
     loop = asyncio.get_running_loop()
-    limit = math.inf if request.timeout is None else begun + request.timeout
     pause = min(request.interval, timing.first_read)
     while True:
         try:
@@ -55,6 +53,6 @@ async def narrowed(
             check_open()
             return request
         check_open()
-        if loop.time() + pause >= limit:
+        if loop.time() + pause >= request.deadline(begun):
             return request
         await anyio.sleep(pause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -106,6 +107,10 @@ class WaitRequest:
         mapper = self.rows.mapper.polymorphic_map.get(identity)
         is_other = mapper is not None and mapper is not self.rows.mapper
         return self.again(mapper.class_) if mapper is not None and is_other else self
+
+    def deadline(self, begun: float) -> float:
+        """When the time of a wait that began then has passed; ``math.inf`` for never."""
+        return math.inf if self.timeout is None else begun + self.timeout
 
     @property
     def condition(self) -> ColumnElement[bool] | None:

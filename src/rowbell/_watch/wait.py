@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from weakref import WeakKeyDictionary
@@ -124,9 +123,8 @@ async def wait_for_row_change(
             )
             raise NotFoundError(model, error.key, hint=hint) from None
         if instance is None or not adopt(session.sync_session, instance, begins=held is None):
-            deadline = math.inf if request.timeout is None else begun + request.timeout
             async with connection_kept(session, held, outlook.idle_limit):
-                instance = await refresh(session, request, deadline)
+                instance = await refresh(session, request, request.deadline(begun))
         changed: ModelT = instance
         return changed
 

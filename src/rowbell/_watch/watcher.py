@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import anyio
@@ -232,7 +231,7 @@ class RowWatcher:
             self._say_never_armed(never_armed, request.subject)
         watch = Watch(
             request,
-            deadline=math.inf if request.timeout is None else begun + request.timeout,
+            request.deadline(begun),
             result=asyncio.get_running_loop().create_future(),
             wants_instance=wants_instance,
             never_armed=never_armed,

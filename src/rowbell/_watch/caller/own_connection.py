@@ -47,7 +47,7 @@ async def wait_on_connection(
         request = await finished(connection.run_sync(_narrowed, request))
     watch = Watch(
         request,
-        deadline=math.inf if request.timeout is None else begun + request.timeout,
+        request.deadline(begun),
         result=loop.create_future(),
     )
     failed_since = math.inf
