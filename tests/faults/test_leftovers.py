@@ -89,7 +89,8 @@ async def test_a_lock_that_is_granted_as_its_wait_is_cancelled_is_given_back(
     async with orders.connect() as other, AsyncSession(orders) as session:
         key = text("SELECT pg_advisory_lock(hashtextextended('job', 0))")
         await other.execute(key)
-        entered = asyncio.create_task(rowbell.advisory_lock(session, "job").__aenter__())
+        lock = rowbell.advisory_lock(session, "job")  # dropped, it would give its lock back
+        entered = asyncio.create_task(lock.__aenter__())
         waiting = text(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -109,6 +110,8 @@ async def test_a_lock_that_is_granted_as_its_wait_is_cancelled_is_given_back(
         with anyio.fail_after(10):
             while await other.scalar(held) != (not entered.cancelled()):
                 await asyncio.sleep(0.01)  # the server does not announce what becomes of a lock
+        if not entered.cancelled():
+            await lock.__aexit__(None, None, None)
         await other.rollback()
 
 
