@@ -11,6 +11,7 @@ Override ``rowbell_schema`` in ``conftest.py``, and others as you like.
     rowbell_schema             session   yours: what the databases contain
     rowbell_template           session   a database with that schema, made once a run
     rowbell_worker_database    session   the worker's own clone of the template
+    rowbell_driver             session   the driver of the engines: asyncpg, or yours
     rowbell_database           function  its URL, as clean as the template
     rowbell_engine             function  an engine on it
     rowbell_session            function  a session on that, whose commits are commits
@@ -148,12 +149,20 @@ def rowbell_database(rowbell_worker_database: WorkerDatabase) -> Iterator[URL]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def rowbell_driver() -> str:
+    """The driver of the engines. Override it with ``"psycopg"`` to test with psycopg 3."""
+    return "asyncpg"
+
+
 @async_fixture
-async def rowbell_engine(rowbell_database: URL) -> AsyncGenerator[AsyncEngine, None]:
+async def rowbell_engine(
+    rowbell_database: URL, rowbell_driver: str
+) -> AsyncGenerator[AsyncEngine, None]:
     """An engine on ``rowbell_database``."""
     from sqlalchemy.ext.asyncio import create_async_engine
 
-    engine = create_async_engine(rowbell_database)
+    engine = create_async_engine(rowbell_database.set(drivername=f"postgresql+{rowbell_driver}"))
     yield engine
     await engine.dispose()
 
@@ -169,7 +178,7 @@ async def rowbell_session(rowbell_engine: AsyncEngine) -> AsyncGenerator[AsyncSe
 
 @async_fixture
 async def rowbell_rollback_session(
-    rowbell_worker_database: WorkerDatabase,
+    rowbell_worker_database: WorkerDatabase, rowbell_driver: str
 ) -> AsyncGenerator[AsyncSession, None]:
     """A session whose work is rolled back after the test, its commits included.
 
@@ -180,6 +189,7 @@ async def rowbell_rollback_session(
 
     from rowbell.testing import rolled_back_session
 
-    engine = create_async_engine(rowbell_worker_database.to_roll_back(), poolclass=NullPool)
+    url = rowbell_worker_database.to_roll_back().set(drivername=f"postgresql+{rowbell_driver}")
+    engine = create_async_engine(url, poolclass=NullPool)
     async with rolled_back_session(engine, expire_on_commit=False) as session:
         yield session

@@ -18,6 +18,7 @@ pytest_plugins = ["pytester"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--catalogue", type=Path, help="write what the fault tests measured here")
+    parser.addoption("--driver", default="asyncpg", help="the engines' driver, or psycopg")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,6 +51,11 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
 @pytest.fixture(scope="session")
 def rowbell_server_settings(rowbell_server_settings: Mapping[str, object]) -> Mapping[str, object]:
     return {**rowbell_server_settings, "max_prepared_transactions": 10, "wal_level": "logical"}
+
+
+@pytest.fixture(scope="session")
+def rowbell_driver(request: pytest.FixtureRequest) -> str:
+    return str(request.config.getoption("--driver"))
 
 
 @pytest.fixture(scope="session")

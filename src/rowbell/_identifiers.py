@@ -1,6 +1,8 @@
-"""SQL identifiers and literals, quoted."""
+"""SQL identifiers and literals, quoted; and statements that have them in their text."""
 
 from __future__ import annotations
+
+from sqlalchemy import DDL
 
 
 def quote_identifier(name: str) -> str:
@@ -20,3 +22,11 @@ def qualified(schema: str | None, name: str) -> str:
     """The name of a table, with its schema if it has one."""
     table = quote_identifier(name)
     return f"{quote_identifier(schema)}.{table}" if schema else table
+
+
+def verbatim(statement: str) -> DDL:
+    """A statement without parameters; ``%`` and ``:`` in a name are no placeholders.
+
+    The drivers differ in that: psycopg reads ``%s`` in a name as a parameter.
+    """
+    return DDL(statement.replace("%", "%%"))  # type: ignore[no-untyped-call]

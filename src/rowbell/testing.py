@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from rowbell._cancellation import complete
-from rowbell._identifiers import qualified, quote_identifier
+from rowbell._identifiers import qualified, quote_identifier, verbatim
 from rowbell._lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell._locks.waiting import lock_wait
 from rowbell._mapping import schema_map_of, sync_connection, table_name
@@ -209,7 +209,7 @@ async def _empty(
     statements += [f"REFRESH MATERIALIZED VIEW {name}" for name in views]
     async with lock_wait(connection, timeout, tables + views, "ACCESS EXCLUSIVE"):
         for statement in statements:
-            await connection.exec_driver_sql(statement)
+            await connection.execute(verbatim(statement))
 
 
 def _sequences(metadata: MetaData) -> list[Sequence]:
@@ -262,7 +262,7 @@ def _name(argument: str, name: str) -> str:
 
 async def _execute(server_url: str | URL, statement: str) -> None:
     async with _connected(server_url) as connection:
-        await connection.exec_driver_sql(statement)
+        await connection.execute(verbatim(statement))
 
 
 _USERS: Final = text(

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from rowbell import Reason, Timing
 from rowbell._watch.connections import Connections
+from rowbell._watch.listen_connection import ListenConnection
 from rowbell._watch.notifiers.contract import (
     CannotNotifyError,
     Notifier,
@@ -91,7 +92,8 @@ class InMemory:
 class OnPostgres:
     def __init__(self, engine: AsyncEngine, writer: asyncpg.Connection[Any], database: URL) -> None:
         timing = Timing()
-        self.notifier = PostgresNotifier(Connections(engine, None, timing), timing)
+        listen_connection = ListenConnection(engine, None, None, timing)
+        self.notifier = PostgresNotifier(listen_connection, Connections(engine).notify, timing)
         self.tables: Tables = {}
         self.plain: Tables = {}
         self._engine = engine

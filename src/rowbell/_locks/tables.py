@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, Table
 
 from rowbell._cancellation import cancelled_once
+from rowbell._identifiers import verbatim
 from rowbell._lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell._locks.waiting import lock_wait
 from rowbell._mapping import (
@@ -113,7 +114,7 @@ async def _locked(
         names = [table_name(table, schema_map) for table in tables]
         async with lock_wait(connection, timeout, names, mode):
             lock = f"LOCK TABLE {', '.join(names)} IN {mode} MODE"
-            await cancelled_once(connection.exec_driver_sql(lock))
+            await cancelled_once(connection.execute(verbatim(lock)))
         yield session
 
 

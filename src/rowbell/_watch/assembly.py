@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rowbell._watch.connections import Connections
+    from rowbell._watch.listen_connection import ListenConnection
     from rowbell._watch.notifiers.contract import Notifier
     from rowbell._watch.state import StateLog
     from rowbell._watch.timing import Timing
@@ -40,6 +41,7 @@ class Parts:
 
 def assemble(
     connections: Connections,
+    listen_connection: ListenConnection,
     state: StateLog,
     *,
     mode: Mode,
@@ -50,7 +52,8 @@ def assemble(
     """Put the parts of a watcher together.
 
     Args:
-        connections: What makes its connections.
+        connections: The connections of its reads.
+        listen_connection: What makes the connection that listens.
         state: Where the parts say how they are.
         mode: Whether waits must be armed.
         recheck: How often the row of an armed wait is read all the same, in seconds.
@@ -67,7 +70,7 @@ def assemble(
         attention=wake_subscription.set,
         changed=changed,
     )
-    notifier = PostgresNotifier(connections, timing)
+    notifier = PostgresNotifier(listen_connection, connections.notify, timing)
     return Parts(
         board,
         Reader(board, wake_reader, connections, state),

@@ -1,8 +1,4 @@
-"""The connections of a watcher: the dedicated one that listens, and those that reads borrow.
-
-The dedicated connection is made as the engine makes its own (URL, ``connect_args``,
-``do_connect`` and ``connect`` hooks, ``async_creator``), but by a pool of its own. So it takes no
-place in the engine's pool.
+"""The connections that reads borrow from the engine.
 
 A read borrows a connection that is idle in the engine's pool, or that the pool may open within
 its size. If all places are taken, perhaps by the sessions that wait, the read opens a connection
@@ -11,13 +7,12 @@ of its own and does not queue.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-import anyio
-from sqlalchemy import Connection, Engine, event, make_url, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool, QueuePool, StaticPool
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool, StaticPool
 
 from rowbell._cancellation import cancelled_once, complete, own_cancellations
 from rowbell._urls import refuse_libpq_arguments
@@ -27,15 +22,11 @@ from rowbell._watch.failures import (
     is_passing,
     may_be_stale,
 )
-from rowbell.errors import InvalidArgumentError, UnsupportedEngineError
+from rowbell.errors import UnsupportedEngineError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    import asyncpg
-    from sqlalchemy import URL, Dialect
-
-    from rowbell._watch.timing import Timing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,31 +53,14 @@ def check_engine(engine: object) -> None:
 
 
 class Connections:
-    """Makes the connections of one watcher.
+    """The connections of one watcher's reads.
 
     Args:
         engine: The engine whose rows are watched.
-        listen_url: Where to LISTEN instead, past a pooler.
-        timing: The watcher's times.
-
-    Attributes:
-        listen_dialect: The dialect of the dedicated connection.
-
-    Raises:
-        InvalidArgumentError: ``listen_url`` names a driver without asyncio.
     """
 
-    def __init__(self, engine: AsyncEngine, listen_url: str | URL | None, timing: Timing) -> None:
+    def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self.listen_dialect: Dialect = engine.dialect
-        if listen_url is not None:
-            url = make_url(listen_url)
-            self.listen_dialect = url.get_dialect()()
-            if not self.listen_dialect.is_async:
-                expected = "a URL with an asyncio driver, postgresql+asyncpg://…"
-                raise InvalidArgumentError("listen_url", url.render_as_string(), expected)
-        self._listen_url = listen_url
-        self._timing = timing
 
     async def run(
         self,
@@ -151,55 +125,10 @@ class Connections:
         async with _connected(self._engine) as connection:
             return await _in_autocommit(connection, function, *arguments, **keywords)
 
-    @asynccontextmanager
-    async def dedicated(self) -> AsyncGenerator[asyncpg.Connection[Any]]:
-        """The LISTEN connection, as asyncpg's own object; always a new one, never revived.
-
-        Raises:
-            UnreachableError: It could not be made.
-        """
-        engine = self._listen_engine() if self._listen_url else _apart(self._engine)
-        try:
-            with anyio.fail_after(self._timing.connect):
-                connection = await _connect(engine)
-            try:
-                raw = await connection.get_raw_connection()
-                driver = cast("asyncpg.Connection[Any]", raw.driver_connection)
-                try:
-                    yield driver
-                finally:
-                    await complete(self._part(driver))
-            finally:
-                await complete(_throw_away(connection))
-        finally:
-            await complete(engine.dispose())
-
-    async def _part(self, driver: asyncpg.Connection[Any]) -> None:
-        """Close the connection; abort it if the server does not answer."""
-        if not driver.is_closed():
-            with anyio.move_on_after(self._timing.close), suppress(Exception):  # it may be lost
-                await driver.close()
-            if not driver.is_closed():
-                driver.terminate()
-
     async def notify(self, channel: str) -> None:
-        """NOTIFY from another connection than the one that listens."""
+        """NOTIFY from a connection of the engine, not from the one that listens."""
         statement = text("SELECT pg_catalog.pg_notify(CAST(:channel AS text), '')")
         await self.run(Connection.execute, statement, {"channel": channel})
-
-    def _listen_engine(self) -> AsyncEngine:
-        assert self._listen_url is not None  # noqa: S101  # for the type checker
-        engine = create_async_engine(self._listen_url, poolclass=NullPool)
-        # Hooks that rotate credentials stand on the engine's dialect: let them serve here too.
-        event.listen(engine.sync_engine, "do_connect", self._engine_hooks)
-        return engine
-
-    def _engine_hooks(self, *arguments: Any) -> Any:
-        for hook in self._engine.dialect.dispatch.do_connect:
-            connection = hook(*arguments)
-            if connection is not None:
-                return connection
-        return None
 
 
 async def _connect(engine: AsyncEngine) -> AsyncConnection:
@@ -208,11 +137,6 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
             return await engine.connect()
     except Exception as error:
         raise UnreachableError(error) from error
-
-
-async def _throw_away(connection: AsyncConnection) -> None:
-    await connection.invalidate()
-    await connection.close()
 
 
 async def run_apart(
@@ -227,12 +151,12 @@ async def run_apart(
     Raises:
         UnreachableError: It could not be made.
     """
-    apart = _apart(engine)
+    own = apart(engine)
     try:
-        async with _connected(apart) as connection:
+        async with _connected(own) as connection:
             return await _in_autocommit(connection, function, *arguments, **keywords)
     finally:
-        await complete(apart.dispose())
+        await complete(own.dispose())
 
 
 @asynccontextmanager
@@ -259,13 +183,13 @@ async def _in_autocommit(
     return await cancelled_once(connection.run_sync(run))
 
 
-def _apart(engine: AsyncEngine) -> AsyncEngine:
+def apart(engine: AsyncEngine) -> AsyncEngine:
     """An engine that makes the same connections in a pool of its own."""
     original = engine.sync_engine
-    apart = Engine(
+    sync_engine = Engine(
         original.pool.recreate(),
         original.dialect,
         original.url,
         hide_parameters=original.hide_parameters,
     )
-    return AsyncEngine(apart)
+    return AsyncEngine(sync_engine)

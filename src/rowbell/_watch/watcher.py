@@ -14,6 +14,7 @@ from rowbell._watch.board.watch import Watch
 from rowbell._watch.connections import Connections, check_engine
 from rowbell._watch.event_loop import running_loop
 from rowbell._watch.last_read import LastRead
+from rowbell._watch.listen_connection import ListenConnection
 from rowbell._watch.narrowing import narrowed
 from rowbell._watch.observers import Observers, take_notice
 from rowbell._watch.per_engine import PerEngine
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from rowbell._watch.listen_connection import ListenConnect
     from rowbell._watch.reading.reader import Reader
     from rowbell._watch.statistics import WatcherStatistics
     from rowbell._watch.subscription import Subscription
@@ -52,14 +54,17 @@ class RowWatcher:
         mode: ``"auto"`` (the default) listens, and polls where it cannot; ``"listen"`` raises
             where it cannot; ``"poll"`` opens no connection.
         listen_url: Where to LISTEN, if the engine goes through a pooler or reads elsewhere:
-            the URL of the server itself, with asyncpg as its driver.
+            the URL of the server itself, for asyncpg or for psycopg.
+        listen_connect: A function that returns the connection that listens, a new
+            ``asyncpg.Connection`` for each call; or a coroutine function. It is for engines whose
+            settings asyncpg does not have. The watcher closes the connection.
         recheck: How often the row of an armed wait is read all the same, in seconds
             (default 30): a safety net under changes that fire no trigger. ``None``: never.
         timing: All other times.
 
     Raises:
         UnsupportedEngineError: Not an ``AsyncEngine``, or its sessions share a connection.
-        InvalidArgumentError: ``mode`` or ``recheck`` is invalid.
+        InvalidArgumentError: One of the other arguments is invalid.
 
     Example:
         .. code-block:: python
@@ -74,6 +79,7 @@ class RowWatcher:
         *,
         mode: Mode | str = Mode.AUTO,
         listen_url: str | URL | None = None,
+        listen_connect: ListenConnect | None = None,
         recheck: float | timedelta | None = 30.0,
         timing: Timing | None = None,
     ) -> None:
@@ -84,11 +90,13 @@ class RowWatcher:
         self._engine = engine
         self._mode = Mode(mode)
         self._timing = timing or Timing()
-        self._connections = Connections(engine, listen_url, self._timing)
+        self._connections = Connections(engine)
+        listen_connection = ListenConnection(engine, listen_url, listen_connect, self._timing)
         self._observers = Observers(self.statistics)
         self._state = StateLog(engine, self._observers.changed)
         parts = assemble(
             self._connections,
+            listen_connection,
             self._state,
             mode=self._mode,
             recheck=every,

@@ -11,10 +11,10 @@ from __future__ import annotations
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import DDL, Connection, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from rowbell._identifiers import quote_literal
+from rowbell._identifiers import quote_literal, verbatim
 from rowbell._sqlstate import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, has_sqlstate
 from rowbell.errors import LockTimeoutError, TriggerError
 
@@ -135,7 +135,7 @@ def _wait_for_the_others(connection: Connection, timeout: LockTimeout) -> None:
 def execute(connection: Connection, statements: Iterable[str]) -> None:
     """Execute statements as they are."""
     for statement in statements:
-        connection.execute(DDL(statement.replace("%", "%%")))  # type: ignore[no-untyped-call]
+        connection.execute(verbatim(statement))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.exc import DBAPIError
 
+from rowbell._libpq import UntranslatableError
 from rowbell._sqlstate import (
     INSUFFICIENT_PRIVILEGE,
     INVALID_SCHEMA_NAME,
@@ -23,9 +24,9 @@ from rowbell._watch.notifiers.postgres_session import PostgresSession
 from rowbell._watch.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from rowbell._watch.connections import Connections
+    from rowbell._watch.listen_connection import ListenConnection
     from rowbell._watch.notifiers.contract import Receiver
     from rowbell._watch.timing import Timing
 
@@ -45,12 +46,19 @@ class PostgresNotifier:
     """Notifies by LISTEN on a connection of its own.
 
     Args:
-        connections: What makes that connection, and sends the notification that proves delivery.
+        listen_connection: What makes that connection.
+        notify: Sends the notification that proves delivery, on a connection of the engine.
         timing: The watcher's times.
     """
 
-    def __init__(self, connections: Connections, timing: Timing) -> None:
-        self._connections = connections
+    def __init__(
+        self,
+        listen_connection: ListenConnection,
+        notify: Callable[[str], Awaitable[None]],
+        timing: Timing,
+    ) -> None:
+        self._listen_connection = listen_connection
+        self._notify = notify
         self._timing = timing
         self._session: PostgresSession | None = None
         self._before = NotifierStatus()
@@ -73,21 +81,19 @@ class PostgresNotifier:
         Raises:
             CannotNotifyError: One of these fails; or the connection is lost in the block.
         """
-        dialect = self._connections.listen_dialect
-        if dialect.driver != "asyncpg":
-            detail = f"{dialect.name}+{dialect.driver} cannot LISTEN, only asyncpg can"
-            raise CannotNotifyError(Reason.UNSUPPORTED, detail)
         try:
-            async with self._connections.dedicated() as connection:
+            async with self._listen_connection.opened() as connection:
                 calls = Calls(connection, self._timing.answer)
                 calls.on_close(receiver.on_gap)
                 session = self._session = PostgresSession(
-                    calls, receiver, self._connections.notify, self._timing
+                    calls, receiver, self._notify, self._timing
                 )
                 await session.begin()
                 yield session
         except CannotNotifyError:
             raise
+        except UntranslatableError as error:
+            raise CannotNotifyError(Reason.UNSUPPORTED, str(error)) from error
         except Exception as error:
             raise CannotNotifyError(_reason(error), _described(error)) from error
         finally:

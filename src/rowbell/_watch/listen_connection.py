@@ -1,0 +1,263 @@
+"""The connection that listens: always asyncpg's, made from the engine's own settings.
+
+An engine on asyncpg makes it as it makes its own connections (URL, ``connect_args``, ``do_connect``
+and ``connect`` hooks, ``async_creator``), but by a pool of its own. So it takes no place in the
+engine's pool.
+
+An engine on psycopg cannot make it. What it would connect with is caught by a ``do_connect``
+listener that stands behind all others and ends the attempt: no public attribute shows
+``connect_args``, or a password that a hook has rotated. That is translated for asyncpg.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from weakref import WeakSet
+
+import anyio
+import asyncpg
+from sqlalchemy import URL, Dialect, event, make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from rowbell._cancellation import complete, own_cancellations
+from rowbell._libpq import UntranslatableError, translated
+from rowbell._watch.connections import apart
+from rowbell._watch.failures import UnreachableError
+from rowbell._watch.state import logger
+from rowbell.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from rowbell._watch.timing import Timing
+
+    ListenConnect: TypeAlias = Callable[
+        [], asyncpg.Connection[Any] | Awaitable[asyncpg.Connection[Any]]
+    ]
+    """A function that makes the connection that listens."""
+
+_LIBPQ: Final = {"postgresql", "postgresql+psycopg", "postgresql+psycopg_async"}
+"""URLs with the parameters of libpq."""
+
+
+class ListenConnection:
+    """Makes the connection that listens.
+
+    Args:
+        engine: The engine whose rows are watched.
+        url: Where to LISTEN instead, past a pooler.
+        connect: What makes the connection instead.
+        timing: The watcher's times.
+
+    Raises:
+        InvalidArgumentError: The URL is not one of PostgreSQL's for asyncpg or psycopg; or
+            ``connect`` is not a function, or stands beside a URL.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        url: str | URL | None,
+        connect: ListenConnect | None,
+        timing: Timing,
+    ) -> None:
+        self._engine = engine
+        self._url = None if url is None else make_url(url)
+        self._connect = connect
+        self._timing = timing
+        if self._url is not None and self._url.drivername not in {*_LIBPQ, "postgresql+asyncpg"}:
+            expected = "a URL for asyncpg or psycopg, postgresql+asyncpg://…"
+            raise InvalidArgumentError("listen_url", self._url.render_as_string(), expected)
+        if connect is not None and not callable(connect):
+            raise InvalidArgumentError("listen_connect", connect, "a function")
+        if connect is not None and url is not None:
+            raise InvalidArgumentError("listen_connect", connect, "None beside listen_url")
+        if engine.dialect.driver == "psycopg":
+            _listen_for_attempts(engine)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[asyncpg.Connection[Any]]:
+        """A new connection, never a revived one; it is closed when the block ends.
+
+        Raises:
+            UnreachableError: It could not be made.
+            UntranslatableError: asyncpg cannot connect as the engine does.
+        """
+        made: AbstractAsyncContextManager[asyncpg.Connection[Any]]
+        if self._connect is not None:
+            made = self._made_by(self._connect)
+        elif self._url is not None:
+            made = self._of_libpq(self._url) if self._url.drivername in _LIBPQ else self._of_url()
+        elif self._engine.dialect.driver == "asyncpg":
+            made = self._of_engine(apart(self._engine))
+        elif self._engine.dialect.driver == "psycopg":
+            made = self._of_libpq(None)
+        else:
+            driver = f"{self._engine.dialect.name}+{self._engine.dialect.driver}"
+            raise UntranslatableError(f"{driver} cannot LISTEN, only asyncpg and psycopg can")
+        async with made as connection:
+            try:
+                yield connection
+            finally:
+                await complete(self._close(connection))
+
+    async def _close(self, connection: asyncpg.Connection[Any]) -> None:
+        """Close the connection; abort it if the server does not answer."""
+        if not connection.is_closed():
+            with anyio.move_on_after(self._timing.close), suppress(Exception):  # it may be lost
+                await connection.close()
+            if not connection.is_closed():
+                connection.terminate()
+
+    # -- the ways to make it
+
+    @asynccontextmanager
+    async def _of_engine(self, engine: AsyncEngine) -> AsyncGenerator[asyncpg.Connection[Any]]:
+        """As an engine on asyncpg makes its connections; the engine is disposed of."""
+        try:
+            with anyio.fail_after(self._timing.connect), _unreachable():
+                connection = await engine.connect()
+            try:
+                raw = await connection.get_raw_connection()
+                yield cast("asyncpg.Connection[Any]", raw.driver_connection)
+            finally:
+                await complete(_throw_away(connection))
+        finally:
+            await complete(engine.dispose())
+
+    def _of_url(self) -> AbstractAsyncContextManager[asyncpg.Connection[Any]]:
+        assert self._url is not None  # noqa: S101  # for the type checker
+        engine = create_async_engine(self._url, poolclass=NullPool)
+        # Hooks that rotate credentials stand on the engine's dialect: let them serve here too.
+        event.listen(engine.sync_engine, "do_connect", self._engine_hooks)
+        return self._of_engine(engine)
+
+    @asynccontextmanager
+    async def _of_libpq(self, url: URL | None) -> AsyncGenerator[asyncpg.Connection[Any]]:
+        """With the parameters of a URL of libpq's, or of an engine on psycopg."""
+        with anyio.fail_after(self._timing.connect):
+            with _unreachable():
+                parameters = await self._parameters_of_engine() if url is None else self._of(url)
+                translation = translated(parameters)
+            for name, why in translation.ignored.items():
+                logger.debug("rowbell ignores %s for its LISTEN connection: %s", name, why)
+            with _unreachable():
+                connection = await asyncpg.connect(**translation.arguments)
+        yield connection
+
+    @asynccontextmanager
+    async def _made_by(self, connect: ListenConnect) -> AsyncGenerator[asyncpg.Connection[Any]]:
+        """By a function of the application's."""
+        with anyio.fail_after(self._timing.connect), _unreachable():
+            made = connect()
+            connection = _checked(await made if inspect.isawaitable(made) else made)
+        yield connection
+
+    # -- the parameters
+
+    def _of(self, url: URL) -> Mapping[str, object]:
+        parameters: dict[str, Any] = url.translate_connect_args(username="user", database="dbname")
+        for name, value in url.query.items():
+            parameters[name] = value if isinstance(value, str) else ",".join(value)
+        if self._engine_hooks(self._engine.dialect, None, [], parameters) is not None:
+            raise UntranslatableError(_MADE_BY_HOOK)
+        return parameters
+
+    def _engine_hooks(self, *arguments: Any) -> Any:
+        for hook in self._engine.dialect.dispatch.do_connect:
+            connection = hook(*arguments)
+            if connection is not None:
+                return connection
+        return None
+
+    async def _parameters_of_engine(self) -> Mapping[str, object]:
+        """What an engine on psycopg would connect with; it does not connect."""
+        engine, attempt = apart(self._engine), _Attempt()
+        token = _attempt.set(attempt)
+        try:
+            with suppress(_CaughtError):
+                made = await engine.raw_connection()
+                made.close()
+        finally:
+            _attempt.reset(token)
+            await complete(engine.dispose())
+        if attempt.parameters is None:
+            raise UntranslatableError(_MADE_BY_HOOK)
+        return attempt.parameters
+
+
+_MADE_BY_HOOK: Final = (
+    "the engine's connections are made by its async_creator, or by a do_connect hook, and are "
+    "psycopg's"
+)
+
+
+class _CaughtError(Exception):
+    """An attempt to connect was ended on purpose, before it connected."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """An attempt to connect, and what it would have connected with."""
+
+    parameters: Mapping[str, object] | None = None
+
+
+_attempt: Final[ContextVar[_Attempt | None]] = ContextVar("rowbell attempt to connect")
+_listening: Final[WeakSet[Dialect]] = WeakSet()
+
+
+def _listen_for_attempts(engine: AsyncEngine) -> None:
+    """Once for each engine: another task may be inside a hook, where hooks cannot be added."""
+    if engine.dialect not in _listening:
+        _listening.add(engine.dialect)
+        event.listen(engine.sync_engine, "do_connect", _catch)
+
+
+def _catch(dialect: Dialect, record: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    """End an attempt of ours, after all hooks have had their say; nothing for all others."""
+    attempt = _attempt.get(None)
+    if attempt is None:
+        return None
+    hooks = list(dialect.dispatch.do_connect)
+    for hook in hooks[hooks.index(_catch) + 1 :]:
+        if (connection := hook(dialect, record, arguments, keywords)) is not None:
+            return connection
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415  # an extra's
+
+    attempt.parameters = conninfo_to_dict(*arguments) | keywords
+    raise _CaughtError
+
+
+def _checked(made: object) -> asyncpg.Connection[Any]:
+    if not isinstance(made, asyncpg.Connection):
+        kind = type(made).__name__
+        raise UntranslatableError(
+            f"listen_connect has returned a {kind}, not an asyncpg.Connection"
+        )
+    return made
+
+
+@contextmanager
+def _unreachable() -> Generator[None]:
+    """An error in the block, of a driver or of a hook, means that nothing is connected."""
+    try:
+        with own_cancellations():
+            yield
+    except UntranslatableError:
+        raise
+    except Exception as error:
+        raise UnreachableError(error) from error
+
+
+async def _throw_away(connection: AsyncConnection) -> None:
+    await connection.invalidate()
+    await connection.close()
