@@ -1,8 +1,8 @@
-"""The faults that the tests break for real, by number, and how late a change was seen in each.
+"""The faults that the tests cause, by number, and the delay after which a change was seen.
 
-A test that is marked ``fault("B2")`` belongs to an entry. It says when a change could be seen
-(``due``: committed, and nothing in its way any more) and waits for it with ``seen``; the time
-between is what ``make faults`` shows, the worst of all tests of an entry.
+A test with the mark ``fault("B2")`` belongs to an entry. It calls ``due`` when a change can be seen:
+it is committed, and nothing delays it any more. It waits for the change with ``seen``. ``make
+faults`` shows the time between the two, the worst of all tests of an entry.
 """
 
 from __future__ import annotations
@@ -16,61 +16,61 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 FAULTS: Final = {
-    "B1": "the server restarts or crashes, the listener's process is killed",
-    "B2": "a half-open connection: nothing is forwarded, nothing is closed",
-    "B3": "the heartbeat hangs, fails, or is cancelled",
-    "B4": "two hundred reconnects, and set-ups that fail half-way",
-    "B5": "the server refuses, resets, ends in the middle, does not know the name, is starting up",
-    "B6": "an outage, in which nothing may be tried or logged too often",
-    "B7": "the change comes at any step between the connect and the first read",
-    "B8": "a storm of notifications while waits come and go, and during LISTEN itself",
-    "B9": "a pool of one connection, which the application uses",
-    "B10": "a server that kills what is idle in a transaction",
-    "B11": "two event loops, one after the other and at once",
-    "B12": "the password is changed under the listener",
-    "B13": "PgBouncer in transaction mode: LISTEN is accepted, nothing arrives",
-    "B14": "a pooler gives the session to another server process after the proof",
-    "B15": "a standby as listener, a standby that is promoted, a failover",
-    "B16": "reads are answered by a standby that lags behind",
-    "B17": "nobody waits any more: what a wait opened for itself is closed",
+    "B1": "the server restarts or crashes; the listener's backend is killed",
+    "B2": "a half-open connection: no data arrives, and it is not closed",
+    "B3": "the heartbeat hangs, fails or is canceled",
+    "B4": "two hundred reconnects; connection setups that fail in the middle",
+    "B5": "a connect is refused, reset or cut off; the host is unknown; the server is starting up",
+    "B6": "an outage: connects and log lines must not be too frequent",
+    "B7": "the row changes at any step between the connect and the first read",
+    "B8": "many notifications while waits begin and end, and during LISTEN itself",
+    "B9": "a pool of one connection, which the application also uses",
+    "B10": "the server terminates sessions that are idle in a transaction",
+    "B11": "two event loops, one after the other and at the same time",
+    "B12": "the password changes while the listener runs",
+    "B13": "PgBouncer in transaction mode: LISTEN succeeds, but nothing arrives",
+    "B14": "a pooler moves the session to another backend after the check of LISTEN",
+    "B15": "LISTEN on a standby; promotion of a standby; a failover",
+    "B16": "a standby that lags behind answers the reads",
+    "B17": "the last wait ends: the connections that waits opened are closed",
     "B18": "a server without LISTEN",
-    "B19": "installing and removing triggers while others read and write",
-    "B20": "keys beyond a notification's 8,000 bytes",
+    "B19": "triggers are installed and removed while other sessions read and write",
+    "B20": "keys longer than the 8,000 bytes of a notification",
     "B21": "the notification queue is full",
-    "B22": "many writers commit at once",
+    "B22": "many writers commit at the same time",
     "B23": "writes that change nothing",
-    "B24": "keys move, rows are deleted and come back, tables are truncated, partitions change",
-    "B25": "keys and names of every kind",
-    "B26": "two-phase commit, with notifications off",
+    "B24": "keys change, rows are deleted and inserted again, tables are truncated, partitions change",
+    "B25": "keys and identifiers of every kind",
+    "B26": "two-phase commit, with notifications disabled",
     "B27": "changes that arrive by logical replication",
-    "B28": "writers without any right on what is ours, forged notifications",
-    "B29": "triggers are dropped, disabled, or were never there",
-    "B30": "migrations up and down; autogenerate",
-    "B31": "the change comes before the call; the caller's snapshot is frozen",
-    "B32": "timeouts below the interval, slow reads, a loop that is held up",
-    "B33": "rolled back, uncommitted, and the caller's own writes",
-    "B34": "a thousand waits beside a pool of two",
-    "B35": "thousands of waits read again after a lost connection",
-    "B36": "hundreds of thousands of notifications of one row",
-    "B37": "waits are cancelled at every step",
-    "B38": "the process stops while requests wait",
-    "B39": "a change at once after a wait is said to be armed",
-    "B40": "several processes, one of which is killed",
-    "B41": "databases are dropped under listeners that reconnect",
-    "B42": "a change there and back between two reads",
-    "B43": "values that compare oddly: NaN, JSON, deferred, generated",
-    "B44": "settings of the caller's session: row-level security, translated schemas",
-    "B45": "the caller has the row already, with changes pending",
-    "B46": "the schema is dropped and comes back, of another version",
+    "B28": "writers without rights on rowbell's objects; forged notifications",
+    "B29": "triggers are dropped, disabled or missing from the start",
+    "B30": "Alembic migrations: upgrade, downgrade, autogenerate",
+    "B31": "the row changes before the call; the caller's snapshot is older than the change",
+    "B32": "timeouts shorter than the interval; slow reads; a blocked event loop",
+    "B33": "writes that are rolled back, uncommitted or the caller's own",
+    "B34": "a thousand waits and a pool of two connections",
+    "B35": "thousands of waits are read again after a lost connection",
+    "B36": "hundreds of thousands of notifications for one row",
+    "B37": "waits are canceled at every step",
+    "B38": "the process shuts down while requests wait",
+    "B39": "the row changes right after a wait is reported as armed",
+    "B40": "several processes wait, and one is killed",
+    "B41": "databases are dropped while listeners reconnect",
+    "B42": "a value changes and changes back between two reads",
+    "B43": "values that are hard to compare: NaN, JSON, deferred and generated columns",
+    "B44": "settings of the caller's session: row-level security, schema_translate_map",
+    "B45": "the caller has loaded the row and has pending changes",
+    "B46": "the schema is dropped and created again, in another version",
     "B47": "psycopg as the listener",
 }
-"""What is broken, by the entry's number."""
+"""The fault of each entry, by its number."""
 
 ELSEWHERE: Final = {
     "B22": "measured in the [benchmarks](benchmarks.md)",
-    "B47": "does not apply: asyncpg alone listens",
+    "B47": "does not apply: LISTEN always uses asyncpg",
 }
-"""Entries without a test, and why."""
+"""Entries without a test, and the reason."""
 
 
 def table(measured: Iterable[tuple[str, float | None, str]]) -> str:
@@ -85,7 +85,7 @@ def table(measured: Iterable[tuple[str, float | None, str]]) -> str:
         tests[number].add(test.partition("[")[0])
         if delay is not None:
             delays[number].append(delay)
-    lines = ["| | broken, for real | tests | worst delay |", "|---|---|---|---|"]
+    lines = ["| | fault | tests | worst delay |", "|---|---|---|---|"]
     for number, fault in FAULTS.items():
         if number in ELSEWHERE:
             lines.append(f"| {number} | {fault} | | {ELSEWHERE[number]} |")
@@ -96,7 +96,7 @@ def table(measured: Iterable[tuple[str, float | None, str]]) -> str:
 
 
 def write(page: Path, table: str) -> None:
-    """Put the table in the page's place for it."""
+    """Write the table between its two markers in the page."""
     before, _, rest = page.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)
     page.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{after}")
@@ -118,19 +118,19 @@ _running = _Test()
 
 
 def begin() -> list[float]:
-    """A test begins; returns the list that its delays go to."""
+    """Begin a test, and return the list of its delays."""
     global _running  # noqa: PLW0603  # one test runs at a time in a process
     _running = _Test()
     return _running.delays
 
 
 def due() -> None:
-    """A change is committed, and nothing is in its way any more."""
+    """Record that a change can be seen from now on."""
     _running.since = time.monotonic()
 
 
 async def seen(wait: Awaitable[T]) -> T:
-    """The wait's result; what is measured is the time since ``due``."""
+    """Return the wait's result, and measure the time since ``due``."""
     result = await wait
     if _running.since:
         _running.delays.append(time.monotonic() - _running.since)
