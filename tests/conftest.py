@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """What a test measured goes into its report, and the numbers of its faults with it."""
+    """Add the delays that the test measured, and the numbers of its faults, to its report."""
     delays = catalogue.begin()
     try:
         yield
@@ -70,7 +70,7 @@ def server(rowbell_server_url: URL) -> URL:
 
 @pytest.fixture
 def database(rowbell_database: URL) -> URL:
-    """A database of the test's own, with all models and their triggers."""
+    """A new database for each test, with all models and their triggers."""
     return rowbell_database
 
 
@@ -81,13 +81,13 @@ def engine(rowbell_engine: AsyncEngine) -> AsyncEngine:
 
 @pytest.fixture
 def order_rows() -> list[dict[str, object]]:
-    """The orders that a test begins with; a module may say others."""
+    """The orders at the start of a test; a module may override this."""
     return [{"id": id_} for id_ in range(1, 101)]
 
 
 @pytest.fixture
 async def orders(engine: AsyncEngine, order_rows: list[dict[str, object]]) -> AsyncEngine:
-    """The engine of a database in which there are orders."""
+    """The engine of a database with orders."""
     async with engine.begin() as connection:
         await connection.execute(insert(Order), order_rows)
     return engine
@@ -95,7 +95,7 @@ async def orders(engine: AsyncEngine, order_rows: list[dict[str, object]]) -> As
 
 @pytest.fixture
 async def proxy(database: URL) -> AsyncIterator[Proxy]:
-    """Between the test and its database."""
+    """A proxy between the test and its database."""
     async with proxy_to(database) as proxy:
         yield proxy
 
@@ -108,6 +108,6 @@ async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
 
 @pytest.fixture
 async def other(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
-    """Somebody else's, on another connection."""
+    """The session of another user, on another connection."""
     async with AsyncSession(engine) as session:
         yield session

@@ -1,4 +1,4 @@
-"""Print the oldest versions that rowbell says it works with, as requirements for pip.
+"""Print the oldest supported version of each dependency, as requirements for pip.
 
 ::
 
@@ -17,7 +17,7 @@ _AT_LEAST = re.compile(r"([\w.-]+(?:\[[\w,]+\])?)>=([\w.]+)")
 
 
 def floors() -> dict[str, str]:
-    """The lowest version of each dependency, those of the extras included, and of aiosqlite."""
+    """The lowest version of each dependency, including the extras, and of aiosqlite."""
     project = tomllib.loads(PYPROJECT.read_text())
     extras = itertools.chain(*project["project"]["optional-dependencies"].values())
     tested = [r for r in project["dependency-groups"]["test"] if "aiosqlite" in r]

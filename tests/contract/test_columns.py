@@ -1,4 +1,4 @@
-"""Which columns are watched, and when their values are distinct, whatever their type."""
+"""Which columns are watched, and when two values are distinct, for every type."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ CHANGES = [
 async def test_a_changed_value_of_any_type_is_a_change(
     ground: Ground, session: AsyncSession, column: str, before: Any, after: Any, *, watched: bool
 ) -> None:
-    """Renamed, deferred, unhashable and without equality, in a table with awkward names."""
+    """The columns are renamed, deferred, unhashable or without equality. The names need quotes."""
     await ground.execute(insert(Odd).values({"id": ODD, column: before}))
     columns = [column] if watched else None
     async with ground.begun(wait_for_row_change, session, Odd, ODD, columns=columns) as wait:

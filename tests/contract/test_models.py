@@ -1,4 +1,4 @@
-"""Composite keys and classes that inherit from each other."""
+"""Composite keys, and classes with inheritance."""
 
 from __future__ import annotations
 

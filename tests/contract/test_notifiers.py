@@ -1,4 +1,4 @@
-"""What every notifier promises, on PostgreSQL's LISTEN and on the one in memory."""
+"""The promises of every notifier, tested on PostgreSQL's LISTEN and on the one in memory."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Scene(Protocol):
     def plain_row(self) -> RowId: ...
     async def change(self, key: int) -> None: ...
     async def lose(self, key: int) -> None:
-        """Change a row, and have its notification not sent."""
+        """Change a row without sending its notification."""
 
     async def forge(self, key: int) -> None: ...
     async def redefine(self) -> None: ...
     async def disconnect(self) -> None: ...
     def writing(self, key: int) -> Any:
-        """A transaction that has changed a row, and has not ended."""
+        """An open transaction that has changed a row."""
 
 
 class InMemory:
@@ -148,7 +148,7 @@ class OnPostgres:
 
 
 class Received:
-    """What a notifier has called."""
+    """The calls that a notifier has made."""
 
     def __init__(self) -> None:
         self.notifications: asyncio.Queue[Notification] = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""Engines without LISTEN are polled, with the same semantics: here aiosqlite."""
+"""Waits on engines without LISTEN are polled, with the same semantics; here with aiosqlite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wait ends within its timeout, and sees what was committed before."""
+"""A wait ends within its timeout, and sees every change committed before it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def test_no_change_within_the_timeout_is_a_timeout_error(
 async def test_a_timeout_below_the_interval_sees_the_change(
     ground: Ground, session: AsyncSession
 ) -> None:
-    """The last read comes after the time has passed."""
+    """The last read happens after the timeout has passed."""
     async with ground.begun(
         wait_for_row_change, session, Order, 1, interval=60, timeout=0.5
     ) as wait:
@@ -44,7 +44,7 @@ async def test_a_timeout_of_zero_reads_and_gives_up(ground: Ground, session: Asy
 
 @pytest.mark.fault("B32")
 async def test_the_timeout_is_wall_time(ground: Ground, engine: AsyncEngine) -> None:
-    """Hundreds of waits with a short interval end when they said."""
+    """Hundreds of waits with a short interval end at their timeouts."""
     loop = asyncio.get_running_loop()
 
     async def wait() -> float:

@@ -1,4 +1,4 @@
-"""Servers of a test's own."""
+"""Servers that one test has to itself."""
 
 from __future__ import annotations
 

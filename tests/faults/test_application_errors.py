@@ -1,4 +1,4 @@
-"""Errors and cancellations of the application's own code end only what they belong to."""
+"""An error or a cancellation in the application's code affects only the wait it belongs to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def raising(error: type[BaseException]) -> Callable[[Any], object]:
 async def test_an_exception_of_a_predicate_is_raised_by_its_wait(
     orders: AsyncEngine, error: type[BaseException]
 ) -> None:
-    """Even what asyncio would take for something else; the waits beside it go on."""
+    """This includes exceptions with a meaning in asyncio. Other waits go on."""
     async with RowWatcher(orders) as watcher:
         beside = asyncio.create_task(watcher.wait_for_change(Order, 2, interval=0.05, timeout=20))
         with pytest.raises((RuntimeError, StopAsyncIteration)) as raised:
@@ -59,7 +59,7 @@ async def test_an_exception_of_a_condition_on_statistics_is_raised_by_reached(
 
         reached = asyncio.create_task(watcher.reached(condition))
         beside = asyncio.create_task(watcher.reached(lambda now: now.polled == 1))
-        await asyncio.sleep(0)  # both ask for the first time
+        await asyncio.sleep(0)  # both conditions are checked for the first time
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1))
         with pytest.raises(RuntimeError, match=error.__name__):
             await reached
@@ -71,7 +71,7 @@ async def test_an_exception_of_a_condition_on_statistics_is_raised_by_reached(
 async def test_a_hook_that_is_cancelled_costs_one_try(
     orders: AsyncEngine, database: URL, of: str
 ) -> None:
-    """A token refresh may raise CancelledError by itself; nobody has cancelled the wait."""
+    """A token refresh may raise CancelledError although nothing has canceled the wait."""
     failures = 0
 
     async def creator() -> asyncpg.Connection[Any]:
@@ -102,7 +102,7 @@ async def test_a_hook_that_is_cancelled_costs_one_try(
 
 
 class Cancelling(TypeDecorator[str]):
-    """A type whose conversion is cancelled."""
+    """A type. Its conversion raises CancelledError."""
 
     impl = Text
     cache_ok = True
@@ -132,7 +132,7 @@ async def test_a_task_of_ours_that_ends_closes_the_watcher(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever ended it: the waits raise, and the log says why. Never a state that is not true."""
+    """The waits raise, and the log has the cause. The reported state is always true."""
     watcher = RowWatcher(orders, recheck=None)
     end = asyncio.Event()
 
@@ -156,7 +156,7 @@ async def test_a_task_of_ours_that_ends_closes_the_watcher(
 async def test_a_base_exception_of_a_predicate_ends_its_wait_alone(
     orders: AsyncEngine, failure: type[BaseException]
 ) -> None:
-    """pytest.fail() raises such, in a test's predicate."""
+    """``pytest.fail()`` in a predicate raises a BaseException."""
 
     def predicate(_: object) -> bool:
         raise failure
@@ -172,7 +172,7 @@ async def test_a_base_exception_of_a_predicate_ends_its_wait_alone(
 async def test_a_hook_of_the_session_that_is_cancelled_fails_the_wait_and_not_its_task(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """In a task group a CancelledError would be the quiet end of the caller's task."""
+    """In a task group, a CancelledError would end the caller's task without an error."""
     async with RowWatcher(orders, timing=QUICK) as watcher, AsyncSession(orders) as session:
 
         def cancelled(_: object) -> None:

@@ -1,4 +1,4 @@
-"""A read fails because of some rows: their waits fail, and others go on."""
+"""A read fails because of some rows. The waits for these rows fail, and others go on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Broken(TypeDecorator[str]):
 
 
 class Note(Base):
-    """The orders, with a note that some rows cannot be loaded with."""
+    """The orders, with a note. In some rows the note cannot be loaded."""
 
     __tablename__ = "orders"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -47,12 +47,12 @@ class Note(Base):
 
 @pytest.fixture
 def order_rows() -> list[dict[str, object]]:
-    """The note of the first cannot be loaded."""
+    """The note of the first row cannot be loaded."""
     return [{"id": i, "n": i, "note": "broken" if i == 1 else "fine"} for i in range(1, 2001)]
 
 
 class Connects:
-    """How many connections were made in a block."""
+    """Counts the connections that are made in a block."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine.sync_engine
@@ -73,7 +73,7 @@ class Connects:
 async def test_a_row_that_its_session_cannot_load_is_an_error_and_costs_no_connections(
     orders: AsyncEngine, seconds: float | None
 ) -> None:
-    """The error is the row's, however often it were tried; the pool keeps its connections."""
+    """Another try would fail too, so the pool keeps its connections."""
     with Connects(orders) as connects:
         async with RowWatcher(orders, timing=QUICK) as watcher, AsyncSession(orders) as session:
             wait = await armed_wait(watcher, session, Note, 1, columns=["n"], timeout=seconds)
@@ -86,7 +86,7 @@ async def test_a_row_that_its_session_cannot_load_is_an_error_and_costs_no_conne
 async def test_a_lock_on_the_sessions_own_connection_outlives_a_row_that_cannot_be_loaded(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Nothing of the caller's connection is thrown away for a row's sake."""
+    """The error of a row does not close the caller's connection."""
     async with (
         RowWatcher(orders, timing=QUICK) as watcher,
         orders.connect() as connection,
@@ -109,7 +109,7 @@ async def test_a_lock_on_the_sessions_own_connection_outlives_a_row_that_cannot_
 async def test_rows_that_fail_one_by_one_hold_no_other_wait_of_their_class_up(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Four hundred waits whose condition fails for their rows; one without it is woken."""
+    """The condition of 400 waits fails for their rows. A wait without a condition is woken."""
     failing: Any = 1 / (Order.n - Order.n) > 0
     async with RowWatcher(orders, mode="poll") as watcher:
         other = await polled_wait(watcher, Order, 5, interval=0.05)
@@ -128,7 +128,7 @@ async def test_rows_that_fail_one_by_one_hold_no_other_wait_of_their_class_up(
 async def test_a_row_that_is_slow_each_time_keeps_no_other_from_being_read(
     orders: AsyncEngine, database: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody is blamed for a statement timeout, and nobody has to share it."""
+    """A statement timeout ends no wait, and delays no other row."""
     await execute(
         database,
         "CREATE FUNCTION slow(integer, integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN"
@@ -181,7 +181,7 @@ async def test_a_row_is_blamed_though_no_second_connection_is_to_be_had(
 async def test_evidence_that_may_not_be_read_is_a_reason_and_no_loop(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """The row can be read, only not with what arming needs: polled, and said so."""
+    """The row can be read, but not the evidence for arming: the wait is polled, with a reason."""
     async with role(database, "GRANT SELECT ON orders TO {role}") as url:
         await execute(
             database, "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_snapshot_xmin FROM PUBLIC"
@@ -200,7 +200,7 @@ async def test_evidence_that_may_not_be_read_is_a_reason_and_no_loop(
 async def test_an_instance_that_cannot_be_loaded_costs_a_notification_no_connection(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """The read after a notification loads the instance too; after a failure it no longer does."""
+    """The read after a notification also loads the instance, but not after that has failed."""
     async with armed(orders, Note, 1, columns=["n"], until=Note.n < 0) as (watcher, wait):
         with Connects(orders) as connects:
             for n in range(20):
@@ -216,7 +216,7 @@ async def test_an_instance_that_cannot_be_loaded_costs_a_notification_no_connect
 async def test_a_function_that_was_missing_for_a_moment_is_not_the_keys_fault(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """SQLSTATE 42883 is a missing hash only where reading the hash fails with it."""
+    """SQLSTATE 42883 means a missing hash function only if it comes from reading the hash."""
     async with RowWatcher(orders, recheck=None, timing=QUICK) as watcher:
         with pytest.raises(DBAPIError, match="later"):
             await watcher.wait_for_change(Order, 1, until=func.later(Order.n) == 1, timeout=20)

@@ -1,4 +1,4 @@
-"""Of many waits only those fail that cause the error, and it is asked for a few times."""
+"""Among many waits, only those that cause an error fail. Finding them takes few queries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DROPPED = ["ALTER TABLE orders DROP COLUMN note", "ALTER TABLE orders RENAME TO 
 async def test_an_error_of_all_rows_is_asked_for_once(
     engine: AsyncEngine, database: URL, migration: str, mode: str
 ) -> None:
-    """Five hundred waits fail, each with the error, and the server is asked a few times."""
+    """Five hundred waits fail with the error, after few queries."""
     await add_orders(engine, 1, 500)
     small = create_async_engine(database, pool_size=1, max_overflow=0)
     async with RowWatcher(small, mode=mode, recheck=0.3, timing=QUICK) as watcher:
@@ -34,20 +34,20 @@ async def test_an_error_of_all_rows_is_asked_for_once(
         await watcher.reached(lambda now: now.armed + now.polled == 500 and now.queries > 1)
         if mode == "listen":
             await watcher.reached(lambda now: now.armed == 500)
-        async with small.connect():  # the application's only place in the pool is taken
+        async with small.connect():  # the pool has one connection, and it is in use
             before = watcher.statistics().queries
             await execute(database, migration)
             ended = await asyncio.gather(*waits, return_exceptions=True)
             assert watcher.statistics().queries - before < 20
     assert {type(error) for error in ended} == {ProgrammingError}
-    assert len({id(error) for error in ended}) == 500  # each its own traceback
+    assert len({id(error) for error in ended}) == 500  # each has its own traceback
     await small.dispose()
 
 
 async def test_a_column_that_only_the_instances_have_is_asked_for_once(
     engine: AsyncEngine, database: URL
 ) -> None:
-    """The watched columns can be read, what the waits return cannot be loaded."""
+    """The watched columns can be read, but the instances to return cannot be loaded."""
     await add_orders(engine, 1, 300)
     async with RowWatcher(engine, mode="listen", recheck=None, timing=QUICK) as watcher:
         waits = await armed_waits(watcher, range(1, 301), columns=["n"])
@@ -63,7 +63,7 @@ async def test_a_column_that_only_the_instances_have_is_asked_for_once(
 async def test_a_dropped_column_fails_only_the_waits_that_watch_it(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """A dropped column fails the waits that watch it; others of the class go on."""
+    """Other waits of the class go on."""
     async with RowWatcher(orders, mode="poll") as watcher:
         bad, good = (
             [
@@ -106,7 +106,7 @@ async def test_one_row_of_many_that_cannot_be_read_is_the_only_one_to_fail(
 
 
 async def test_one_unreadable_key_fails_only_its_own_wait(orders: AsyncEngine) -> None:
-    """A value that the server refuses is its own wait's error, not that of the batch."""
+    """If the server refuses a value, only the wait with that value raises."""
     from support.models import Seat
 
     await execute(orders, insert(Seat).values(row="a", number=1))
@@ -125,7 +125,7 @@ WAITS = 2_000
 
 
 async def test_one_bad_row_of_thousands_is_found_in_few_reads(orders: AsyncEngine) -> None:
-    """By halves: the others go on, and it alone fails."""
+    """The batch is halved until the row is found. Only its wait fails; the others go on."""
     await add_orders(orders, 101, WAITS)
     async with RowWatcher(orders, mode="poll") as watcher:
         waits = [

@@ -1,4 +1,4 @@
-"""The LISTEN connection cannot be made: it is tried again, in time and not too often."""
+"""The LISTEN connection cannot be made. It is tried again, soon but not too often."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ async def test_a_database_without_rowbell_is_asked_again_only_after_the_backoff(
         async with RowWatcher(engine, listen_url=proxy.url, timing=slow) as watcher:
             assert watcher.statistics().reason is Reason.NOT_INSTALLED
             for _ in range(20):
-                await asyncio.sleep(0.01)  # a stretch of time in which nothing may happen
-            assert proxy.accepted <= 2  # the second is asyncpg's, which tries SSL first
+                await asyncio.sleep(0.01)  # nothing may happen during this time
+            assert proxy.accepted <= 2  # asyncpg makes two: it tries SSL first
     await engine.dispose()
 
 
@@ -58,7 +58,7 @@ async def test_a_database_without_rowbell_is_asked_again_only_after_the_backoff(
 async def test_hooks_that_rotate_credentials_serve_the_listen_connection(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """The engine's do_connect hooks are asked for each connection, with listen_url too."""
+    """The engine's ``do_connect`` hooks run for each connection, also with ``listen_url``."""
     for listen_url in (None, database):
         asked: list[object] = []
         engine = create_async_engine(database, poolclass=NullPool)
@@ -74,7 +74,7 @@ async def test_hooks_that_rotate_credentials_serve_the_listen_connection(
             assert before >= 1
             await kill_listener(orders)
             while len(asked) == before:
-                await asyncio.sleep(0.01)  # the hook is synchronous: nobody to wait for
+                await asyncio.sleep(0.01)  # the hook is synchronous and cannot be awaited
 
 
 async def test_the_engines_own_connect_args_make_the_listen_connection(
@@ -93,7 +93,7 @@ async def test_the_engines_own_connect_args_make_the_listen_connection(
 async def test_a_set_up_that_fails_half_way_leaves_no_connection(
     orders: AsyncEngine, database: URL, proxy: Proxy, at: str
 ) -> None:
-    """It is tried again and again; none of the tries is left on the server."""
+    """It is tried many times. No try leaves a connection on the server."""
     timing = Timing(proof=0.02, backoff=0.01, backoff_limit=0.01)
     async with role(database) as stranger:
         if at == "the proof":
@@ -103,13 +103,13 @@ async def test_a_set_up_that_fails_half_way_leaves_no_connection(
             await execute(database, "REVOKE EXECUTE ON FUNCTION rowbell.open_listener FROM PUBLIC")
         url = proxy.url.set(username=stranger.username)
         async with RowWatcher(orders, listen_url=url, timing=timing):
-            await proxy.has_accepted(80)  # two for each try: asyncpg asks for SSL first
+            await proxy.has_accepted(80)  # two for each try: asyncpg tries SSL first
             left = [b for b in await backends(orders) if b.usename == stranger.username]
             assert len(left) <= 2
 
 
 def _refuse() -> tuple[socket.socket, int]:
-    """A port that nobody listens on, and the socket that will."""
+    """A port that no socket listens on, and the socket that will listen there later."""
     later = socket.socket()
     later.bind(("127.0.0.1", 0))
     return later, later.getsockname()[1]
@@ -129,7 +129,7 @@ BROKEN = {
 async def test_however_a_connect_fails_it_is_tried_again(
     orders: AsyncEngine, database: URL, proxy: Proxy, answer: bytes
 ) -> None:
-    """At the first connect and at a reconnect; the wait is polled meanwhile."""
+    """This holds for the first connect and for a reconnect. Until then the wait is polled."""
     proxy.instead = answer
     watching = RowWatcher(orders, listen_url=proxy.url, recheck=None, timing=IMPATIENT)
     async with watching as watcher:
@@ -184,7 +184,7 @@ async def test_a_server_that_cannot_be_found_is_found_later(
 async def test_an_outage_is_neither_a_storm_of_connects_nor_of_log_lines(
     orders: AsyncEngine, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Three seconds without a server, with a tenth of the default times: as half a minute."""
+    """Three seconds without a server, with a tenth of the default times: like half a minute."""
     caplog.set_level(logging.DEBUG, "rowbell")
     timing = Timing(backoff=0.025, backoff_limit=3.0, heartbeat=1.0)
     engine = create_async_engine(proxy.url, poolclass=NullPool)
@@ -193,9 +193,9 @@ async def test_an_outage_is_neither_a_storm_of_connects_nor_of_log_lines(
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.5, timeout=60))
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        await asyncio.sleep(3)  # a stretch of time in which little may happen
+        await asyncio.sleep(3)  # little may happen during this time
         took = loop.time() - begun
-        # By the backoff: at 0, .025, .075, … 1.6 and 3.2 s; two connects each, as asyncpg has it.
+        # The backoff tries at 0, .025, .075, … 1.6 and 3.2 s; asyncpg connects twice for each.
         assert proxy.accepted <= 2 * (10 + took / 0.5)
         assert len(caplog.records) <= 3
         proxy.refusing = False
@@ -207,7 +207,7 @@ async def test_an_outage_is_neither_a_storm_of_connects_nor_of_log_lines(
 
 @pytest.mark.fault("B11")
 def test_an_engine_is_watched_in_one_event_loop_after_another(database: URL) -> None:
-    """A closed watcher leaves nothing that the next loop's would stumble over."""
+    """A closed watcher leaves nothing that disturbs the watcher of the next event loop."""
     engine = create_async_engine(database, poolclass=NullPool)
 
     async def use(n: int) -> None:
@@ -226,7 +226,7 @@ def test_an_engine_is_watched_in_one_event_loop_after_another(database: URL) -> 
 @pytest.mark.fault("B12")
 @pytest.mark.parametrize("source", ["do_connect", "async_creator", "password function"])
 async def test_a_password_that_changes_is_asked_for_anew(source: str) -> None:
-    """A real password; until the application gives the new one the wait is polled."""
+    """The wait is polled until the application supplies the new password."""
     with EmbeddedServer() as server:
         password = "one"  # noqa: S105
 
@@ -268,7 +268,7 @@ async def test_a_password_that_changes_is_asked_for_anew(source: str) -> None:
             await kill_listener(owner)
             await watcher.reached(lambda now: now.reason is Reason.CANNOT_LISTEN)
             await execute(owner.url, CHANGE)
-            await asyncio.sleep(0.1)  # reads fail too: nothing may come of it
+            await asyncio.sleep(0.1)  # reads fail too, and the wait must not end
             assert not wait.done()
             password = "two"  # noqa: S105
             due()

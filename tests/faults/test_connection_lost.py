@@ -1,4 +1,4 @@
-"""The LISTEN connection is lost, in any way and at any step; each change is seen all the same."""
+"""The LISTEN connection is lost, in any way and at any step. Every change is still seen."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support.waits import IMPATIENT, LISTENING, POLLING, armed_on, armed_wait, r
 async def test_a_change_made_while_the_connection_was_lost_is_seen(
     orders: AsyncEngine, proxy: Proxy
 ) -> None:
-    """Even by waits that would poll only in an hour: the reconnect reads everything."""
+    """All rows are read after the reconnect, also if the interval of the waits is an hour."""
     async with RowWatcher(orders, listen_url=proxy.url, recheck=None, timing=IMPATIENT) as watcher:
         wait = await armed_wait(watcher)
         proxy.refusing = True
@@ -83,7 +83,7 @@ async def test_a_half_open_connection_is_found_by_the_heartbeat(
 
 @pytest.mark.fault("B1")
 async def test_a_restarted_server_is_found_again() -> None:
-    """A server of the test's own is restarted while a wait is armed, and crashes during another."""
+    """The server restarts while one wait is armed, and crashes while another is armed."""
     with EmbeddedServer() as server:
         engine = create_async_engine(server.url, pool_pre_ping=True)
         async with engine.begin() as connection:
@@ -108,7 +108,7 @@ async def test_a_restarted_server_is_found_again() -> None:
 async def test_a_heartbeat_that_the_server_cancels_is_a_loss(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """It waits for a lock, and an administrator cancels it: polled at once, then back."""
+    """The heartbeat waits for a lock and is canceled. The wait is polled at once, then armed."""
     async with armed_on(RowWatcher(orders, recheck=None, timing=IMPATIENT)) as (watcher, wait):
         cancel = (
             "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event_type = "
@@ -144,7 +144,7 @@ async def test_a_heartbeat_that_fails_in_any_way_is_a_loss(
     monkeypatch.setattr(Calls, "heartbeat", heartbeat)
     async with armed_on(RowWatcher(orders, recheck=None, timing=IMPATIENT)) as (watcher, wait):
         failures = 1
-        if failure is asyncio.CancelledError:  # which nobody has asked for: never in silence
+        if failure is asyncio.CancelledError:  # unexpected, so it must be logged
             await asyncio.wait([wait])
             assert watcher.statistics().state is WatcherState.CLOSED
             assert isinstance(wait.exception(), WatcherStateError)
@@ -170,7 +170,7 @@ STEPS = [
 async def test_a_change_at_any_step_of_a_reconnect_is_seen(
     orders: AsyncEngine, database: URL, step: str, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No read at an interval helps, and no heartbeat."""
+    """No heartbeat and no read at an interval helps."""
     real, armed_once = getattr(Calls, step), False
 
     async def stepping(calls: Calls, *arguments: Any) -> Any:
@@ -199,7 +199,7 @@ async def test_a_server_that_kills_what_is_idle_in_a_transaction_kills_no_listen
     impatient = {"idle_in_transaction_session_timeout": "50"}
     engine = create_async_engine(database, connect_args={"server_settings": impatient})
     async with armed_on(RowWatcher(engine, recheck=None, timing=IMPATIENT)) as (watcher, wait):
-        await asyncio.sleep(0.5)  # a stretch of time in which nothing may happen
+        await asyncio.sleep(0.5)  # nothing may happen during this time
         await changed(wait, database)
         assert watcher.statistics().reconnects == 0
     await engine.dispose()
@@ -209,7 +209,7 @@ async def test_a_server_that_kills_what_is_idle_in_a_transaction_kills_no_listen
 async def test_a_change_while_the_listener_was_killed_and_kept_out_is_seen_when_it_is_back(
     orders: AsyncEngine, database: URL, proxy: Proxy
 ) -> None:
-    """With an interval of an hour; within the longest backoff and a second of its return."""
+    """The interval is an hour. It is seen within the longest backoff plus one second."""
     watching = RowWatcher(orders, listen_url=proxy.url, recheck=None, timing=IMPATIENT)
     async with armed_on(watching) as (watcher, wait):
         proxy.refusing = True
@@ -232,7 +232,7 @@ async def test_after_a_half_open_connection_notifications_arrive_again(
         proxy.stall()
         due()
         await execute(database, CHANGE)
-        await seen(wait)  # found out by the heartbeat, and read again
+        await seen(wait)  # the heartbeat finds the dead connection, and the row is read again
         proxy.resume()
         again = await armed_wait(watcher)
         await changed(again, database)

@@ -32,7 +32,7 @@ async def queue_held(engine: AsyncEngine) -> AsyncGenerator[None]:
 async def test_a_full_notification_queue_fails_no_write_and_loses_no_change(
     primary_orders: AsyncEngine,
 ) -> None:
-    """PostgreSQL would fail the next NOTIFY."""
+    """PostgreSQL would reject the next NOTIFY."""
     async with RowWatcher(primary_orders, mode="listen", recheck=None, timing=IMPATIENT) as watcher:
         wait = await armed_wait(watcher, interval=0.05)
         async with queue_held(primary_orders):
@@ -53,7 +53,7 @@ async def test_a_full_notification_queue_fails_no_write_and_loses_no_change(
 async def test_a_queue_that_was_full_to_the_end_recovers_by_itself(
     primary_orders: AsyncEngine,
 ) -> None:
-    """Even a foreign NOTIFY fails; our writer does not, and after a heartbeat all is well again."""
+    """Another program's NOTIFY fails, our writer does not. A heartbeat later, waits work again."""
     notify = text("SELECT pg_notify('elsewhere', repeat('x', 7900) || random())")
     async with RowWatcher(primary_orders, mode="listen", recheck=None, timing=IMPATIENT) as watcher:
         wait = await armed_wait(watcher, interval=0.05)
@@ -79,7 +79,7 @@ async def test_a_queue_that_was_full_to_the_end_recovers_by_itself(
 
 @pytest.mark.fault("B21")
 async def test_commits_that_fill_the_queue_together_never_fail(primary_orders: AsyncEngine) -> None:
-    """Each has seen room for itself when its trigger ran; all of them together fit as well."""
+    """Each trigger found enough room for its own notification. All of them fit together too."""
     async with primary_orders.begin() as connection:
         await connection.execute(insert(Order), [{"id": i} for i in range(2, 2001)])
         await connection.execute(text("SELECT setval('rowbell.has_registrations', 1)"))

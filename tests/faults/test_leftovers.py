@@ -1,4 +1,4 @@
-"""What is cancelled, given up or closed at any moment leaves nothing behind."""
+"""Canceling or closing at any moment leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def _lock_row(session: AsyncSession) -> None:
 async def test_a_wait_for_a_lock_that_is_given_up_ends_on_the_server_too(
     orders: AsyncEngine, kind: str
 ) -> None:
-    """By a scope of anyio, which cancels again and again, also what is being cleaned up."""
+    """A cancel scope of anyio cancels repeatedly, also during the cleanup."""
     async with orders.connect() as locker:
         await locker.execute(text("SELECT pg_advisory_lock(hashtextextended('job', 0))"))
         await locker.execute(text("SELECT FROM orders FOR UPDATE"))
@@ -70,7 +70,7 @@ async def _wait_for_lock(engine: AsyncEngine, kind: str, scope: anyio.CancelScop
 
 
 async def _waiting(connection: AsyncConnection) -> int:
-    """How many sessions wait for a lock, once those that end have ended."""
+    """The number of sessions that wait for a lock, after ending sessions have ended."""
     query = text(
         "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
         " WHERE NOT l.granted AND a.datname = current_database()"
@@ -89,7 +89,7 @@ async def test_a_lock_that_is_granted_as_its_wait_is_cancelled_is_given_back(
     async with orders.connect() as other, AsyncSession(orders) as session:
         key = text("SELECT pg_advisory_lock(hashtextextended('job', 0))")
         await other.execute(key)
-        lock = rowbell.advisory_lock(session, "job")  # dropped, it would give its lock back
+        lock = rowbell.advisory_lock(session, "job")  # keep it: if dropped, it unlocks
         entered = asyncio.create_task(lock.__aenter__())
         waiting = text(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
@@ -99,7 +99,7 @@ async def test_a_lock_that_is_granted_as_its_wait_is_cancelled_is_given_back(
             await asyncio.sleep(0.01)  # the server does not announce that a session waits
         await other.execute(text("SELECT pg_advisory_unlock_all()"))
         for _ in range(turns):
-            await asyncio.sleep(0)  # not for something: another moment each time
+            await asyncio.sleep(0)  # a different moment in each round
         entered.cancel()
         await asyncio.wait([entered])
         held = text(
@@ -109,7 +109,7 @@ async def test_a_lock_that_is_granted_as_its_wait_is_cancelled_is_given_back(
         )
         with anyio.fail_after(10):
             while await other.scalar(held) != (not entered.cancelled()):
-                await asyncio.sleep(0.01)  # the server does not announce what becomes of a lock
+                await asyncio.sleep(0.01)  # the server sends nothing when a lock changes
         if not entered.cancelled():
             await lock.__aexit__(None, None, None)
         await other.rollback()
@@ -133,7 +133,7 @@ async def test_a_wait_without_a_watcher_leaves_no_session(
 async def test_a_wait_that_is_cancelled_at_any_turn_of_the_loop_leaves_nothing(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Two hundred turns, one wait for each, with a change on its way."""
+    """One wait for each of 200 turns, while a change is in flight."""
     before = asyncio.all_tasks()
     async with RowWatcher(orders, timing=QUICK) as watcher:
         running = asyncio.all_tasks()
@@ -148,7 +148,7 @@ async def test_a_wait_that_is_cancelled_at_any_turn_of_the_loop_leaves_nothing(
         now = watcher.statistics()
         assert now.armed + now.polled == 0
         while orders.pool.checkedout():  # type: ignore[attr-defined]
-            await asyncio.sleep(0.001)  # a read that was under way for them
+            await asyncio.sleep(0.001)  # a read for them is still running
         await watcher.reached(lambda _: asyncio.all_tasks() <= running)
     assert asyncio.all_tasks() == before
 
@@ -157,14 +157,14 @@ async def test_a_wait_that_is_cancelled_at_any_turn_of_the_loop_leaves_nothing(
 async def test_start_and_stop_at_any_moment_leave_nothing_behind(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Closed while it connects, proves, registers, reads: no task, no connection, no row."""
+    """Closed while it connects, proves, registers or reads: no task, connection or row is left."""
     before = asyncio.all_tasks()
     for step in range(60):
         watcher = RowWatcher(orders, timing=QUICK)
         watcher.start()
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1))
         for _ in range(step):
-            await asyncio.sleep(0.0005)  # not for something: another moment each time
+            await asyncio.sleep(0.0005)  # a different moment in each round
         await watcher.aclose()
         with pytest.raises(WatcherStateError):
             await wait
@@ -184,7 +184,7 @@ async def test_cancellation_at_any_moment_leaves_nothing_behind(orders: AsyncEng
                 wait_for_row_change(session, Order, 1, since={"n": -1} if step % 2 else None)
             )
             for _ in range(step):
-                await asyncio.sleep(0.0005)  # not for something: another moment each time
+                await asyncio.sleep(0.0005)  # a different moment in each round
             wait.cancel()
             await asyncio.wait([wait])
             assert wait.cancelled() or not wait.exception()
@@ -197,7 +197,7 @@ async def test_cancellation_at_any_moment_leaves_nothing_behind(orders: AsyncEng
 
 
 async def test_a_close_that_is_cancelled_closes_all_the_same(orders: AsyncEngine) -> None:
-    """Also by ``Task.cancel()``, which no scope of anyio keeps out."""
+    """Also by ``Task.cancel()``; a shielded anyio scope does not stop that."""
     before = asyncio.all_tasks()
     watcher = RowWatcher(orders)
     watcher.start()

@@ -1,4 +1,4 @@
-"""The database is migrated under waits: they go on."""
+"""The database is migrated while waits are running. The waits go on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Base(DeclarativeBase):
 
 @rowbell.watched
 class Parcel(Base):
-    """Its types are changed under those who wait for it."""
+    """A table. Its types change while waits for its rows are running."""
 
     __tablename__ = "parcels"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -67,7 +67,7 @@ async def parcels(engine: AsyncEngine) -> AsyncEngine:
 async def test_a_migration_under_a_wait_ends_none(
     parcels: AsyncEngine, database: URL, migration: list[str], mode: str
 ) -> None:
-    """Prepared statements and types that connections remember are gone; the waits go on."""
+    """The prepared statements and types that connections have cached are no longer valid."""
     waits: dict[str, Any] = {
         "changed": {},
         "until, on the server": {"until": Parcel.state == "done"},
@@ -75,7 +75,7 @@ async def test_a_migration_under_a_wait_ends_none(
         "since": {"since": {"state": "new"}},
     }
     async with RowWatcher(parcels, mode=mode, timing=QUICK) as watcher:
-        for key in (1, 2):  # the second time everything is in some cache
+        for key in (1, 2):  # the second time, everything is cached
             before = watcher.statistics().queries
             tasks = [
                 asyncio.create_task(
@@ -96,7 +96,7 @@ async def test_a_migration_under_a_wait_ends_none(
 async def test_a_connection_that_is_broken_for_good_leaves_the_pool(
     parcels: AsyncEngine, database: URL
 ) -> None:
-    """After the migration the waits work, and so does what the application asks after them."""
+    """After the migration the waits work, and so do the application's next queries."""
     async with RowWatcher(parcels, mode="poll") as watcher:
         wait = asyncio.create_task(
             watcher.wait_for_change(
@@ -116,15 +116,15 @@ async def test_a_connection_that_is_broken_for_good_leaves_the_pool(
 async def test_the_session_gets_its_row_though_its_connection_is_broken(
     parcels: AsyncEngine, database: URL, broken: str, held: bool
 ) -> None:
-    """What it has pending, in that row and besides, is kept."""
+    """Its pending changes, in that row and in others, are kept."""
     async with parcels.connect() as one, parcels.connect() as two:
-        for each in (one, two):  # two that lie idle, and know the type as it was
+        for each in (one, two):  # two idle connections that have cached the old type
             async with AsyncSession(each) as session:
                 await session.get(Parcel, 1)
     async with RowWatcher(parcels, recheck=None, timing=QUICK) as watcher:
         async with AsyncSession(parcels, expire_on_commit=False) as session:
             parcel = await session.get_one(Parcel, 1)
-            await session.rollback()  # which expires it
+            await session.rollback()  # expires the instance
             if held:
                 parcel.size = "mine"
             else:
@@ -155,10 +155,10 @@ class Ticket(Base):
 async def test_writers_that_knew_the_keys_old_type_notify_without_a_warning(
     parcels: AsyncEngine, database: URL
 ) -> None:
-    """The key's type was altered; sessions that had compiled the trigger wake whom they should."""
+    """A session compiled the trigger before the key's type was altered. It still wakes the waits."""
     await execute(database, "INSERT INTO tickets VALUES (1, 0), (2, 0)")
     async with connected(database) as writer, armed(parcels, Ticket, 1) as (watcher, wait):
-        for _ in range(7):  # PL/pgSQL keeps a plan from the sixth execution on
+        for _ in range(7):  # PL/pgSQL may keep a plan from the sixth execution on
             await writer.execute("UPDATE tickets SET n = n + 1 WHERE id = 2")
         await execute(database, "ALTER TABLE tickets ALTER id TYPE bigint")
         await watcher.reached(lambda now: now.armed == 1)
@@ -194,7 +194,7 @@ async def test_a_dropped_trigger_is_noticed_and_its_return_too(
 async def test_the_schema_goes_under_a_wait_and_comes_back(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Dropped together with a change: polled, and after the migration armed again."""
+    """The schema is dropped along with a change. The wait is polled, then armed by a migration."""
     async with RowWatcher(orders, recheck=None, timing=QUICK) as watcher:
         wait = await armed_wait(watcher, interval=0.05)
         async with orders.begin() as connection:

@@ -1,4 +1,4 @@
-"""LISTEN is refused, or accepted and nothing arrives: waits are polled."""
+"""LISTEN is refused, or it succeeds and nothing arrives. The waits are polled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.waits import IMPATIENT, POLLING, armed_on, polled_wait
 async def test_a_pooler_that_delivers_nothing_is_found_out(
     orders: AsyncEngine, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """LISTEN is accepted, nothing arrives: polled, with one warning that names the remedy."""
+    """LISTEN succeeds, but nothing arrives: polled, with one warning that names the remedy."""
     proxy.deaf = True
     async with RowWatcher(orders, listen_url=proxy.url, timing=IMPATIENT) as watcher:
         now = watcher.statistics()
@@ -30,7 +30,7 @@ async def test_a_pooler_that_delivers_nothing_is_found_out(
         wait = await polled_wait(watcher, interval=0.02)
         await change(orders)
         assert (await seen(wait)).n == 1
-        await proxy.has_accepted(proxy.accepted + 1)  # it is tried again
+        await proxy.has_accepted(proxy.accepted + 1)  # LISTEN is tried again
     warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == 1
     assert "listen_url" in warnings[0].getMessage()
@@ -51,7 +51,7 @@ async def test_listen_mode_raises_where_nothing_is_delivered(
 async def test_a_server_that_refuses_listen_is_polled_and_not_asked_again(
     orders: AsyncEngine, database: URL, proxy: Proxy, sqlstate: str
 ) -> None:
-    """CockroachDB and others: the refusal is for good."""
+    """CockroachDB and others refuse LISTEN permanently."""
     proxy.refused_query, proxy.instead = b"LISTEN", error(sqlstate, "LISTEN is not supported")
     async with RowWatcher(orders, listen_url=proxy.url, timing=IMPATIENT) as watcher:
         now = watcher.statistics()
@@ -69,8 +69,8 @@ async def test_a_server_that_refuses_listen_is_polled_and_not_asked_again(
 async def test_another_server_process_behind_the_same_connection_is_found_out(
     orders: AsyncEngine, database: URL, proxy: Proxy, cached: bool
 ) -> None:
-    """A pooler swaps it after the proof: nothing would be heard any more."""
-    # With a cache the new process knows none of the prepared statements.
+    """A pooler swaps it after the check of LISTEN. No notification would arrive any more."""
+    # With a statement cache, the new backend would not have the prepared statements.
     none = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
     engine = create_async_engine(proxy.url, poolclass=NullPool, connect_args={} if cached else none)
     timing = replace(IMPATIENT, backoff=60.0, backoff_limit=60.0)

@@ -1,4 +1,4 @@
-"""Notifications come in any number and at any moment; no change is lost among them."""
+"""Notifications arrive in any number and at any moment. No change is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.waits import HOUR, IMPATIENT, armed, armed_wait, reconnected
 
 @pytest.mark.fault("B8")
 async def test_a_storm_of_notifications_hides_no_change(orders: AsyncEngine, database: URL) -> None:
-    """While waits come and go, and while LISTEN is said anew."""
+    """Also while waits begin and end, and while LISTEN is executed again."""
     storm = "SELECT pg_notify('rowbell', '1:' || 'orders'::regclass::oid || ':' || i)"
     async with orders.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -59,7 +59,7 @@ async def test_a_storm_of_notifications_hides_no_change(orders: AsyncEngine, dat
 async def test_a_change_right_after_a_wait_is_reported_as_armed_ends_it(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Thirty times, with nothing but the notification to end it."""
+    """Thirty times. Only the notification can end the wait."""
     async with connected(database) as writer, RowWatcher(orders, recheck=None) as watcher:
         for key in range(1, 31):
             wait = await armed_wait(watcher, Order, key)
@@ -72,7 +72,7 @@ async def test_a_change_right_after_a_wait_is_reported_as_armed_ends_it(
 async def test_two_hundred_thousand_notifications_of_one_row_are_few_reads(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Each names the row that is waited for. A wake is a flag, so memory stays flat."""
+    """Each names the watched row. A wake only sets a flag, so memory does not grow."""
     flood = (
         "SELECT count(pg_notify('rowbell', '1:' || r.table_oid || ':' || r.key_hash || ',' || i))"
         " FROM rowbell.registration AS r, generate_series(1, 10000) AS i"

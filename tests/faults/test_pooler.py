@@ -55,7 +55,7 @@ async def pgbouncer(target: URL, directory: Path, mode: str) -> AsyncGenerator[U
     for path in (directory, *directory.parents[:2]):
         path.chmod(0o755)
     config.chmod(0o644)
-    # It refuses to run as root; the server's own user can reach the server's socket.
+    # PgBouncer does not run as root. The server's user can reach the server's socket.
     user = ["-u", "embedded_postgres"] if os.geteuid() == 0 else []
     process = await asyncio.create_subprocess_exec(
         "pgbouncer", *user, str(config), stderr=asyncio.subprocess.PIPE
@@ -79,7 +79,7 @@ async def test_a_pooler_is_listened_through_only_where_it_delivers(
     mode: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Session mode delivers; in transaction mode LISTEN is accepted, and the wait is polled."""
+    """Session mode delivers. In transaction mode LISTEN succeeds, but the wait is polled."""
     async with pgbouncer(database, tmp_path, mode) as url:
         timing = Timing(proof=2, backoff=60, backoff_limit=60)
         async with RowWatcher(orders, listen_url=url, timing=timing) as watcher:
@@ -112,9 +112,9 @@ def _is_served(reads: int, now: WatcherStatistics, *, armed: bool) -> bool:
 async def test_an_application_works_through_a_pooler_alone(
     orders: AsyncEngine, database: URL, tmp_path: Path, mode: str, listens: str
 ) -> None:
-    """Reads, sessions and locks go through it; only notifications need the server itself."""
+    """Reads, sessions and locks go through the pooler. Only LISTEN needs a direct connection."""
     async with pgbouncer(database, tmp_path, mode) as url:
-        # As SQLAlchemy advises for PgBouncer: no names of prepared statements, no second pool.
+        # SQLAlchemy's advice for PgBouncer: unnamed prepared statements, and no second pool.
         unnamed = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
         pooled = create_async_engine(
             url,

@@ -1,4 +1,4 @@
-"""Connections are scarce: waits and the application share a small pool."""
+"""The waits and the application share a small pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.waits import IMPATIENT, QUICK, armed, armed_on, armed_wait
 async def test_a_pool_full_of_waiting_sessions_is_no_deadlock(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """All connections of the pool are held by sessions that wait; their reads still happen."""
+    """Sessions that wait hold all connections of the pool. Their reads still happen."""
     engine = create_async_engine(database, pool_size=2, max_overflow=0, pool_timeout=5)
     for n, mode in enumerate(("poll", "listen")):
         async with (
@@ -51,7 +51,7 @@ async def test_a_pool_full_of_waiting_sessions_is_no_deadlock(
 async def test_a_pool_of_one_connection_serves_the_application_while_waits_stand(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Fifty times taken, used and thrown away; the listener notices nothing."""
+    """It is checked out, used and closed 50 times. The listener is not affected."""
     engine = create_async_engine(database, pool_size=1, max_overflow=0, pool_timeout=1)
     async with armed_on(RowWatcher(engine, recheck=None, timing=IMPATIENT)) as (watcher, wait):
         for _ in range(50):
@@ -68,7 +68,7 @@ async def test_a_pool_of_one_connection_serves_the_application_while_waits_stand
 async def test_a_thousand_waits_leave_a_pool_of_two_to_the_application(
     orders: AsyncEngine, database: URL, mode: str
 ) -> None:
-    """It finds its connection each time, and none is idle in a transaction."""
+    """The application always gets a connection. None is idle in a transaction."""
     await add_orders(orders, 101, 1000)
     small = create_async_engine(database, pool_size=2, max_overflow=0, pool_timeout=2)
     async with RowWatcher(small, mode=mode, recheck=None, timing=QUICK) as watcher:
@@ -94,7 +94,7 @@ async def test_a_thousand_waits_leave_a_pool_of_two_to_the_application(
 async def test_a_pool_that_is_exhausted_is_the_callers_error(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Its session waits for a connection as long as the pool says, not for ever."""
+    """Its session waits for a connection for the pool's timeout, not forever."""
     small = create_async_engine(database, pool_size=1, max_overflow=0, pool_timeout=0.2)
     async with RowWatcher(small, timing=QUICK) as watcher, AsyncSession(small) as session:
         order = await session.get_one(Order, 2)
@@ -124,7 +124,7 @@ async def test_a_wait_outlasts_too_many_connections(orders: AsyncEngine, databas
 async def test_a_change_is_seen_though_all_connections_of_the_pool_were_killed(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """All connections of the pool were killed, by an idle timeout say; the next poll is far off."""
+    """For example by an idle timeout. The next read at the interval is far away."""
     async with armed(orders) as (_, wait):
         await execute(database, KILL_ALL, "UPDATE orders SET n = 1")
         assert (await wait).n == 1

@@ -1,4 +1,4 @@
-"""Several processes, one of which forks, is stopped or is killed."""
+"""Several processes wait, and one of them forks, is stopped or is killed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def order(key: int):
 async def _serve(
     database: URL, directory: Path, *options: str
 ) -> tuple[asyncio.subprocess.Process, str]:
-    """Uvicorn with that app, in a process of its own."""
+    """Uvicorn with that app, in another process."""
     (directory / "app.py").write_text(APP)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "uvicorn", "app:app", "--port", "0", *options),
@@ -73,7 +73,7 @@ async def _serve(
 async def test_a_server_stops_while_requests_wait(
     orders: AsyncEngine, database: URL, tmp_path: Path
 ) -> None:
-    """In the time that uvicorn is given for it; no session is left, nothing is complained of."""
+    """It stops within uvicorn's shutdown timeout, leaves no session, and logs no error."""
     process, url = await _serve(database, tmp_path, "--timeout-graceful-shutdown", "1")
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         requests = [asyncio.create_task(client.get(f"/orders/{i}")) for i in range(1, 51)]
@@ -134,7 +134,7 @@ async def test_several_processes_have_a_listener_each_and_one_that_is_killed_har
     processes[0].kill()
     async with orders.connect() as connection:
         registered = text("SELECT count(*) FROM rowbell.registration")
-        while await connection.scalar(registered) != 3:  # by the heartbeat of another
+        while await connection.scalar(registered) != 3:  # another listener's heartbeat deletes it
             await connection.commit()
             await asyncio.sleep(0.02)
         await connection.execute(update(Order).values(n=1))
@@ -191,7 +191,7 @@ print("both")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 async def test_what_was_opened_before_a_fork_is_the_parents(database: URL) -> None:
-    """The child gets an error, and can go on with connections of its own."""
+    """The child gets an error, and can go on with its own connections."""
     await execute(database, "INSERT INTO plain VALUES (1, 0)")
     url = database.render_as_string(hide_password=False)
     ran = await asyncio.to_thread(

@@ -1,4 +1,4 @@
-"""Reads fail or take long; they are repeated, and the wait ends in its time."""
+"""Reads fail or take long. They are repeated, and the wait ends within its timeout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support.waits import HOUR, IMPATIENT, armed_wait, polled_wait
 async def test_a_notification_whose_reads_fail_is_not_forgotten(
     orders: AsyncEngine, database: URL, proxy: Proxy
 ) -> None:
-    """LISTEN goes on, the reads do not: the announced change is read at the interval."""
+    """LISTEN works, but reads fail. The change is read at the interval."""
     engine = create_async_engine(proxy.url, poolclass=NullPool)
     async with RowWatcher(engine, listen_url=database, recheck=None, timing=IMPATIENT) as watcher:
         wait = await armed_wait(watcher, interval=0.05)
@@ -43,7 +43,7 @@ async def test_a_notification_whose_reads_fail_is_not_forgotten(
 async def test_a_condition_whose_reads_fail_is_asked_again(
     orders: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the predicate would have been asked about is not lost with the connection."""
+    """The row that the predicate should see is not lost with the connection."""
     from rowbell._watch.reading import batch
 
     load, failures = batch.finish, [ConnectionResetError("gone"), ConnectionResetError("gone")]
@@ -121,7 +121,7 @@ async def test_a_notified_row_behind_a_lock_holds_up_no_other_table(
 async def test_what_a_timeout_of_the_server_ends_is_read_again(
     orders: AsyncEngine, database: URL, setting: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also the first read, and the question for ``since``; the log says so once."""
+    """Also the first read, and the query for ``since``. The log reports it once."""
     impatient = create_async_engine(database, connect_args={"server_settings": {setting: "20"}})
     async with orders.connect() as locker, RowWatcher(impatient, mode="poll") as watcher:
         await locker.execute(text("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"))
@@ -144,7 +144,7 @@ async def test_what_a_timeout_of_the_server_ends_is_read_again(
 
 @pytest.mark.parametrize("since", [None, {"n": 0}], ids=["plain", "since"])
 async def test_a_wait_may_begin_while_the_server_is_down(since: Any) -> None:
-    """It has a timeout. Its first read is repeated soon, however long its interval is."""
+    """It has a timeout. Its first read is repeated soon, even if its interval is long."""
     with EmbeddedServer() as server:
         engine = create_async_engine(server.url)
         await execute(
@@ -171,7 +171,7 @@ async def test_a_wait_may_begin_while_the_server_is_down(since: Any) -> None:
 
 
 async def test_an_engine_that_cannot_connect_at_all_is_an_error_at_once(database: URL) -> None:
-    """A wrong name does not pass: a wait that has never read fails, with the driver's error."""
+    """A wrong name is a permanent error. A wait without a first read raises the driver's error."""
     nowhere = create_async_engine(database.set(database="no_such_database"))
     async with RowWatcher(nowhere, mode="poll") as watcher:
         with pytest.raises((DBAPIError, asyncpg.PostgresError), match="no_such_database"):
@@ -183,7 +183,7 @@ async def test_an_engine_that_cannot_connect_at_all_is_an_error_at_once(database
 async def test_a_loop_that_was_held_up_still_reads_once_more(
     orders: AsyncEngine, database: URL, mode: str
 ) -> None:
-    """The change was committed before the deadline, the loop came back long after it."""
+    """The change is committed before the deadline. The loop is blocked until long after it."""
     timing = Timing(last_read=0.1)
     async with RowWatcher(orders, mode=mode, timing=timing) as watcher:
         wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=60, timeout=0.4))
@@ -194,13 +194,13 @@ async def test_a_loop_that_was_held_up_still_reads_once_more(
 
         writer = threading.Thread(target=change)
         writer.start()
-        writer.join()  # nothing else runs meanwhile
+        writer.join()  # blocks the event loop
         assert (await wait).n == 1
 
 
 @pytest.mark.fault("B32")
 async def test_reads_that_are_slow_count_in_the_timeout(orders: AsyncEngine) -> None:
-    """Half a second is half a second, though each read waits for a lock."""
+    """The wait ends after its half second, although each read waits for a lock."""
     timing = Timing(last_read=0.3)
     async with RowWatcher(orders, mode="poll", timing=timing) as watcher, orders.connect() as c:
         wait = await polled_wait(watcher, interval=0.02, timeout=0.5)

@@ -28,7 +28,7 @@ async def test_a_standby_is_polled_and_nothing_read_there_is_armed(
         standby = create_async_engine(server.url)
         with pytest.raises(ListenError, match="in_recovery"):
             await RowWatcher(standby, mode="listen").__aenter__()
-        # Listening on the primary does not help where the reads come from the standby.
+        # LISTEN on the primary does not help if reads are answered by the standby.
         cases: list[dict[str, Any]] = [{}, {"listen_url": primary.url}]
         for more in cases:
             async with RowWatcher(standby, timing=IMPATIENT, **more) as watcher:
@@ -44,9 +44,9 @@ async def test_a_standby_is_polled_and_nothing_read_there_is_armed(
 async def test_a_failover_under_a_wait_loses_no_change(
     primary: EmbeddedServer, primary_orders: AsyncEngine
 ) -> None:
-    """The standby is promoted and the address leads to it, while the old primary goes on running.
+    """The standby is promoted and gets the address, while the old primary is still running.
 
-    Its transaction ids mean nothing there: what it notified of is not trusted any more.
+    Transaction IDs of the old primary mean nothing on the new one, so they are not trusted.
     """
     with standby_of(primary) as standby:
         async with proxy_to(primary.url) as proxy, proxy_to(primary.url) as listened:
@@ -60,7 +60,7 @@ async def test_a_failover_under_a_wait_loses_no_change(
                 assert watcher.statistics().armed == 0
                 await execute(standby.url, "UPDATE orders SET n = n + 1")
                 assert (await seen(wait)).n == 1
-                # Now the listener finds the new primary too.
+                # Now the listener connects to the new primary too.
                 wait = asyncio.create_task(watcher.wait_for_change(Order, 1, interval=0.05))
                 listened.redirect(standby.url)
                 await watcher.reached(lambda now: now.armed == 1)
@@ -72,7 +72,7 @@ async def test_a_failover_under_a_wait_loses_no_change(
 async def test_a_read_of_another_primary_arms_nothing(
     primary: EmbeddedServer, primary_orders: AsyncEngine
 ) -> None:
-    """Its snapshot is far above the boundary of the server that notifies, and proves nothing."""
+    """Its snapshot is far above the boundary of the server that notifies, but proves nothing."""
     with standby_of(primary) as standby:
         standby.promote()
         await execute(standby.url, *["SELECT pg_current_xact_id()"] * 20)
@@ -105,7 +105,7 @@ async def test_a_standby_as_the_listener_of_a_primary_is_refused_and_polled(
 async def test_a_notification_whose_read_meets_a_standby_that_lags_is_not_forgotten(
     primary: EmbeddedServer, primary_orders: AsyncEngine
 ) -> None:
-    """The notification comes a second before the standby shows the change; the interval is long."""
+    """The standby shows the change a second after the notification. The interval is long."""
     with standby_of(primary, recovery_min_apply_delay="1s") as standby:
         async with proxy_to(primary.url) as proxy:
             engine = create_async_engine(proxy.url, poolclass=NullPool)

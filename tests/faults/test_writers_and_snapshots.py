@@ -1,4 +1,4 @@
-"""Changes that are committed late, or that nothing notifies of."""
+"""Changes that are committed late, or without a notification."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.waits import IMPATIENT, QUICK, armed, armed_wait, has_read, run
 async def test_a_change_that_was_muted_is_seen_at_the_next_heartbeat(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """SET rowbell.notify = off, as two-phase commit needs it: late, never lost."""
+    """Two-phase commit needs ``SET rowbell.notify = off``. It delays a change, but loses none."""
     async with RowWatcher(orders, mode="listen", recheck=None, timing=IMPATIENT) as watcher:
         wait = await armed_wait(watcher, interval=0.05)
         async with orders.connect() as connection:
@@ -41,7 +41,7 @@ async def test_a_change_that_was_muted_is_seen_at_the_next_heartbeat(
 async def test_an_old_transaction_elsewhere_delays_arming_only_shortly(
     orders: AsyncEngine, server: URL
 ) -> None:
-    """A transaction that wrote something else hours ago keeps nobody polling."""
+    """A transaction that wrote to another table hours ago does not keep waits polled."""
     elsewhere = create_async_engine(server, poolclass=NullPool)
     async with (
         elsewhere.connect() as old,
@@ -56,7 +56,7 @@ async def test_an_old_transaction_elsewhere_delays_arming_only_shortly(
 
 @pytest.mark.fault("B7")
 async def test_arming_waits_for_an_old_writer_of_the_table(orders: AsyncEngine) -> None:
-    """Its change notified nobody, so the wait is not armed before the writer has ended."""
+    """Its change sent no notification, so the wait is armed only after the writer has ended."""
     async with (
         orders.connect() as writer,
         RowWatcher(orders, mode="listen", recheck=None, timing=IMPATIENT) as watcher,
@@ -74,7 +74,7 @@ async def test_arming_waits_for_an_old_writer_of_the_table(orders: AsyncEngine) 
 
 @pytest.mark.fault("B23")
 async def test_statements_that_change_nothing_send_no_notification(orders: AsyncEngine) -> None:
-    """Not even the listener: no notification is sent."""
+    """The listener receives nothing either."""
     idle = [
         "UPDATE orders SET n = n",
         "UPDATE orders SET n = 5 WHERE false",
@@ -100,7 +100,7 @@ class VersionedBase(DeclarativeBase):
 
 
 class Versioned(VersionedBase):
-    """What counts each change of a row."""
+    """A model with a version column."""
 
     __tablename__ = "versioned"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -113,7 +113,7 @@ class Versioned(VersionedBase):
 async def test_there_and_back_is_a_change_of_a_version_column_alone(
     engine: AsyncEngine, database: URL, installed: bool
 ) -> None:
-    """Two commits while no read can happen: the status was always "a", the version was not."""
+    """The status changes and changes back between two reads. Only the version is different."""
     async with engine.begin() as connection:
         await connection.run_sync(VersionedBase.metadata.create_all)
         await connection.execute(insert(Versioned).values(id=1, status="a", version=1))
@@ -130,7 +130,7 @@ async def test_there_and_back_is_a_change_of_a_version_column_alone(
         ]
         await watcher.reached(lambda now: now.armed == 2 if installed else now.rereads > 2)
         async with engine.connect() as one:
-            # Both commits are seen by nobody: the lock lets no read in between them.
+            # No read can happen between the two changes.
             await one.execute(text("LOCK TABLE versioned IN ACCESS EXCLUSIVE MODE"))
             await one.execute(text("UPDATE versioned SET status = 'b', version = 2"))
             await one.execute(text("UPDATE versioned SET status = 'a', version = 3"))

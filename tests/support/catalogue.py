@@ -1,8 +1,8 @@
 """The faults that the tests cause, by number, and the delay after which a change was seen.
 
-A test with the mark ``fault("B2")`` belongs to an entry. It calls ``due`` when a change can be seen:
-it is committed, and nothing delays it any more. It waits for the change with ``seen``. ``make
-faults`` shows the time between the two, the worst of all tests of an entry.
+A test with the mark ``fault("B2")`` belongs to an entry. It calls ``due`` when a change can be
+seen: it is committed, and nothing delays it any more. It waits for the change with ``seen``.
+``make faults`` shows the time between the two, the worst of all tests of an entry.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FAULTS: Final = {
     "B21": "the notification queue is full",
     "B22": "many writers commit at the same time",
     "B23": "writes that change nothing",
-    "B24": "keys change, rows are deleted and inserted again, tables are truncated, partitions change",
+    "B24": "keys change, rows are deleted and come back, tables are truncated, partitions change",
     "B25": "keys and identifiers of every kind",
     "B26": "two-phase commit, with notifications disabled",
     "B27": "changes that arrive by logical replication",
