@@ -1,4 +1,4 @@
-"""What the tests of the database share."""
+"""Fixtures for the tests of the database objects."""
 
 from __future__ import annotations
 

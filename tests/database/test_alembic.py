@@ -1,4 +1,4 @@
-"""Triggers in migrations: up, down and up again, online and as SQL."""
+"""Triggers in migrations: upgrade, downgrade and upgrade again, online and as SQL."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from support.paths import ROOT
 from support.waits import armed_wait, run
 
 rowbell.alembic.register()
-rowbell.alembic.register()  # a second time, which does nothing
+rowbell.alembic.register()  # the second call does nothing
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_migration_creates_the_table_with_its_triggers_and_takes_both_back(emp
 
 
 def test_the_sql_of_a_migration_does_the_same(empty: URL) -> None:
-    """``alembic upgrade head --sql``, run by hand."""
+    """The output of ``alembic upgrade head --sql``, executed by hand."""
     script = migrate("head", sql=True)
     _run(empty, script)
     assert in_database(empty, state) is TriggerState.INSTALLED
@@ -180,7 +180,7 @@ class Article(Shop):
 
 
 def produced(connection: Connection, **options: Any) -> Any:
-    """What ``--autogenerate`` would write."""
+    """The operations that ``--autogenerate`` would write."""
     context = MigrationContext.configure(
         connection, opts={"target_metadata": Shop.metadata, **options}
     )
@@ -188,7 +188,7 @@ def produced(connection: Connection, **options: Any) -> Any:
 
 
 def test_autogenerate_writes_a_table_of_a_watched_model_as_any_other(empty: URL) -> None:
-    """A migration that it writes can be executed: nothing of ours is in it."""
+    """The migration can be executed. It contains nothing of rowbell's."""
     script = in_database(empty, produced)
     code = render_python_code(script.upgrade_ops)
     assert "op.create_table('articles'" in code
@@ -198,7 +198,7 @@ def test_autogenerate_writes_a_table_of_a_watched_model_as_any_other(empty: URL)
         operations = Operations(MigrationContext.configure(connection))
         for line in code.splitlines():
             assert "rowbell" not in line
-        exec(  # noqa: S102  # as Alembic does
+        exec(  # noqa: S102  # Alembic does the same
             "import sqlalchemy as sa\n" + "\n".join(line.strip() for line in code.splitlines()),
             {"op": operations},
         )
@@ -208,7 +208,7 @@ def test_autogenerate_writes_a_table_of_a_watched_model_as_any_other(empty: URL)
 
 
 def test_autogenerate_leaves_the_schema_of_rowbell_alone(empty: URL) -> None:
-    """Also where it looks at all schemas."""
+    """Also if autogenerate inspects all schemas."""
     rowbell.alembic.register()
     in_database(empty, Shop.metadata.create_all)
     in_database(
@@ -220,7 +220,7 @@ def test_autogenerate_leaves_the_schema_of_rowbell_alone(empty: URL) -> None:
 
 
 def test_copies_of_a_table_know_what_was_declared(empty: URL) -> None:
-    """``to_metadata()`` takes it along, as tenants' schemas are made."""
+    """``to_metadata()`` copies it. Applications use that to create the schemas of tenants."""
     other = MetaData()
     Shop.metadata.tables["articles"].to_metadata(other, schema="tenant")
 
@@ -254,7 +254,7 @@ def test_a_missing_package_is_named_with_its_extra(module: str, package: str, ex
 
 
 def test_a_declared_column_is_altered_between_drop_and_create(empty: URL) -> None:
-    """As the docs say; without it PostgreSQL refuses. A wait that is under way loses nothing."""
+    """The docs show this. Otherwise PostgreSQL raises an error. A running wait misses no change."""
     in_database(empty, Shop.metadata.create_all)
     in_database(empty, lambda c: c.execute(text("INSERT INTO articles VALUES (1, 'new')")))
     rowbell.alembic.register()
@@ -284,7 +284,7 @@ def test_a_declared_column_is_altered_between_drop_and_create(empty: URL) -> Non
     assert asyncio.run(waited()).state == "sold"
 
 
-# Alembic 1.13 warns of each generated column: the server writes its expression in another way.
+# Alembic 1.13 warns of each generated column, because the server rewrites its expression.
 @pytest.mark.filterwarnings("ignore:Computed default")
 @pytest.mark.fault("B30")
 async def test_autogenerate_finds_nothing_to_do_and_leaves_others_triggers_alone(

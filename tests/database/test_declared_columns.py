@@ -128,7 +128,7 @@ async def test_a_condition_watches_what_it_looks_at_whatever_is_declared(
 
 
 async def test_any_type_can_be_declared(engine: AsyncEngine) -> None:
-    """One without equality, or whose equal values look different, is compared as text."""
+    """Types without equality, or with equal values of different texts, are compared as text."""
 
     class Own(DeclarativeBase):
         pass

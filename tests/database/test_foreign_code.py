@@ -1,4 +1,4 @@
-"""Nobody's code runs with the rights of somebody else."""
+"""No role can run its code with the rights of another role."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.waits import armed, run, state_of
 async def test_the_types_of_a_stranger_run_none_of_its_code_as_somebody_else(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Casts, operators and hash functions of a row's type run as the writer, or not at all."""
+    """Casts, operators and hash functions of a type run as the writer, or not at all."""
     async with (
         role(database, "CREATE SCHEMA evil AUTHORIZATION {role}") as stranger,
         connected(stranger) as mallory,
@@ -67,7 +67,7 @@ async def test_the_types_of_a_stranger_run_none_of_its_code_as_somebody_else(
 async def test_no_trigger_or_function_of_ours_depends_on_what_others_may_create(
     engine: AsyncEngine, database: URL
 ) -> None:
-    """Also where somebody has put operators of the same name into the installer's search_path."""
+    """Also if the installer's search_path has operators of the same name."""
 
     class Base(DeclarativeBase):
         pass
@@ -156,7 +156,7 @@ async def test_no_trigger_or_function_of_ours_depends_on_what_others_may_create(
 async def test_a_trigger_function_that_a_stranger_has_prepared_is_refused(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Its name can be foreseen; CREATE OR REPLACE would leave it the stranger's."""
+    """Its name is predictable, and CREATE OR REPLACE would not change its owner."""
 
     class Base(DeclarativeBase):
         pass
@@ -192,7 +192,10 @@ async def test_a_trigger_function_that_a_stranger_has_prepared_is_refused(
 async def test_nothing_of_a_stranger_runs_as_the_role_that_listens_and_reads(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Though the stranger may create in a schema of its search_path, as everybody could in 14."""
+    """The stranger may create objects in a schema of that role's search_path.
+
+    Up to PostgreSQL 14, every role may do so in ``public``.
+    """
     async with (
         role(database, "GRANT SELECT ON orders TO {role}") as app,
         role(database, "GRANT CREATE ON SCHEMA public TO {role}") as stranger,
@@ -236,7 +239,7 @@ async def test_nothing_of_a_stranger_runs_as_the_role_that_listens_and_reads(
 async def test_what_is_no_column_is_not_registered(
     orders: AsyncEngine, database: URL, columns: str
 ) -> None:
-    """A writer's trigger makes SQL of those names."""
+    """A writer's trigger builds SQL from the names of columns."""
     async with (
         role(database, "GRANT SELECT ON orders TO {role}") as stranger,
         connected(stranger) as mallory,

@@ -21,7 +21,7 @@ NAMES = ["user", "Order item", 'say "hi"', "x" * 63, "naïve", "percent %s", "a:
 @pytest.mark.fault("B25")
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_table_of_any_name_notifies(engine: AsyncEngine, name: str) -> None:
-    """For a schema, a table, its key and a watched column alike."""
+    """The schema, the table, its key and the watched column have that name."""
 
     class Base(DeclarativeBase):
         pass

@@ -1,4 +1,4 @@
-"""Locks on our objects: writers go on, and listeners come back."""
+"""Locks on rowbell's objects do not stop writers. Listeners recover afterwards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Declared(Base):
 
 @pytest.fixture
 async def tables(orders: AsyncEngine) -> AsyncEngine:
-    """The orders, and two tables with triggers of the other forms."""
+    """The orders, and two tables with the other forms of triggers."""
     async with orders.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
         for table in ("by_row", "declared"):
@@ -65,7 +65,7 @@ LOCKS = [
 async def test_no_lock_on_our_objects_holds_a_writer_up(
     tables: AsyncEngine, database: URL, lock: str
 ) -> None:
-    """Neither the three forms of triggers nor thousands of rows: one wait and one WARNING each."""
+    """Each form of trigger waits once and warns once, also for thousands of rows."""
     async with (
         RowWatcher(tables, recheck=None, timing=QUICK) as watcher,
         connected(database) as holder,
@@ -95,7 +95,7 @@ async def test_no_lock_on_our_objects_holds_a_writer_up(
 async def test_calls_of_a_stranger_in_an_open_transaction_hold_up_no_listener(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Each function that everybody may call; listeners start, arm and are woken meanwhile."""
+    """It calls each public function. During that, a listener starts, arms a wait and wakes it."""
     calls = [
         "SELECT rowbell.open_listener()",
         "SELECT rowbell.delete_stale()",
@@ -115,7 +115,7 @@ async def test_calls_of_a_stranger_in_an_open_transaction_hold_up_no_listener(
     ):
         async with RowWatcher(orders, timing=QUICK) as gone:
             stale = await armed_wait(gone, Order, 2)
-            await owner.execute(  # what it has registered will be stale
+            await owner.execute(  # its registrations become stale
                 "SELECT pg_terminate_backend(backend_pid, 5000) FROM rowbell.listener"
             )
             stale.cancel()
@@ -146,7 +146,7 @@ async def test_calls_of_a_stranger_in_an_open_transaction_hold_up_no_listener(
 async def test_a_listener_that_waits_for_a_lock_leaves_no_server_process_behind(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """The server gives up before the client does, again and again."""
+    """The server's timeout is shorter than the client's, at every try."""
     waiting = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         " AND wait_event_type = 'Lock' AND application_name LIKE 'rowbell%'"
@@ -160,18 +160,18 @@ async def test_a_listener_that_waits_for_a_lock_leaves_no_server_process_behind(
             await holder.execute("LOCK TABLE rowbell.listener IN ACCESS EXCLUSIVE MODE")
             await watcher.reached(lambda now: now.state is WatcherState.POLLING)
             most, seen = 0, 0
-            while seen < 2:  # two more tries, each with its wait
+            while seen < 2:  # two more tries that wait
                 found = await observer.fetchval(waiting)
                 most, seen = max(most, found), seen + (found == 1)
                 while found and await observer.fetchval(waiting):
-                    await asyncio.sleep(0.01)  # nothing announces that a session gives up
+                    await asyncio.sleep(0.01)  # the server does not announce the end of a wait
             assert most == 1
         await watcher.reached(lambda now: now.state is WatcherState.LISTENING)
 
 
 @pytest.mark.fault("B19")
 async def test_mending_the_schema_holds_no_writer_up(orders: AsyncEngine, database: URL) -> None:
-    """An upgrade replaces functions and rights while writers are at work; none falls back."""
+    """An upgrade replaces functions and rights while writers run. No writer falls back."""
     async with (
         connected(database) as owner,
         connected(database) as writer,
@@ -195,7 +195,7 @@ async def test_mending_the_schema_holds_no_writer_up(orders: AsyncEngine, databa
 async def test_installing_and_removing_under_traffic_causes_no_deadlock(
     engine: AsyncEngine, database: URL
 ) -> None:
-    """On a partitioned table, whose partitions applications lock after the table itself."""
+    """The table is partitioned: applications lock it before its partitions."""
 
     class Own(DeclarativeBase):
         pass
@@ -246,7 +246,7 @@ async def test_installing_and_removing_under_traffic_causes_no_deadlock(
 async def test_a_counter_that_is_locked_costs_a_muted_writer_a_warning_and_no_failure(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Then no notification can be sent or counted: the safety re-read finds the change."""
+    """The notification is neither sent nor counted. The read at ``recheck`` finds the change."""
     async with (
         RowWatcher(orders, recheck=1, timing=QUICK) as watcher,
         connected(database) as holder,

@@ -1,4 +1,4 @@
-"""What is registered stays registered, or is missed: whatever others do to tables and triggers."""
+"""A registration stays, or its loss is noticed, whatever happens to tables and triggers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.models import Order
 from support.roles import Isolation, Warned, connected, role
 from support.waits import QUICK, armed, armed_wait, run, state_of
 
-SLOW = Timing(heartbeat=2, narrow=0.1)  # the announcement is answered before that
+SLOW = Timing(heartbeat=2, narrow=0.1)  # the announcement is handled earlier
 
 
 class Base(DeclarativeBase):
@@ -48,7 +48,7 @@ async def test_a_registration_that_somebody_takes_away_is_missed_at_the_next_hea
             await owner.execute("UPDATE orders SET n = 1")
         assert [(await wait).n for wait in waits] == [1, 1]
         await watcher.reached(lambda now: now.reconnects >= 1)
-        # And all is well again afterwards.
+        # Notifications work again afterwards.
         wait = await armed_wait(watcher, Order, 3)
         await owner.execute("UPDATE orders SET n = 2")
         assert (await wait).n == 2
@@ -57,7 +57,7 @@ async def test_a_registration_that_somebody_takes_away_is_missed_at_the_next_hea
 async def test_an_old_list_of_sessions_deletes_nothing_of_a_listener_that_is_alive(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """PostgreSQL caches the list for a transaction."""
+    """PostgreSQL caches the list of sessions during a transaction."""
     async with role(database) as stranger, connected(stranger) as mallory:
         transaction = mallory.transaction(isolation="repeatable_read")
         await transaction.start()
@@ -76,7 +76,7 @@ async def test_an_old_list_of_sessions_deletes_nothing_of_a_listener_that_is_ali
 async def test_what_a_listener_left_that_was_killed_is_deleted_by_the_next(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Also what a restored dump contains."""
+    """Rows from a restored dump are deleted as well."""
     async with connected(database) as owner:
         await owner.execute(
             "INSERT INTO rowbell.listener VALUES (7, 1, now(), 10, 1);"
@@ -94,7 +94,7 @@ async def test_what_a_listener_left_that_was_killed_is_deleted_by_the_next(
 async def test_a_table_that_another_takes_the_name_of_is_noticed(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Blue and green: the copy's triggers come later; or it had them from the start."""
+    """A copy of the table takes its name. The copy gets triggers before that, or later."""
     async with (
         RowWatcher(orders, recheck=None, timing=QUICK) as watcher,
         connected(database) as owner,
@@ -109,7 +109,7 @@ async def test_a_table_that_another_takes_the_name_of_is_noticed(
         async with orders.begin() as connection:
             await connection.run_sync(install_triggers, Order)
         await watcher.reached(lambda now: now.armed == 1)
-        async with owner.transaction():  # and back, both with triggers
+        async with owner.transaction():  # swap back; both have triggers
             await owner.execute("ALTER TABLE orders RENAME TO newer")
             await owner.execute("ALTER TABLE old RENAME TO orders")
         await owner.execute("UPDATE orders SET n = 2")
@@ -143,7 +143,7 @@ async def test_a_table_that_comes_earlier_in_the_search_path_is_noticed(
 async def test_a_change_between_dropping_and_creating_triggers_is_not_lost(
     orders: AsyncEngine, database: URL, timing: Timing
 ) -> None:
-    """All in one transaction: no heartbeat sees a table without triggers."""
+    """All is in one transaction, so no heartbeat sees a table without triggers."""
     async with (
         armed(orders, timing=timing) as (watcher, wait),
         connected(database) as owner,
@@ -233,7 +233,7 @@ async def test_columns_that_are_others_than_before_are_noticed_by_the_heartbeat(
 async def test_declared_columns_that_were_renamed_are_polled_and_mended_by_installing(
     engine: AsyncEngine, database: URL
 ) -> None:
-    """WHEN goes on watching the old column, by its new name."""
+    """The ``WHEN`` clause still compares the old column, under its new name."""
 
     class Own(DeclarativeBase):
         pass

@@ -1,4 +1,4 @@
-"""Who may install, and whose objects are not trusted."""
+"""Which roles may install, and which owners of objects are not trusted."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_the_owner_that_becomes_another_is_noticed_by_the_heartbeat(
 async def test_a_superuser_installs_first_and_other_roles_their_own_tables_later(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Two of them, side by side: each needs no more than to own its tables and their schema."""
+    """There are two such roles. Each needs only to own its tables and their schema."""
     for number in (1, 2):
 
         class Base(DeclarativeBase):
@@ -171,7 +171,7 @@ async def test_a_superuser_installs_first_and_other_roles_their_own_tables_later
 async def test_a_migration_role_that_has_changed_goes_on_where_the_other_left_off(
     engine: AsyncEngine, database: URL
 ) -> None:
-    """Both are members of the role that owns the tables; or everything was reassigned."""
+    """Both are members of the role that owns the tables, or REASSIGN OWNED was used."""
     name = f'"{database.database}"'
     async with (
         role(database, f"GRANT CREATE ON DATABASE {name} TO {{role}}", options="NOLOGIN") as group,
@@ -214,7 +214,7 @@ async def test_a_migration_role_that_has_changed_goes_on_where_the_other_left_of
 async def test_a_printed_migration_refuses_a_schema_of_somebody_else(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """``alembic upgrade --sql`` cannot look; what it has printed does."""
+    """``alembic upgrade --sql`` cannot check the owner, but the printed SQL does."""
     rowbell.alembic.register()
     printed = io.StringIO()
     context = MigrationContext.configure(
@@ -271,7 +271,7 @@ async def test_an_untrusted_table_leaves_the_waits_on_others_armed(
             while seen == await owner.fetchval(
                 "SELECT query_start FROM pg_stat_activity WHERE application_name LIKE 'rowbell%'"
             ):
-                await asyncio.sleep(0.01)  # a server does not announce that it was asked
+                await asyncio.sleep(0.01)  # the server does not announce a query
         assert (watcher.statistics().reconnects, watcher.statistics().armed) == (0, 1)
         await owner.execute("UPDATE orders SET n = 1")
         assert (await good).n == 1

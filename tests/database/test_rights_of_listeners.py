@@ -1,4 +1,4 @@
-"""What a role may listen for and register, and what it learns."""
+"""What a role may listen for and register, and what it can learn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.waits import HOUR, QUICK, armed, armed_waits, polled_because, run, 
 
 
 async def test_nobody_else_learns_a_listeners_channel(orders: AsyncEngine, database: URL) -> None:
-    """Not by its process ID, not by becoming a listener, nor by default privileges."""
+    """A process ID, a listener of one's own, or default privileges do not reveal it."""
     async with connected(database) as owner:
         await owner.execute("DROP SCHEMA rowbell CASCADE")
         async with role(
@@ -67,7 +67,7 @@ async def test_rows_and_columns_that_a_role_may_not_select_cannot_be_registered(
         assert await owner.fetchval("SELECT count(*) FROM rowbell.registration") == 0
         assert await register(mallory, "items", 7) == "not_permitted"
         assert await register(mallory, "orders", 7, columns="{status}") is None
-        # "Any column" means those that it may see.
+        # "Any column" means those that it may select.
         assert await register(mallory, "orders", 8) is None
         registered = await owner.fetch("SELECT columns FROM rowbell.registration ORDER BY columns")
         assert [set(row["columns"]) for row in registered] == [{"id", "status"}, {"status"}]
@@ -78,7 +78,7 @@ async def test_rows_and_columns_that_a_role_may_not_select_cannot_be_registered(
 async def test_any_column_means_those_that_a_role_may_select_and_that_there_are(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """What is no column makes a trigger notify of every change: nobody may name such."""
+    """An unknown column would make a trigger notify of every change, so it is refused."""
     async with (
         role(database, "GRANT SELECT (id, status) ON orders TO {role}") as stranger,
         connected(stranger) as mallory,
@@ -96,7 +96,7 @@ async def test_any_column_means_those_that_a_role_may_select_and_that_there_are(
 
 
 async def test_a_virtual_column_is_registered_with_what_it_derives_from(database: URL) -> None:
-    """By name, and as one of all that a role may SELECT; triggers see nothing of it itself."""
+    """By name, and as one of all columns that a role may select. Triggers do not see its value."""
     async with connected(database) as owner:
         if owner.get_server_version().major < 18:
             pytest.skip("virtual columns are new in PostgreSQL 18")
@@ -127,7 +127,7 @@ async def test_a_virtual_column_is_registered_with_what_it_derives_from(database
 async def test_a_role_that_row_level_security_restricts_is_polled_with_the_reason(
     orders: AsyncEngine, database: URL, forced: bool
 ) -> None:
-    """Notifications would tell of rows that it may not see."""
+    """Notifications would reveal changes of rows that it may not see."""
     async with (
         role(database, "GRANT SELECT, UPDATE ON orders TO {role}") as tenant,
         connected(database) as owner,
@@ -143,7 +143,7 @@ async def test_a_role_that_row_level_security_restricts_is_polled_with_the_reaso
             await owner.execute("UPDATE orders SET n = 1")
             assert (await wait).n == 1
         await engine.dispose()
-        # A superuser, or who bypasses it, sees all and is woken.
+        # A superuser, or a role with BYPASSRLS, sees all rows and is woken.
         async with armed(orders, Order, 7) as (_, wait):
             await owner.execute("UPDATE orders SET n = 2")
             assert (await wait).n == 2
@@ -153,7 +153,7 @@ async def test_a_role_that_row_level_security_restricts_is_polled_with_the_reaso
 async def test_registering_is_a_right_that_can_be_taken_and_granted(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """And what an administrator has decided outlives a new installation."""
+    """Installing again keeps what an administrator has granted and revoked."""
     register_of = "FUNCTION rowbell.register"
     async with (
         role(database, "GRANT SELECT ON orders TO {role}") as one,
@@ -223,7 +223,7 @@ async def test_what_a_role_has_by_default_does_not_keep_it_from_listening(
             armed(engine, Order, 1, 2) as (watcher, waits),
             armed(another, Order, 3) as (other, third),
         ):
-            await owner.execute("SELECT pg_sleep(0.8)")  # the server's clock is what it is about
+            await owner.execute("SELECT pg_sleep(0.8)")  # this is about the server's clock
             await owner.execute("UPDATE orders SET n = 1")
             assert {(await wait).n for wait in (*waits, third)} == {1}
             assert watcher.statistics().reconnects == other.statistics().reconnects == 0

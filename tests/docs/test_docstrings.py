@@ -37,7 +37,7 @@ import rowbell.fastapi
 from rowbell.embedded import EmbeddedServer, server_url
 from rowbell.testing import rolled_back_session
 """
-"""What an application imports that has the examples in it."""
+"""The imports that the examples need."""
 
 
 class Base(DeclarativeBase):
@@ -82,7 +82,7 @@ class Post(Base):
 
 
 def examples() -> Iterator[Any]:
-    """Each example, with the place that it stands at."""
+    """Each example and its location."""
     for path in SOURCES:
         found: list[tuple[int, str]] = []
 
@@ -151,5 +151,5 @@ async def test_an_example_runs(
 
 
 def test_every_public_function_with_an_example_is_among_them() -> None:
-    """So that the examples are found at all."""
+    """This shows that the examples are found."""
     assert len(list(examples())) > 20

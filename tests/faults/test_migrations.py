@@ -155,7 +155,7 @@ class Ticket(Base):
 async def test_writers_that_knew_the_keys_old_type_notify_without_a_warning(
     parcels: AsyncEngine, database: URL
 ) -> None:
-    """A session compiled the trigger before the key's type was altered. It still wakes the waits."""
+    """A session compiled the trigger before the key's type changed. It still wakes the waits."""
     await execute(database, "INSERT INTO tickets VALUES (1, 0), (2, 0)")
     async with connected(database) as writer, armed(parcels, Ticket, 1) as (watcher, wait):
         for _ in range(7):  # PL/pgSQL may keep a plan from the sixth execution on

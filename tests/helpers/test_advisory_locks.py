@@ -1,4 +1,4 @@
-"""advisory_lock: held as long as it says, whatever happens to the session inside the block."""
+"""``advisory_lock`` holds the lock as documented, whatever happens to the session in its block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.observed import blocked, kill_connection_of, statements
 
 
 async def held(engine: AsyncEngine) -> int:
-    """How many advisory locks anybody holds in this database."""
+    """The number of advisory locks that are held in this database."""
     async with engine.connect() as connection:
         count = await connection.scalar(
             text(
@@ -59,7 +59,7 @@ async def test_one_session_holds_the_key_and_no_other(
 async def test_the_three_kinds_of_key_are_those_of_sql(
     session: AsyncSession, other: AsyncSession
 ) -> None:
-    """A program in another language can hold the same locks."""
+    """So a program in another language can use the same locks."""
     calls = {7: "7", (7, 8): "7, 8", "nightly": "hashtextextended('nightly', 0)"}
     for key, arguments in calls.items():
         async with advisory_lock(session, key):  # type: ignore[arg-type]
@@ -148,7 +148,7 @@ async def test_after_a_failed_wait_the_transaction_goes_on(
 async def test_a_commit_inside_the_block_is_refused_before_it_is_made(
     engine: AsyncEngine, session: AsyncSession
 ) -> None:
-    """It would give the connection back to the pool, and the lock with it."""
+    """It would return the connection to the pool while the connection holds the lock."""
     with pytest.raises(SessionStateError, match=r"bind the session to a connection"):
         async with advisory_lock(session, "job"):
             session.add(Plain(id=1))
@@ -204,7 +204,7 @@ async def test_an_exception_is_itself_and_leaves_no_lock(
 async def test_a_failed_statement_leaves_no_lock_once_it_is_rolled_back(
     engine: AsyncEngine, session: AsyncSession
 ) -> None:
-    """A transaction that has failed refuses to unlock; the pool does it then."""
+    """A failed transaction cannot unlock. The pool unlocks when it gets the connection back."""
     with pytest.raises(DBAPIError, match="division by zero"):
         async with advisory_lock(session, "job"):
             await session.execute(text("SELECT 1/0"))
@@ -217,7 +217,7 @@ async def test_a_failed_statement_leaves_no_lock_once_it_is_rolled_back(
 async def test_on_a_connection_a_failed_statement_leaves_no_lock_either(
     engine: AsyncEngine,
 ) -> None:
-    """Released by the rollback: that connection does not return to the pool by then."""
+    """The rollback releases it, because the connection does not return to the pool."""
     async with engine.connect() as connection, AsyncSession(connection) as session:
         for _ in range(3):
             with pytest.raises(DBAPIError, match="division by zero"):
@@ -234,7 +234,7 @@ async def test_on_a_connection_a_failed_statement_leaves_no_lock_either(
 async def test_a_failed_statement_that_a_savepoint_undoes_leaves_no_lock(
     engine: AsyncEngine, session: AsyncSession
 ) -> None:
-    """And the transaction around it goes on, with what it has done."""
+    """The outer transaction goes on, and keeps its earlier changes."""
     await session.execute(insert(Plain).values(id=1))
     with pytest.raises(DBAPIError, match="division by zero"):
         async with get_transaction(session), advisory_lock(session, "job"):
@@ -278,7 +278,7 @@ async def test_a_lost_connection_is_a_lost_lock_and_says_so(
 async def test_cancelled_at_any_moment_it_leaves_nothing(
     engine: AsyncEngine, other: AsyncSession
 ) -> None:
-    """By a timeout of anyio, which cancels every await again, and of asyncio, once."""
+    """A timeout of anyio cancels every await; a timeout of asyncio cancels once."""
 
     async def use(number: int) -> None:
         async with AsyncSession(engine) as session:
@@ -333,7 +333,7 @@ async def test_bad_options_are_refused_at_the_call(
 
 
 async def test_autocommit_is_refused(engine: AsyncEngine) -> None:
-    """Its transaction would have ended before the block began."""
+    """In autocommit the transaction would end before the block begins."""
     async with AsyncSession(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
         with pytest.raises(SessionStateError, match="AUTOCOMMIT"):
             async with advisory_lock(session, 1, transaction=True):

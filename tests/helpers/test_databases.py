@@ -1,4 +1,4 @@
-"""create_database, drop_database, cleanup_tables and the session that rolls back."""
+"""``create_database``, ``drop_database``, ``cleanup_tables`` and ``rolled_back_session``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from support.observed import execute, statements
 
 @pytest.fixture
 async def name(server: URL) -> AsyncIterator[str]:
-    """A name for a database that the test may create."""
+    """A name for a database. It is dropped after the test."""
     name = f'rowbell "Odd" name; -- {uuid4()}'
     yield name
     await drop_database(name, server_url=server, missing_ok=True)
@@ -133,7 +133,7 @@ async def test_dropping_ends_connections_unless_force_is_false(server: URL, name
 
 @pytest.mark.parametrize("bad", ["", "a\0b", "x" * 64, "ü" * 32])
 async def test_a_name_that_postgresql_would_refuse_or_cut_is_refused_at_the_call(bad: str) -> None:
-    """Nothing is sent: there is no server at that address."""
+    """No statement is sent: there is no server at that address."""
     nowhere = "postgresql://127.0.0.1:1/postgres"
     with pytest.raises(InvalidArgumentError, match="1 to 63 bytes"):
         await create_database(bad, server_url=nowhere)
@@ -147,7 +147,7 @@ async def test_a_name_that_postgresql_would_refuse_or_cut_is_refused_at_the_call
 
 
 async def test_all_tables_are_emptied_and_their_sequences_restart(engine: AsyncEngine) -> None:
-    """Those of odd names, of other schemas, and those that another of that name hides."""
+    """Also tables with unusual names, in other schemas, or hidden by a table of the same name."""
     metadata = MetaData()
     shadow = Table(
         "Shadow", metadata, Column("id", Integer, Identity(), primary_key=True), schema="app two"
@@ -194,7 +194,7 @@ async def test_the_schema_translate_map_is_followed(engine: AsyncEngine) -> None
 
 
 async def test_what_the_session_has_left_undone_is_gone_too(engine: AsyncEngine) -> None:
-    """Pending instances are not inserted after the truncation, and no stale one is found."""
+    """Pending instances are not inserted after the TRUNCATE, and no stale instance is returned."""
     async with AsyncSession(engine, expire_on_commit=False) as session:
         session.add(Order(id=1))
         await session.commit()
@@ -295,7 +295,7 @@ async def test_commits_and_rollbacks_stay_inside(engine: AsyncEngine) -> None:
 
 
 async def test_a_base_without_a_registry_of_that_name_is_emptied(session: AsyncSession) -> None:
-    """SQLModel's has metadata alone."""
+    """The base of SQLModel has only ``metadata``."""
 
     class Model:
         metadata = Base.metadata
@@ -332,7 +332,7 @@ async def test_views_are_left_alone_and_materialized_ones_refreshed(session: Asy
 
 
 async def test_sequences_of_the_metadata_begin_anew(session: AsyncSession) -> None:
-    """Those of a column's default, and those that no column has."""
+    """Sequences that are a column's default, and sequences without a column."""
     metadata = MetaData()
     Sequence("tickets", start=5, metadata=metadata)
     table = Table(

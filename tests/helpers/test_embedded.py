@@ -19,7 +19,7 @@ from support.observed import execute
 
 @pytest.fixture
 def root() -> Generator[Path]:
-    """A directory of the user's, through which the server's own user may go."""
+    """A directory of the user, which the server's user may traverse."""
     root = Path(tempfile.mkdtemp())
     root.chmod(0o755)
     (root / "notes.txt").write_text("precious")
@@ -29,7 +29,7 @@ def root() -> Generator[Path]:
 
 
 async def test_a_server_in_a_directory_of_the_users_lasts(root: Path) -> None:
-    """It is stopped, not removed, and there again the next time; what else lies there stays."""
+    """It is stopped but not removed, and can be started again. Other files there are kept."""
     with EmbeddedServer({"max_connections": 25}, root=root) as server:
         await execute(server.url, "CREATE TABLE kept (id int)", "INSERT INTO kept VALUES (7)")
     with EmbeddedServer(root=root) as server:

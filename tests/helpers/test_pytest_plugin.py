@@ -1,4 +1,4 @@
-"""The fixtures, in test runs of their own: alone, with xdist, and with what users override."""
+"""The fixtures, in separate pytest runs: without xdist, with xdist, and with overrides."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 
 def test_each_test_finds_the_database_as_the_schema_made_it(project: pytest.Pytester) -> None:
-    """Rows, sequences, triggers and tables of another test are gone; commits were commits."""
+    """Rows, sequences, triggers and tables of other tests are gone. Commits are real commits."""
     project.makepyfile(
         """
         import pytest
@@ -79,7 +79,7 @@ def test_each_test_finds_the_database_as_the_schema_made_it(project: pytest.Pyte
 
 
 def test_both_sessions_in_one_test_leave_a_clean_database(project: pytest.Pytester) -> None:
-    """In whichever order they are asked for; ids begin at 1 after a test that rolled back."""
+    """In either order of the fixtures. After a test that rolls back, ids begin at 1."""
     project.makepyfile(
         """
         from sqlalchemy import select
@@ -109,7 +109,7 @@ def test_both_sessions_in_one_test_leave_a_clean_database(project: pytest.Pytest
 def test_workers_have_databases_of_their_own_and_leave_none(
     project: pytest.Pytester, server: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the server that DATABASE_URL names; the template is made once."""
+    """They are on the server of ``DATABASE_URL``. The template is created once."""
     monkeypatch.setenv("DATABASE_URL", server.render_as_string(hide_password=False))
     project.makeconftest(
         """
@@ -164,7 +164,7 @@ async def databases(server: URL) -> list[str]:
 
 @pytest.mark.fault("B41")
 def test_two_hundred_databases_come_and_go_beside_each_other(project: pytest.Pytester) -> None:
-    """With connections left open to each, by four workers, from one template."""
+    """Four workers create them from one template, and leave a connection open to each."""
     project.makepyfile(
         """
         import pytest
@@ -191,7 +191,7 @@ def test_two_hundred_databases_come_and_go_beside_each_other(project: pytest.Pyt
 def test_an_embedded_server_ends_with_the_run_and_leaves_nothing(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when a test has failed, and with several workers."""
+    """Also if a test fails, and with several workers."""
     monkeypatch.delenv("DATABASE_URL", raising=False)
     project.makepyfile(
         """
@@ -253,7 +253,7 @@ def test_a_run_that_asks_for_nothing_starts_nothing(pytester: pytest.Pytester) -
 
 
 async def test_databases_left_by_a_killed_worker_are_replaced(server: URL) -> None:
-    """A worker of the same name in the same run begins by dropping what it finds."""
+    """A new worker with the same name in the same run drops them first."""
     from rowbell._pytest.worker_database import WorkerDatabase
 
     name = "rowbell_left_main"
@@ -261,6 +261,8 @@ async def test_databases_left_by_a_killed_worker_are_replaced(server: URL) -> No
     await execute(server.set(database=name), "CREATE TABLE left_over ()")
     database = WorkerDatabase(server, name, "template1")
     assert database.to_roll_back().database == name
-    await execute(server.set(database=name), "CREATE TABLE left_over ()")  # it is gone, then
+    await execute(
+        server.set(database=name), "CREATE TABLE left_over ()"
+    )  # it must be gone afterwards
     database.drop()
     assert name not in await databases(server)

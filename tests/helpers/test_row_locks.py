@@ -1,4 +1,4 @@
-"""lock_rows: the rows as they are, locked in one order."""
+"""``lock_rows`` returns current rows, locked in one global order."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_the_rows_are_locked_until_the_transaction_ends(
 async def test_what_was_read_before_is_read_again(
     session: AsyncSession, other: AsyncSession
 ) -> None:
-    """The trap of FOR UPDATE in an ORM: the instance that is there already would stay as it was."""
+    """A plain FOR UPDATE in the ORM would not refresh an instance that is already loaded."""
     seen = await session.get_one(Order, 1)
     await other.execute(update(Order).where(Order.id == 1).values(n=5))
     await other.commit()
@@ -122,7 +122,7 @@ MODES = [
 async def test_each_mode_conflicts_as_the_manual_says(
     session: AsyncSession, other: AsyncSession, options: dict[str, bool], mode: str
 ) -> None:
-    """PostgreSQL manual, table 13.3; the modes are given from the strongest to the weakest."""
+    """See table 13.3 of the PostgreSQL manual. The modes go from the strongest to the weakest."""
     conflicts = {
         "FOR UPDATE": {"FOR UPDATE", "FOR NO KEY UPDATE", "FOR SHARE", "FOR KEY SHARE"},
         "FOR NO KEY UPDATE": {"FOR UPDATE", "FOR NO KEY UPDATE", "FOR SHARE"},
@@ -158,7 +158,7 @@ async def test_two_callers_in_different_orders_do_not_deadlock(orders: AsyncEngi
 
 
 async def test_row_locks_in_two_orders_deadlock(orders: AsyncEngine) -> None:
-    """What the one order is for: with FOR UPDATE of one's own this happens."""
+    """Plain FOR UPDATE statements deadlock here. ``lock_rows`` does not, because of its order."""
     both_hold_one = asyncio.Barrier(2)
 
     async def lock(first: int, second: int) -> None:
@@ -191,7 +191,7 @@ async def test_composite_keys_and_inheriting_models_are_locked(
 async def test_a_class_that_loads_its_subclasses_along_is_locked(
     engine: AsyncEngine, session: AsyncSession, other: AsyncSession
 ) -> None:
-    """They come by an outer join, whose rows PostgreSQL refuses to lock."""
+    """Subclasses are loaded by an outer join, and PostgreSQL cannot lock its nullable side."""
     async with engine.begin() as connection:
         await connection.run_sync(Shape.metadata.create_all)
     session.add_all([Circle(id=1), Shape(id=2)])
@@ -298,7 +298,7 @@ async def test_autocommit_is_refused(orders: AsyncEngine) -> None:
 async def test_a_frozen_snapshot_is_the_servers_own_error(
     orders: AsyncEngine, other: AsyncSession
 ) -> None:
-    """REPEATABLE READ cannot lock a row that has changed since; PostgreSQL says so."""
+    """In REPEATABLE READ, PostgreSQL refuses to lock a row that has changed since the snapshot."""
     frozen = orders.execution_options(isolation_level="REPEATABLE READ")
     async with AsyncSession(frozen) as session:
         await session.scalars(select(Order))
@@ -310,7 +310,7 @@ async def test_a_frozen_snapshot_is_the_servers_own_error(
 
 @pytest.fixture
 async def hurried(engine: AsyncEngine, database: URL) -> AsyncIterator[AsyncEngine]:
-    """An engine whose statements may take 200 ms; another transaction holds all that is wanted."""
+    """An engine with a statement timeout of 200 ms. Another transaction holds all the locks."""
     settings = {"server_settings": {"statement_timeout": "200ms"}}
     hurried = create_async_engine(database, connect_args=settings)
     async with engine.begin() as holder:
@@ -339,7 +339,7 @@ async def lock_a_key(session: AsyncSession, limit: Any) -> None:
 async def test_a_shorter_statement_timeout_is_a_lock_timeout_that_says_so(
     hurried: AsyncEngine, lock: Any, limit: Any
 ) -> None:
-    """And the transaction around it stays usable."""
+    """The outer transaction stays usable."""
     async with AsyncSession(hurried) as session:
         await session.execute(text("SELECT 1"))
         with pytest.raises(LockTimeoutError, match="statement timeout") as caught:
@@ -357,5 +357,5 @@ async def test_a_session_that_begins_nothing_is_refused_with_the_way_out(
         with pytest.raises(SessionStateError, match="autobegin=False"):
             async with advisory_lock(session, 7):
                 pass
-        async with lock_tables(session, [Order]):  # a transaction of its own
+        async with lock_tables(session, [Order]):  # opens its own transaction
             assert session.in_transaction()

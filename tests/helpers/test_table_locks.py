@@ -1,4 +1,4 @@
-"""lock_tables: what is locked, for how long, and what happens when it is not to be had."""
+"""``lock_tables``: what is locked, for how long, and what happens if a lock is not acquired."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support.observed import blocked, execute, statements
 
 
 async def locks_of(session: AsyncSession) -> set[tuple[str, str]]:
-    """The table locks that the session's own transaction holds, as (table, mode)."""
+    """The table locks that the session's transaction holds, as (table, mode)."""
     rows = await session.execute(
         text(
             "SELECT relation::regclass::text, mode FROM pg_locks WHERE pid = pg_backend_pid() "
@@ -83,7 +83,7 @@ NAMES = [
 async def test_any_name_that_a_table_can_have_is_locked(
     engine: AsyncEngine, session: AsyncSession, schema: str | None, name: str
 ) -> None:
-    """Also where another table of that name stands first in the search_path."""
+    """Also if another table of that name comes first in the search_path."""
     table = Table(name, MetaData(), Column("id", Integer, primary_key=True), schema=schema)
     async with engine.begin() as connection:
         if schema:
@@ -124,7 +124,7 @@ async def test_all_tables_of_an_inheriting_model_are_locked(session: AsyncSessio
 
 
 async def test_locks_in_two_orders_deadlock(engine: AsyncEngine) -> None:
-    """What lock_tables is for: with LOCK statements of one's own this happens."""
+    """Plain LOCK statements deadlock here. ``lock_tables`` prevents this."""
     both_hold_one = asyncio.Barrier(2)
 
     async def lock(first: str, second: str) -> None:
@@ -143,7 +143,7 @@ async def test_locks_in_two_orders_deadlock(engine: AsyncEngine) -> None:
 async def test_callers_that_name_tables_in_different_orders_do_not_deadlock(
     engine: AsyncEngine,
 ) -> None:
-    """Both wait for the same table first, though one knows the other by another name."""
+    """Both lock the same table first, although one uses another name for a table."""
     items = Table("items", MetaData(), schema="public")
     done: list[str] = []
 
@@ -169,7 +169,7 @@ async def test_callers_that_name_tables_in_different_orders_do_not_deadlock(
 async def test_a_frozen_snapshot_is_taken_after_the_lock(
     engine: AsyncEngine, other: AsyncSession
 ) -> None:
-    """In REPEATABLE READ the block sees what the holder before has committed."""
+    """In REPEATABLE READ the block sees what the previous holder has committed."""
     await execute(engine, insert(Plain).values(id=1))
 
     async def read() -> Any:
