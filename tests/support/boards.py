@@ -1,4 +1,4 @@
-"""A board and watches of a test's own, without an engine and without a server."""
+"""A board and watches for unit tests, without an engine and without a server."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rowbell._watch.request import WaitRequest
 from rowbell._watch.values.distinct import UNSEEN
 
 SERVER = 1_764_000_000.0
-"""When the server that notifies was started, in seconds."""
+"""The start time of the server that notifies, in seconds."""
 
 TABLE = 16384
-"""The oid of the only table."""
+"""The oid of the table."""
 
 
 class Rows:

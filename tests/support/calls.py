@@ -1,4 +1,4 @@
-"""How often a statement calls functions of ours."""
+"""Count the calls of rowbell's functions by a statement."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 async def calls(writer: AsyncConnection, statement: str) -> dict[str, int]:
-    """How often a transaction of that one statement calls each of our functions."""
+    """How often a transaction with that statement calls each of rowbell's functions."""
     seen = text(
         "SELECT split_part(funcname, '_', 1), sum(calls)::int FROM pg_stat_xact_user_functions"
         " WHERE schemaname = 'rowbell' GROUP BY 1"
     )
-    # What was called before may not have been added to the server's statistics yet.
+    # Earlier calls may not be in the server's statistics yet.
     before: Counter[str] = Counter({row[0]: row[1] for row in await writer.execute(seen)})
     await writer.execute(text(statement))
     after: Counter[str] = Counter({row[0]: row[1] for row in await writer.execute(seen)})

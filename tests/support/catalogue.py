@@ -108,7 +108,7 @@ _END: Final = "<!-- end of the catalogue -->"
 
 @dataclass
 class _Test:
-    """What the running test has measured."""
+    """The measurements of the running test."""
 
     since: float = 0.0
     delays: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a test of the contract stands on, wherever the change of a row is noticed from."""
+"""The common setup for tests of the contract, with any way of noticing a change."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from support.waits import HOUR, until_begun
 
 TIMING: Final = Timing(heartbeat=0.2, narrow=0.2)
 BRIEF: Final = 0.15
-"""A timeout that is to be reached."""
+"""A timeout for waits that must time out."""
 ODD: Final = UUID("3f2504e0-4f89-41d3-9a0c-0305e82c3301")
 """The key of a row of ``Odd``."""
 
 
 class Ground:
-    """Rows, another connection that changes them, and waits that have begun.
+    """Rows, another connection that changes them, and waits for them.
 
     Args:
         engine: The engine of the database.
@@ -48,7 +48,7 @@ class Ground:
     async def begun(
         self, wait: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any, **more: Any
     ) -> AsyncGenerator[asyncio.Task[Any]]:
-        """A wait that has its baseline and, where it is to be, is armed."""
+        """Begin a wait. It has its baseline and, if the watcher listens, is armed."""
         before = self.watcher.statistics()
         task = await until_begun(
             self.watcher,
@@ -65,16 +65,16 @@ class Ground:
 
     @property
     def notifications(self) -> int:
-        """How many notifications came from triggers."""
+        """The number of notifications from triggers."""
         return self.watcher.statistics().notifications - self._probes
 
     async def still_waiting(self, task: asyncio.Task[Any]) -> None:
-        """Check that nothing has ended the wait, though its row was read since."""
+        """Check that the wait has not ended, although its row was read again."""
         if self.is_polled:
             seen = self.watcher.statistics().queries
             await self.watcher.reached(lambda now: now.queries > seen + 1)
         else:
-            # The first may find a read under way that began before it.
+            # The first notification may arrive during a read that began before it.
             for _ in range(2):
                 await self._everything_is_read()
         assert not task.done()
@@ -82,7 +82,7 @@ class Ground:
     async def _everything_is_read(self) -> None:
         before = self.watcher.statistics()
         self._probes += 1
-        # A payload of another version: all rows are read again.
+        # A payload of another version causes a read of all rows.
         await self.execute("SELECT pg_notify('rowbell', '0:0:')")
         await self.watcher.reached(
             lambda now: now.rereads > before.rereads and now.notifications > before.notifications

@@ -1,4 +1,4 @@
-"""The models of the tests: ordinary ones, and those that break other people's code."""
+"""The models of the tests: ordinary ones, and ones with unusual names, keys and types."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Item(Base):
 
 @rowbell.watched
 class Seat(Base):
-    """A composite key, named in another order than the alphabet's."""
+    """A composite key. Its columns are not in alphabetical order."""
 
     __tablename__ = "seats"
     row: Mapped[str] = mapped_column(primary_key=True)
@@ -84,7 +84,7 @@ class Colour(Enum):
 
 @rowbell.watched
 class Odd(Base):
-    """Values that other code compares wrongly, or cannot load."""
+    """Values that are hard to compare or to load."""
 
     __tablename__ = "Odd table"
     __table_args__ = {"schema": "Select"}

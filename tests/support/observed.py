@@ -1,4 +1,4 @@
-"""What a test does to the server beside the code under test, and what it sees there."""
+"""Statements that a test executes on the server, and what it observes there."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ KILL_ALL: Final = (
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
     " AND datname = current_database() AND application_name NOT LIKE 'rowbell%'"
 )
-"""Terminates the connections to the database, without those that listen."""
+"""Terminates all connections to the database except those that listen."""
 
 
 async def execute(on: URL | AsyncEngine, *statements: str | Executable) -> None:
-    """Execute each statement in a transaction of its own.
+    """Execute each statement in its own transaction.
 
     Args:
-        on: An engine, or the URL of a database, to which a connection in AUTOCOMMIT is made.
+        on: An engine, or the URL of a database; for a URL, a connection in AUTOCOMMIT is made.
         statements: The statements.
     """
     engine = on
@@ -42,7 +42,7 @@ async def execute(on: URL | AsyncEngine, *statements: str | Executable) -> None:
 
 @contextmanager
 def statements(engine: AsyncEngine) -> Generator[list[str]]:
-    """What the engine sends to the server meanwhile."""
+    """The statements that the engine sends during the block."""
     sent: list[str] = []
 
     def note(*arguments: Any) -> None:
@@ -54,9 +54,9 @@ def statements(engine: AsyncEngine) -> Generator[list[str]]:
 
 
 async def blocked(engine: AsyncEngine, count: int = 1) -> list[str | None]:
-    """The tables for whose locks that many sessions of this database wait, once they do.
+    """Wait until that many sessions of the database wait for a lock. Return the locked tables.
 
-    A wait for a row, or for a key, has no table.
+    A session that waits for a row or a key has ``None`` for its table.
     """
     waits = text(
         "SELECT l.relation::regclass::text FROM pg_locks AS l JOIN pg_stat_activity AS a "
@@ -72,10 +72,10 @@ async def blocked(engine: AsyncEngine, count: int = 1) -> list[str | None]:
 
 @contextmanager
 def everything_sent(engine: AsyncEngine) -> Generator[list[str]]:
-    """What the engine and the listeners that are made like it send to the server meanwhile."""
+    """The statements that the engine and its listeners send during the block."""
 
     def connected(connection: Any, _record: object) -> None:
-        # A listener talks through asyncpg itself, past the engine's events.
+        # A listener uses asyncpg directly, so the engine's events do not see its statements.
         connection.driver_connection.add_query_logger(lambda logged: sent.append(logged.query))
 
     event.listen(engine.sync_engine, "connect", connected)
@@ -85,7 +85,7 @@ def everything_sent(engine: AsyncEngine) -> Generator[list[str]]:
 
 
 async def backends(engine: AsyncEngine) -> list[Any]:
-    """The clients of the database, without the one that asks; no autovacuum worker is one."""
+    """The other client connections of the database, without autovacuum workers."""
     query = (
         "SELECT pid, usename, application_name, state, query FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid() "
@@ -96,7 +96,7 @@ async def backends(engine: AsyncEngine) -> list[Any]:
 
 
 async def none_left(engine: AsyncEngine) -> None:
-    """Wait for the server to part with the clients that have gone."""
+    """Wait until the server has closed the sessions of disconnected clients."""
     left: list[Any] = []
     try:
         async with asyncio.timeout(20):
@@ -107,23 +107,23 @@ async def none_left(engine: AsyncEngine) -> None:
 
 
 async def listeners(engine: AsyncEngine) -> list[Any]:
-    """The sessions of the database that listen for a watcher."""
+    """The sessions of the database that listen for watchers."""
     return [b for b in await backends(engine) if b.application_name.startswith("rowbell")]
 
 
 async def kill_listener(engine: AsyncEngine) -> None:
-    """Terminate the one process that listens."""
+    """Terminate the only backend that listens."""
     [listener] = await listeners(engine)
     await kill(engine, listener.pid)
 
 
 async def kill_connection_of(session: AsyncSession, engine: AsyncEngine) -> None:
-    """Terminate the server process of the session's connection."""
+    """Terminate the backend of the session's connection."""
     await kill(engine, await session.scalar(text("SELECT pg_backend_pid()")))
 
 
 async def kill(engine: AsyncEngine, pid: int | None) -> None:
-    """Terminate a server process, and wait until it has ended."""
+    """Terminate a backend, and wait until it has ended."""
     async with engine.connect() as connection:
         terminate = text("SELECT pg_terminate_backend(:pid, 5000)")
         await connection.execute(terminate, {"pid": pid})

@@ -16,7 +16,7 @@ CHANGE: Final = "UPDATE orders SET n = n + 1 WHERE id = 1"
 
 
 async def add_orders(engine: AsyncEngine, first: int, last: int) -> None:
-    """Insert orders of these numbers, the last one included."""
+    """Insert the orders with these numbers, including the last one."""
     async with engine.begin() as connection:
         await connection.execute(insert(Order), [{"id": id_} for id_ in range(first, last + 1)])
 
@@ -27,6 +27,6 @@ async def change(engine: AsyncEngine, key: int = 1) -> None:
 
 
 async def changed(wait: asyncio.Task[Any], database: URL) -> None:
-    """Change order 1 now; its wait sees that."""
+    """Change order 1, and check that its wait returns the change."""
     await execute(database, CHANGE)
     await seen(wait)

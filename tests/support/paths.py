@@ -1,4 +1,4 @@
-"""Where the repository and its tests stand."""
+"""The paths of the repository and its tests."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ ROOT: Final = TESTS.parent
 PYTHONPATH: Final = os.pathsep.join(
     str(path) for path in (TESTS, Path(rowbell.__file__).parents[1])
 )
-"""With which a process of a test's own imports what the test imports."""
+"""With this, another process imports the same modules as the test."""

@@ -104,7 +104,7 @@ memberships = Table(
 
 
 class Group(PostBase):
-    """A composite key, whose first column the other side shares."""
+    """A composite key. The other side has the first column of it too."""
 
     __tablename__ = "groups"
     tenant: Mapped[int] = mapped_column(primary_key=True)
@@ -127,7 +127,7 @@ codes = Table(
 
 
 class Left(PostBase):
-    """Referred to by a unique column that is not its key, under another attribute's name."""
+    """Referenced by a unique column that is not its key and has another attribute name."""
 
     __tablename__ = "lefts"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -151,12 +151,12 @@ async def create_posts(engine: AsyncEngine) -> None:
 
 
 async def get(session: AsyncSession, *tags: int) -> tuple[Post, list[Tag]]:
-    """Post 1, and those tags."""
+    """Post 1 and those tags."""
     return await session.get_one(Post, 1), [await session.get_one(Tag, key) for key in tags]
 
 
 async def stored(session: AsyncSession, post: int = 1) -> list[int]:
-    """The tags of a post, as the database has them."""
+    """The tags of a post in the database."""
     rows = await session.scalars(
         select(post_tags.c.tag).where(post_tags.c.post == post).order_by("tag")
     )

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of the server: it cuts, stalls, deafens, redirects, and answers itself."""
+"""A TCP proxy for the server. It can cut, stall, redirect, answer, and drop notifications."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _READY = b"Z\x00\x00\x00\x05I"
 
 
 def error(sqlstate: str, message: str) -> bytes:
-    """An ErrorResponse, as the server writes it."""
+    """An ErrorResponse in the format of the server."""
     fields = f"SFATAL\0VFATAL\0C{sqlstate}\0M{message}\0\0".encode()
     return b"E" + (len(fields) + 4).to_bytes(4) + fields
 
 
 @dataclass(eq=False)
 class _Line:
-    """One client, and the server connection that serves it now."""
+    """One client, and its current server connection."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     startup: bytes = b""
     answers: asyncio.Task[None] | None = None
     idle: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while the server owes no answer."""
+    """Set while no answer from the server is outstanding."""
 
     async def message(self, reader: asyncio.StreamReader) -> bytes:
-        """The server's next message."""
+        """Read the server's next message."""
         kind = await reader.readexactly(1)
-        if not self.startup:  # the answer to SSLRequest is that one byte
+        if not self.startup:  # the answer to SSLRequest is a single byte
             return kind
         size = await reader.readexactly(4)
         return kind + size + await reader.readexactly(int.from_bytes(size) - 4)
@@ -48,11 +48,11 @@ class Proxy:
 
     Attributes:
         url: The server's URL through the proxy.
-        refusing: Whether connections are ended as soon as they come.
-        instead: What is answered to a client's first message, before the connection is ended.
-        deaf: Whether notifications are swallowed, as a transaction pooler swallows them.
-        refused_query: A query that contains it is not forwarded, but answered by ``instead``.
-        accepted: How many connections came.
+        refusing: Whether new connections are closed at once.
+        instead: The answer to a client's first message. Then the connection is closed.
+        deaf: Whether notifications are dropped, like a transaction pooler drops them.
+        refused_query: A query that contains this is answered with ``instead``, not forwarded.
+        accepted: The number of accepted connections.
     """
 
     def __init__(self, target: URL) -> None:
@@ -89,34 +89,34 @@ class Proxy:
         await asyncio.sleep(0)  # transports close in the next turn of the event loop
 
     async def has_accepted(self, number: int) -> None:
-        """Wait until so many connections have come."""
+        """Wait until that many connections were accepted."""
         async with self._arrivals:
             await self._arrivals.wait_for(lambda: self.accepted >= number)
 
     def cut(self) -> None:
-        """End all connections, at once and without a word."""
+        """Abort all connections without a message."""
         for line in self._lines:
             line.client.transport.abort()
             line.server.transport.abort()
 
     def redirect(self, target: URL) -> None:
-        """Lead the connections that come from now on to another server."""
+        """Forward new connections to another server."""
         self._target = target
 
     def stall(self) -> None:
-        """Forward nothing any more, and close nothing."""
+        """Stop forwarding, but keep all connections open."""
         self._open.clear()
 
     def resume(self) -> None:
         self._open.set()
 
     async def swap(self) -> None:
-        """Give each client another server process, as a pooler does between two transactions."""
+        """Give each client another backend, like a pooler does between two transactions."""
         for line in list(self._lines):
             reader, server = await self._connect()
             self._parked += [line.server, server]
             server.write(line.startup)
-            with suppress(asyncio.IncompleteReadError):  # the client has gone meanwhile
+            with suppress(asyncio.IncompleteReadError):  # the client has disconnected
                 while await line.message(reader) != _READY:
                     pass
                 await line.idle.wait()
@@ -173,7 +173,7 @@ class Proxy:
             self._lines.discard(line)
 
     async def _answer(self, reader: asyncio.StreamReader, line: _Line) -> None:
-        """Message by message, so that those of type A (NotificationResponse) can be dropped."""
+        """Forward single messages, so that type A (NotificationResponse) can be dropped."""
         try:
             while True:
                 message = await line.message(reader)

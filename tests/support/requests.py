@@ -1,4 +1,4 @@
-"""An app whose endpoints have a session, and what is left in use after a request."""
+"""An app with sessions in its endpoints, and the connections in use after a request."""
 
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from support.models import Plain
 
 
 class OwnSession(AsyncSession):
-    """A subclass, as applications have them."""
+    """A subclass, which is common in applications."""
 
 
 def in_use(engine: AsyncEngine) -> int:
@@ -33,7 +33,7 @@ def client(app: FastAPI) -> httpx.AsyncClient:
 
 
 def app_of(maker: async_sessionmaker[OwnSession], scope: Any) -> FastAPI:
-    """An app with the dependency in one of its scopes."""
+    """An app with the dependency in one of FastAPI's scopes."""
     app = FastAPI()
     get_db = create_db_dependency(maker)
 

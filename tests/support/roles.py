@@ -1,4 +1,4 @@
-"""Roles of a test's own, connections as them, and what the server writes to a session's log."""
+"""Roles for a test, connections as these roles, and the WARNINGs that a session receives."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ REVOKED: Final = {
     "the sequences": "REVOKE ALL ON ALL SEQUENCES IN SCHEMA rowbell FROM PUBLIC",
     "the functions": "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA rowbell FROM PUBLIC",
 }
-"""What may be revoked of the schema ``rowbell``."""
+"""Statements that revoke rights on the schema ``rowbell``."""
 
 
 @asynccontextmanager
 async def connected(url: URL) -> AsyncGenerator[Connection]:
-    """An asyncpg connection to that database, as that role."""
+    """An asyncpg connection to that database as the URL's role."""
     dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
     connection = await asyncpg.connect(dsn)
     try:
@@ -39,12 +39,12 @@ async def connected(url: URL) -> AsyncGenerator[Connection]:
 
 @asynccontextmanager
 async def role(database: URL, *grants: str, options: str = "LOGIN") -> AsyncGenerator[URL]:
-    """The URL of the database as a new role.
+    """Create a role, and give the database's URL for it.
 
     Args:
-        database: The database, as a superuser.
-        grants: Statements to execute, ``{role}`` standing for its name.
-        options: What CREATE ROLE says of it.
+        database: The URL of the database for a superuser.
+        grants: Statements to execute. ``{role}`` is replaced by the role's name.
+        options: The options of CREATE ROLE.
     """
     name = f"role_{uuid4().hex[:12]}"
     async with connected(database) as owner:
@@ -64,7 +64,7 @@ async def role(database: URL, *grants: str, options: str = "LOGIN") -> AsyncGene
 
 
 class Warned:
-    """The WARNINGs that a connection receives in a block."""
+    """Collects the WARNINGs that a connection receives in a block."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -92,7 +92,7 @@ async def register(
     columns: str | None = None,
     options: str = '{"version":1,"key":{"id":null},"columns":null}',
 ) -> str | None:
-    """Register a row by hand, as any client may; returns what stood in the way."""
+    """Register a row with SQL, which any client may do. Return the obstacle, if any."""
     obstacle: str | None = await connection.fetchval(
         "SELECT obstacles[1] FROM rowbell.register(ARRAY[$1::regclass::oid], ARRAY[$2::bytea],"
         " ARRAY[$4::text], ARRAY[$1::regclass::oid], ARRAY[hash_record_extended(ROW($3::int), 0)],"
@@ -107,14 +107,14 @@ async def register(
 
 @asynccontextmanager
 async def managed(database: URL, *models: Any) -> AsyncGenerator[tuple[URL, str]]:
-    """The database as a hosted service gives it to an application.
+    """A database with the roles of a hosted service.
 
-    Nobody involved is a superuser or may read the statistics of others. One role owns the tables
-    and has installed the triggers; the application logs in as another and is a third by SET ROLE.
-    What new functions would allow everybody by default was revoked.
+    No role is a superuser or may read the statistics of other roles. One role owns the tables and
+    has installed the triggers. The application logs in as a second role, and uses SET ROLE to
+    become a third. Default privileges do not grant EXECUTE on new functions to PUBLIC.
 
     Yields:
-        The URL to log in with, and the role to be set.
+        The URL for the login, and the role for SET ROLE.
     """
     async with (
         role(database, options="NOLOGIN") as owner,

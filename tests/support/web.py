@@ -1,4 +1,4 @@
-"""A FastAPI app on a real socket, and a client that can leave in the middle."""
+"""A FastAPI app on a real socket, and a client that can disconnect during a request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 @asynccontextmanager
 async def serve(app: FastAPI) -> AsyncGenerator[str, None]:
-    """Serve the app with uvicorn on loopback; yields its URL."""
+    """Serve the app with uvicorn on the loopback interface. Yields its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_level="critical", lifespan="off", loop="asyncio")
     server = uvicorn.Server(config)

@@ -1,8 +1,8 @@
-"""A model of a PostgreSQL server with rowbell's triggers, for tests of the board: no I/O, no time.
+"""A model of a PostgreSQL server with rowbell's triggers, for tests of the board.
 
-It has transactions with ids, snapshots, registrations and notifications. A trigger runs when a
-transaction writes and sees the registrations that are committed by then; its notification is sent
-when the transaction commits.
+It does no I/O and has no clock. It has transactions with ids, snapshots, registrations and
+notifications. The trigger runs when a transaction writes, and sees the registrations that are
+committed at that time. Its notification is sent when the transaction commits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a statement sees: the committed values, and the lowest id that is still running."""
+    """A snapshot: the committed values, and the lowest transaction id that is still running."""
 
     values: dict[int, int]
     xmin: int
@@ -29,17 +29,17 @@ class Transaction:
 
 
 class World:
-    """One server, one table, one listener.
+    """One server with one table and one listener.
 
     Args:
-        rows: The number of rows; all begin with the value 0.
+        rows: The number of rows. All start with the value 0.
 
     Attributes:
         values: The committed value of each row.
         running: The transactions that have an id and have not ended.
         registered: The rows whose registration is committed.
         sent: The notifications that the listener has not received yet.
-        unsent: How many notifications could not be sent, ever.
+        unsent: The number of notifications that could not be sent so far.
         has_triggers: Whether the table has its triggers.
         version: Changes when the triggers are created or dropped.
     """
@@ -69,7 +69,7 @@ class World:
         return transaction
 
     def write(self, transaction: Transaction, row: int) -> None:
-        """An UPDATE; its trigger looks the row up among the registrations."""
+        """An UPDATE. Its trigger looks for a registration of the row."""
         transaction.written[row] = self._next_value
         self._next_value += 1
         if row in self.registered and self.has_triggers:
@@ -88,7 +88,7 @@ class World:
             self.sent += sorted(transaction.notifies)
 
     def roll_back(self, transaction: Transaction) -> None:
-        """The count of what was not sent is a sequence: no rollback takes it back."""
+        """Roll back. The counter of unsent notifications is a sequence and keeps its value."""
         self.running.remove(transaction)
         if transaction.is_muted:
             self.unsent += len(transaction.notifies)
@@ -96,13 +96,13 @@ class World:
     def is_without_writers(self, boundary: int) -> bool:
         """Whether no transaction with a lower id can still change the table.
 
-        A writer holds a lock on the table from before it writes; one that has not written may
-        hold none.
+        A writer locks the table before it writes. A transaction that has not written may have no
+        lock.
         """
         return not any(t.written for t in self.running if t.xid < boundary)
 
     def toggle_triggers(self) -> None:
-        """Drop the triggers, or create them; that waits for the writers of the table."""
+        """Drop the triggers or create them. This waits for the writers of the table."""
         self.has_triggers = not self.has_triggers
         self.version += 1
 

@@ -1,4 +1,4 @@
-"""The benchmark's page: one part alone, runs that differ, goals, and what is committed."""
+"""The page of benchmarks: a single part, different runs, goals, and the committed page."""
 
 from __future__ import annotations
 

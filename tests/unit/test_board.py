@@ -1,4 +1,4 @@
-"""The board, with a clock and a server of the test's own: what arms a watch, and what must not."""
+"""The board, with a simulated clock and server: what arms a watch, and what must not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SQL = ROOT / "src" / "rowbell" / "_watch" / "database" / "sql"
 
 
 class Scene:
-    """One watch on one row, and the reads of it, in steps."""
+    """One watch for one row, and its reads, step by step."""
 
     def __init__(self, rows: Any = ROWS, **more: Any) -> None:
         self.now = 1_000.0
@@ -34,7 +34,7 @@ class Scene:
         self.board.add(self.watch)
 
     def begin(self) -> ScheduledRead:
-        """A read takes its snapshot."""
+        """Begin a read: it takes its snapshot."""
         [read] = self.board.take_due()
         self.board.begin([read])
         return read
@@ -42,7 +42,7 @@ class Scene:
     def end(
         self, read: ScheduledRead, value: object, xmin: int, server: float | None = SERVER
     ) -> None:
-        """Its result is taken in."""
+        """End a read: the board receives its result."""
         evidence = None if read.why is Why.NOTIFIED else Evidence((ROW,), xmin, server)
         if self.board.take_in(read, Reading((value,), evidence=evidence)):
             self.watch.finish(None)
@@ -61,7 +61,7 @@ class Scene:
 
     @property
     def reason(self) -> Reason | None:
-        """Why the row is polled."""
+        """The reason why the row is polled."""
         phase = self.watch.phase
         return phase.reason if isinstance(phase, Polled) else None
 
@@ -74,7 +74,7 @@ class Scene:
 
 @pytest.fixture
 async def scene() -> Scene:
-    """A row that is registered, with the boundary 11; the read that may prove it is due."""
+    """A row that is registered with boundary 11. The read that may prove it is due."""
     scene = Scene()
     scene.read("old", xmin=10)
     scene.register(boundary=11)
@@ -132,10 +132,10 @@ async def test_a_look_at_the_lock_table_arms_by_the_next_read(scene: Scene) -> N
 
 
 async def test_a_read_from_before_a_gap_proves_nothing_after_it(scene: Scene) -> None:
-    """Though the lock table was found clear both before and after."""
+    """Even if the lock table showed no old writers, both before and after the gap."""
     scene.arming.writers_gone([TABLE], 11)
     read = scene.begin()
-    # A writer that could not notify counts, and commits after that read's snapshot.
+    # A writer cannot notify, increments the counter, and commits after that read's snapshot.
     scene.arming.gap(13)
     scene.arming.writers_gone([TABLE], 13)
     scene.end(read, "old", xmin=5)
@@ -154,7 +154,7 @@ async def test_a_gap_is_proven_from_its_own_boundary(armed: Scene) -> None:
 
 
 async def test_a_row_that_is_registered_again_is_proven_again(armed: Scene) -> None:
-    """It may have been deleted in between, and a writer may have found nothing there."""
+    """Its registration may have been missing for a time, so a writer may not have notified."""
     [registration] = armed.arming.registrations.all()
     armed.arming.registered([(registration, None)], 25)
     assert armed.is_in(Proving)
@@ -196,7 +196,7 @@ async def test_a_notification_of_other_rows_changes_nothing(
 
 
 async def test_a_notified_read_without_a_change_is_confirmed_with_evidence(armed: Scene) -> None:
-    """Behind a balancer a standby may have answered, which lags."""
+    """Behind a load balancer, a standby that lags may have answered the read."""
     armed.board.notified(TABLE, [7])
     armed.read("old", xmin=20)
     assert (armed.next_read.when, armed.next_read.why) == (NOW, Why.CONFIRMATION)
@@ -219,7 +219,7 @@ async def test_an_armed_watch_is_proven_again_after_another_primary_answered(arm
 
 
 async def test_other_row_ids_are_registered(armed: Scene) -> None:
-    """The key's hash stays, and the table is another one: it was swapped."""
+    """The table was swapped: the oid is different, and the hash of the key is the same."""
     armed.board.notified(TABLE, [7])
     armed.read("old", xmin=50)
     read = armed.begin()
@@ -322,7 +322,7 @@ async def test_a_wait_whose_time_has_passed_ends_by_a_read_that_began_after_that
 
 
 class ColumnRows(Rows):
-    """The same, registered with the columns that a wait watches."""
+    """Rows that are registered with the columns that a wait watches."""
 
     def registered(self, names: tuple[str, ...]) -> tuple[Any]:
         return (frozenset(names),)
@@ -332,7 +332,7 @@ class ColumnRows(Rows):
 async def test_an_armed_wait_stays_armed_when_more_columns_of_its_row_are_refused(
     must_arm: bool,
 ) -> None:
-    """The registration that it relies on stands."""
+    """The registration that the wait relies on still exists."""
     scene = Scene(must_arm=must_arm, rows=ColumnRows())
     scene.read("old", xmin=10)
     scene.register(boundary=11)
@@ -387,7 +387,7 @@ async def test_a_wait_that_has_ended_is_not_counted_again(armed: Scene) -> None:
 async def test_a_read_that_takes_longer_than_a_look_at_the_locks_proves_all_the_same(
     scene: Scene,
 ) -> None:
-    """Other watches have it repeated each second."""
+    """The lock table is queried again each second, because of other watches."""
     scene.arming.writers_gone([TABLE], 11)
     read = scene.begin()
     scene.arming.writers_gone([TABLE], 12)
@@ -406,7 +406,7 @@ async def test_a_refused_wait_is_armed_once_another_has_its_row_registered() -> 
 
 
 async def test_only_a_read_that_began_after_the_look_at_the_locks_uses_it(scene: Scene) -> None:
-    """What was committed between its snapshot and the look was not notified of."""
+    """Changes between the read's snapshot and the look at the locks sent no notification."""
     read = scene.begin()
     scene.arming.writers_gone([TABLE], 11)
     scene.end(read, "old", xmin=5)

@@ -1,7 +1,7 @@
-"""The board beside a model of the server, in steps of any order: no change is lost.
+"""The board and a model of the server take steps in any order, and no change is lost.
 
-A change is lost where a watch relies on notifications, its row has another value than the watch
-has seen, and nothing is left that would have the row read.
+A change is lost if a watch relies on notifications, the value of its row differs from the value
+that the watch has seen, and nothing will cause another read of the row.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ROWS = 3
 
 @dataclass
 class Read:
-    """A read under way, and the snapshot that it has taken."""
+    """A running read and its snapshot."""
 
     scheduled: ScheduledRead
     snapshot: Snapshot
@@ -48,7 +48,7 @@ class Read:
 
 
 class BoardMachine(RuleBasedStateMachine):
-    """The board, with writers, a listener and a reader that take one step at a time."""
+    """The board, with writers, a listener and a reader that take single steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,9 +57,9 @@ class BoardMachine(RuleBasedStateMachine):
         self.board = a_board(lambda: self.now)
         self.world = World(ROWS)
         self.watches: list[Watch] = []
-        self.waiting: list[ScheduledRead] = []  # taken from the board, and not read yet
+        self.waiting: list[ScheduledRead] = []  # taken from the board, but not read yet
         self.reads: list[Read] = []
-        self.batch: list[Any] | None = None  # its registration is committed, the boundary is not
+        self.batch: list[Any] | None = None  # its registration is committed, without a boundary
         self.look: tuple[list[int], int] | None = None
         self.seen_unsent = self.seen_version = 0
         self.is_connected = False
@@ -101,7 +101,7 @@ class BoardMachine(RuleBasedStateMachine):
 
     @rule(row=st.integers(0, ROWS - 1))
     def change(self, row: int) -> None:
-        """It writes and commits, before anything else happens."""
+        """A writer writes and commits before any other step."""
         if not self.world.is_locked(row):
             transaction = self.world.begin()
             self.world.write(transaction, row)
@@ -110,7 +110,7 @@ class BoardMachine(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: len(self.world.running) < 3)
     def idle_transaction(self) -> None:
-        """It writes elsewhere, or later."""
+        """Begin a transaction that writes elsewhere, or later."""
         self.world.begin()
 
     @rule(number=st.integers(0, 2), row=st.integers(0, ROWS - 1))
@@ -187,7 +187,7 @@ class BoardMachine(RuleBasedStateMachine):
         self.board.arming.want_refused()
 
     def look_at_triggers(self) -> None:
-        """What each answer of the database says of the table."""
+        """Process what each answer of the database says about the table."""
         obstacles = {} if self.world.has_triggers else {TABLE: Reason.TRIGGER_MISSING}
         self.board.arming.set_obstacles(obstacles)
         if self.world.version != self.seen_version:
@@ -197,7 +197,7 @@ class BoardMachine(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.is_connected and self.batch is None and self.look is None)
     def refuse(self) -> None:
-        """The database takes no more rows."""
+        """The database refuses to register more rows."""
         batch = self.board.arming.registrations.take_wanted()
         self.board.arming.refused([registration for registration, _ in batch])
 
@@ -261,7 +261,7 @@ class BoardMachine(RuleBasedStateMachine):
 
     @rule()
     def read_all(self) -> None:
-        """All that is due, at once."""
+        """Read all rows that are due, at once."""
         self.begin_all()
         while self.reads:
             self.end_read(0)
@@ -273,7 +273,7 @@ class BoardMachine(RuleBasedStateMachine):
 
     @rule(row=st.integers(0, ROWS - 1))
     def change_during_reads(self, row: int) -> None:
-        """The reads' snapshots do not show it; its notification arrives before their results."""
+        """The snapshots do not show the change. Its notification arrives before the results."""
         self.begin_all()
         self.change(row)
         while self.world.sent:
@@ -291,7 +291,7 @@ class BoardMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    # -- what holds at any time
+    # -- invariants
 
     @invariant()
     def every_watch_is_read_at_some_time(self) -> None:
@@ -317,7 +317,7 @@ class BoardMachine(RuleBasedStateMachine):
                 assert self.will_be_read(watch), f"the change of row {row} is lost"
 
     def will_be_read(self, watch: Watch) -> bool:
-        """Whether something is left that has the row read, without waiting for its interval."""
+        """Whether the row will be read before its interval has passed."""
         scheduled = self.board.schedule.of(watch)
         return (
             (scheduled is not None and scheduled.when <= self.now)
@@ -341,21 +341,21 @@ def test_no_order_of_steps_loses_a_change() -> None:
 
 
 def without_the_boundary(phase: Phase, event: phases.Event, now: float) -> Phase:
-    """Any read after the registration is taken for a proof."""
+    """Accept any read after the registration as a proof."""
     after = phases.following(phase, event, now)
     is_read = isinstance(event, phases.Read)
     return Armed(now) if is_read and isinstance(after, Proving) else after
 
 
 def without_a_look_at_the_locks(_world: World, _boundary: int) -> bool:
-    """The writers are taken to be gone."""
+    """Assume that all writers have ended."""
     return True
 
 
 def without_what_comes_during_a_read(
     board: Board, table_oid: int | None, keys: Iterable[int] | None
 ) -> None:
-    """A read under way is taken to show what is notified of meanwhile."""
+    """Assume that a running read shows changes that are notified during it."""
     under_way = {read.watch for read in board._under_way.values()}
     for watch in board.arming.registrations.watches_of(table_oid, keys):
         if watch not in under_way:
@@ -363,7 +363,7 @@ def without_what_comes_during_a_read(
 
 
 def prove(machine: BoardMachine) -> None:
-    """A change is in flight while the row is registered; it commits after the second read."""
+    """A change is in flight during the registration. It commits after the second read."""
     machine.begin([0], written=True, registered=True)
     machine.read_all()
     machine.end(0, commits=True)
@@ -398,7 +398,7 @@ def test_without_a_step_of_the_protocol_a_change_is_lost(
     steps: Callable[[BoardMachine], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same order of steps loses nothing with it."""
+    """With that step, the same order of steps loses no change."""
     machine = BoardMachine()
     steps(machine)
     machine.no_change_is_lost()

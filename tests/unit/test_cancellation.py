@@ -1,4 +1,4 @@
-"""Clean-up and statements under cancellation."""
+"""Cleanup and statements while a task is being canceled."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rowbell._cancellation import cancelled_once, complete
 
 
 async def test_a_clean_up_that_fails_while_it_is_cancelled_is_not_reported() -> None:
-    """Its caller gets the cancellation."""
+    """The caller gets the cancellation instead."""
     begun = asyncio.Event()
 
     async def clean_up() -> None:
         begun.set()
-        await asyncio.sleep(0.01)  # the clean-up's work, in which it is cancelled
+        await asyncio.sleep(0.01)  # the work of the cleanup; the task is canceled here
         raise ValueError
 
     task = asyncio.create_task(complete(clean_up()))

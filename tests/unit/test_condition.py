@@ -1,4 +1,4 @@
-"""Which conditions may change without their row."""
+"""Which conditions may change their result although the row stays the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.models import Item, Order
 
 
 class Own(ColumnElement[bool]):
-    """An element of the application's own."""
+    """A SQL element that the application defines."""
 
     inherit_cache = True
 

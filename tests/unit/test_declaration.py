@@ -1,4 +1,4 @@
-"""What ``@watched`` declares."""
+"""The declarations of ``@watched``."""
 
 from __future__ import annotations
 

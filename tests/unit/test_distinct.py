@@ -1,4 +1,4 @@
-"""Values in Python compare as IS DISTINCT FROM does."""
+"""Values are compared in Python like IS DISTINCT FROM compares them in SQL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_being_distinct_is_mutual(one: object, other: object) -> None:
 
 
 class NoTruth:
-    """Compares as arrays of some libraries do."""
+    """A value that compares like the arrays of some libraries: ``==`` gives no bool."""
 
     def __init__(self, value: int) -> None:
         self.value = value

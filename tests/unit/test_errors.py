@@ -1,4 +1,4 @@
-"""Errors: their tree, their facts, and that they travel between processes."""
+"""Errors: their class tree, their attributes, and that they can be pickled."""
 
 from __future__ import annotations
 

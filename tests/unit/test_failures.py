@@ -1,4 +1,4 @@
-"""Errors of reads: logged once, and copied for each wait."""
+"""Errors of reads are logged once, and copied for each wait."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rowbell._watch.reading.failing_reads import FailingReads
 
 
 def test_a_failure_is_logged_once_a_minute_and_so_is_its_end() -> None:
-    """Whatever many groups of reads fail with it, and however often."""
+    """This holds for any number of groups of reads, and any number of repetitions."""
     now, said = 0.0, list[str]()
     failing = FailingReads(lambda: now, said.append)
     for name in range(50):
@@ -33,7 +33,7 @@ class ConstructedError(Exception):
 
 
 def test_an_error_that_several_get_is_each_ones_own() -> None:
-    """Its text, attributes and notes are kept; its constructor is not called again."""
+    """The copy keeps text, attributes and notes. The constructor is not called again."""
     error = ConstructedError("no", more=[1])
     error.add_note("look there")
     copied = own(error)

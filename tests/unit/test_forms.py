@@ -1,4 +1,4 @@
-"""How the values of each type are compared, and what is known of a value without the server."""
+"""How values of each type are compared, and which values are known without a query."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rowbell._watch.values.forms import (
     form_of,
 )
 
-MIDNIGHT = datetime(2000, 1, 1)  # noqa: DTZ001  # of a column without a time zone
+MIDNIGHT = datetime(2000, 1, 1)  # noqa: DTZ001  # for a column without a time zone
 DAY = 86_400_000_000
 
 
@@ -108,7 +108,7 @@ FOREVER = interval(2**31 - 1, 2**31 - 1, 2**63 - 1)
     ],
 )
 def test_intervals_differ_by_their_length(before: bytes, after: bytes, differ: bool) -> None:
-    """A month is 30 days and a day 24 hours, as PostgreSQL compares them."""
+    """PostgreSQL compares a month as 30 days and a day as 24 hours."""
     compare = FORMS["interval"].differ
     assert compare is not None
     assert compare(before, after) is differ
@@ -153,7 +153,7 @@ def array(of: Part) -> Part:
     ("parts", "form"),
     [
         ([TEXT], FORMS["text"]),
-        ([part("text", schema="mine")], IMAGE),  # of that name, in another schema
+        ([part("text", schema="mine")], IMAGE),  # a type of the same name in another schema
         ([part("mood", "e", schema="public")], AS_IT_IS),
         ([CITEXT], HASH),
         ([part("gone", schema="public", is_sent=False)], AS_TEXT),
@@ -166,8 +166,8 @@ def array(of: Part) -> Part:
         ([part("floats", "r", schema="public"), part("float8")], HASH_OF_PARTS),
         ([PAIR, NUMERIC, TEXT], HASH_OF_PARTS),
         ([PAIR, INT, TEXT], IMAGE),
-        ([PAIR, NUMERIC, BIGINT], IMAGE),  # the hash of bigint is the same for some of them
-        ([PAIR, array(NUMERIC), NUMERIC], IMAGE),  # nor does a hash tell of bounds inside
+        ([PAIR, NUMERIC, BIGINT], IMAGE),  # some different bigints have the same hash
+        ([PAIR, array(NUMERIC), NUMERIC], IMAGE),  # a hash does not show array bounds inside
     ],
 )
 def test_a_type_is_read_so_that_its_distinct_values_differ(parts: list[Part], form: Form) -> None:

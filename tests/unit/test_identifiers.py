@@ -1,4 +1,4 @@
-"""Identifiers and literals are quoted so that they end where they end."""
+"""Identifiers and literals are quoted so that no content can end them early."""
 
 from __future__ import annotations
 

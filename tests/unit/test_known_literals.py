@@ -1,4 +1,4 @@
-"""Which values PostgreSQL returns as they were given, so that it need not be asked."""
+"""Which values PostgreSQL returns unchanged, so that no query is needed."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from sqlalchemy import (
 from rowbell._watch.values.literal import is_read_as_given
 from support.models import SealedType
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001  # of a column without a time zone
+NOW = datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001  # for a column without a time zone
 
 
-class Name(str, Enum):  # noqa: UP042  # as applications still write it
+class Name(str, Enum):  # noqa: UP042  # applications still write it like this
     ANN = "ann"
 
 

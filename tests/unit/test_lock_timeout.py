@@ -1,4 +1,4 @@
-"""Timeouts of locks, as PostgreSQL reads them."""
+"""Lock timeouts are parsed like PostgreSQL parses them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rowbell._lock_timeout import LockTimeout
 )
 @settings(max_examples=300, deadline=None)
 def test_a_text_is_read_as_postgresql_reads_it(number: str, unit: str, space: str) -> None:
-    """To the millisecond; what it rounds to 0, for ever, is a millisecond here."""
+    """To the millisecond. What PostgreSQL rounds to 0, which means no limit, is 1 ms here."""
     units = {"": "1", "us": "0.001", "ms": "1", "s": "1e3", "min": "6e4", "h": "3.6e6"}
     wanted = Decimal(number) * Decimal({**units, "d": "8.64e7"}.get(unit, "0"))
     if 0 < wanted <= 2**31 - 1:

@@ -1,4 +1,4 @@
-"""Payloads of notifications, and notifications that come together."""
+"""Payloads of notifications, and notifications that arrive together."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def test_a_payload_says_table_and_keys(table_oid: int, keys: list[int]) -> None:
 
 @pytest.mark.fault("B46")
 def test_payloads_of_another_version_mean_everything() -> None:
-    """So that processes of two versions of rowbell can run side by side."""
+    """So processes with two versions of rowbell can run at the same time."""
     assert decode("2:16400:whatever") == Notification(None, None)
     assert decode("1:16400:*") == Notification(16400, None)
     assert decode("1:16400:whatever") is None
 
 
 def test_notifications_that_come_together_are_looked_at_once() -> None:
-    """Ten thousand of them mean no more than one, each table and row."""
+    """Ten thousand notifications for one table and row have the same effect as one."""
     heard = Merged()
     assert not heard
     for i in range(10_000):
@@ -59,7 +59,7 @@ def test_a_question_mark_says_that_the_triggers_of_a_table_have_changed() -> Non
     ],
 )
 def test_what_is_no_payload_of_any_version_is_ignored(payload: str) -> None:
-    """Anybody may NOTIFY."""
+    """Any role may use NOTIFY."""
     assert decode(payload) is None
 
 

@@ -1,4 +1,4 @@
-"""One object for each engine in each event loop, also where loops run in several threads."""
+"""Each engine has one object for each event loop, also if loops run in several threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Primary keys, as they are given."""
+"""Primary keys as arguments."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_an_integer_fits_its_type_on_postgresql_and_any_does_elsewhere(
         (Enum("a", "b", name="letter"), "a"),
         (Numeric(), 1),
         (LargeBinary(), memoryview(b"a")),
-        (INET(), object()),  # of a type that judges for itself
+        (INET(), object()),  # this type validates its values itself
     ],
 )
 def test_a_value_of_the_columns_type_is_a_key(type_: Any, value: Any) -> None:

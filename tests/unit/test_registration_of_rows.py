@@ -1,4 +1,4 @@
-"""Which rows are registered, for which watches, with which columns."""
+"""Which rows are registered, for which watches and with which columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROW = RowId(TABLE, 7)
 
 
 async def test_what_is_registered_never_narrows() -> None:
-    """A watch may have come meanwhile that relies on the columns that are registered."""
+    """Another watch may rely on the columns that are registered now."""
     watch = a_watch(7, asyncio.get_running_loop())
     registration = Registration(ROW, {watch: frozenset({"b"})})
     assert registration.wanted == frozenset({"b"})

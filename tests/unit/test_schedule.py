@@ -1,4 +1,4 @@
-"""The schedule: each watch is read when it was last said to be due, and for the last reason."""
+"""The schedule: the last time and cause that were set for a watch are used for its read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMES = st.integers(0, 12).map(float) | st.just(math.inf) | st.just(NOW)
 
 
 class AWatch:
-    """Anything may be scheduled."""
+    """A stand-in for a watch. The schedule accepts any object."""
 
 
 @given(

@@ -1,7 +1,7 @@
-"""The oracle finds each kind of fault in small logs made by hand, and no fault where there is none.
+"""The oracle finds each kind of fault in small handwritten logs, and raises no false alarm.
 
-In all of them the row has version 10 from the start and version 20 from a commit that was sent at
-100 s and acknowledged at 100.01 s.
+In all logs the row has version 10 at the start, and version 20 from a commit that was sent at 100 s
+and acknowledged at 100.01 s.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROW = [*written("setup", 10, 0), *written("a", 20, 100)]
 
 
 def wait(begun: float, ended: float, outcome: str, **facts: Any) -> Record:
-    """The record of a wait for the row, since version 10 unless another is given."""
+    """The record of a wait for the row, by default since version 10."""
     return {
         "kind": "wait",
         "place": "steady",
@@ -64,7 +64,7 @@ def fault(begun: float, ended: float, how: str = "crash") -> Record:
 
 
 def verdict(*logged: Record) -> tuple[str, str]:
-    """What the oracle says of the only wait in the logs."""
+    """The oracle's verdict on the only wait in the logs."""
     [(_, found)] = Oracle(logged).verdicts()
     return found.word, found.why
 
@@ -99,7 +99,7 @@ def test_a_wait_without_since_is_lost_once_its_first_read_is_surely_over() -> No
 
 def test_a_wait_that_times_out_though_the_commit_was_before_its_deadline_is_lost() -> None:
     assert verdict(*ROW, wait(90, 101, "timeout", timeout=11))[0] == LOST
-    # Its last read may have failed, where something was broken shortly before.
+    # Shortly after a fault, its last read may have failed.
     assert verdict(*ROW, fault(95, 95), wait(90, 101, "timeout", timeout=11))[0] == RIGHT
     assert verdict(*ROW, wait(90, 106, "timeout", timeout=11))[0] == RIGHT
 
@@ -162,7 +162,10 @@ def test_a_predicate_must_hold_for_what_is_returned() -> None:
     late = written("c", 40, 100.04)
     facts = {"since": None, "until": "third", "seen": [40, 40, 4]}
     record = wait(90, 100.1, "changed", **facts)
-    assert verdict(*ROW, *third, *late, record) == (RIGHT, "")  # refreshed since
+    assert verdict(*ROW, *third, *late, record) == (
+        RIGHT,
+        "",
+    )  # the instance was refreshed afterwards
     assert verdict(*ROW, *third, *late, {**record, "asked": True})[0] == FALSE
 
 

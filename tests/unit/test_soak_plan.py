@@ -1,4 +1,4 @@
-"""The same seed gives the same operations; another seed gives others."""
+"""The same seed gives the same operations; another seed gives different ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SQL of the schema, as text."""
+"""The text of the schema's SQL."""
 
 from __future__ import annotations
 

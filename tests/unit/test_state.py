@@ -1,4 +1,4 @@
-"""The state of a watcher: each transition is logged once, and calls back."""
+"""The state of a watcher: each transition is logged once, and the callbacks are called."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TRANSITIONS = st.lists(
 
 
 class Log(StateLog):
-    """Counts its transitions.
+    """A state log that counts its transitions.
 
     Args:
-        engine: Whose state it is; an engine that connects to nothing by default.
+        engine: The engine; by default one that never connects.
     """
 
     def __init__(self, engine: AsyncEngine | None = None) -> None:
@@ -94,7 +94,7 @@ def test_each_return_to_listening_is_a_reconnect_and_the_first_time_is_none() ->
 
 
 def test_a_reason_is_warned_of_once_for_an_engine(caplog: pytest.LogCaptureFixture) -> None:
-    """Though each wait may open a watcher of its own."""
+    """Even if each wait opens its own watcher."""
     engine = nowhere()
     for log in (Log(engine), Log(engine)):
         log.enter(WatcherState.POLLING, Reason.NOT_INSTALLED, "no schema rowbell")
@@ -107,7 +107,7 @@ def test_a_reason_is_warned_of_once_for_an_engine(caplog: pytest.LogCaptureFixtu
 def test_what_was_mended_is_warned_of_again_if_it_comes_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Of the connection, that is; what is said of a table is said once."""
+    """This is about the connection. Warnings about a table are logged only once."""
     log = Log()
     for _ in range(2):
         log.enter(WatcherState.POLLING, Reason.CONNECTION_LOST, "gone")

@@ -1,4 +1,4 @@
-"""The subscription, between a board and a notifier in memory: nothing is lost on the way."""
+"""The subscription between a board and a notifier in memory loses no notification."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUICK = Timing(heartbeat=0.01, narrow=0.01, backoff=0.001, backoff_limit=0.001, 
 
 
 class Scene:
-    """A board whose rows are read at once, from a dictionary; a subscription and its notifier."""
+    """A board, a subscription and its notifier. Rows are read from a dictionary, without delay."""
 
     def __init__(self) -> None:
         self.notifier = MemoryNotifier()
@@ -53,7 +53,7 @@ class Scene:
         self.notifier.change(RowId(TABLE, row))
 
     async def read(self) -> None:
-        """Read what is due, for ever."""
+        """Read the rows that are due, in an endless loop."""
         while True:
             self._read.clear()
             reads = self.board.take_due()
@@ -180,7 +180,7 @@ async def test_what_no_wait_needs_is_unregistered_after_a_while(scene: Scene) ->
     scene.board.discard(watch)
     async with asyncio.timeout(10):
         while scene.board.arming.registrations.all():
-            await asyncio.sleep(0.01)  # nobody is told that a row was unregistered
+            await asyncio.sleep(0.01)  # nothing announces that a row was unregistered
     scene.notifier.change(RowId(TABLE, 1))
     assert scene.notifier.status.notifications == 0
 

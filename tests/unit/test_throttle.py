@@ -1,4 +1,4 @@
-"""Reads in vain stay within their rate."""
+"""Reads that show no change are limited to a rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rowbell._watch.board.throttle import (
 def test_reads_in_vain_stay_within_their_rate_and_nothing_waits_long(
     reads: list[tuple[int, float]],
 ) -> None:
-    """However large and frequent: notifications are put off, by a bounded time."""
+    """Of any size and frequency. Notifications are delayed, by a bounded time."""
     throttle, now, first = Throttle(), 1_000.0, 1_000.0
     total = 0
     for rows, pause in reads:
@@ -52,7 +52,7 @@ def test_what_was_read_in_vain_is_forgiven_at_the_rate() -> None:
     throttle = Throttle()
     for _ in range(3):
         throttle.spend(7, 1_000, 10.0)
-    # A fifth of a second for each thousand rows, less the allowance, in steps of a quarter.
+    # 0.2 s for each thousand rows, minus the allowance, rounded up to steps of 0.25 s.
     assert throttle.until(7, 10.0) == 10.5
     assert throttle.until(7, 10.3) == 10.5
     assert throttle.until(7, 10.4) == 10.4

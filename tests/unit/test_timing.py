@@ -1,4 +1,4 @@
-"""Times and the growth of the waits between tries."""
+"""Timing arguments, and the backoff between tries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of waits share."""
+"""Fixtures for the tests of waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.tasks import Task, TaskBase
 
 @pytest.fixture
 async def tasks(engine: AsyncEngine) -> AsyncEngine:
-    """Task 1 in the schema public, and another task 1 in each of two tenants'."""
+    """Task 1 in the schema ``public``, and another task 1 in each of two tenants' schemas."""
     for tenant in (None, "one", "two"):
         options = {"schema_translate_map": {None: tenant}}
         async with engine.execution_options(**options).begin() as connection:
@@ -29,7 +29,7 @@ async def tasks(engine: AsyncEngine) -> AsyncEngine:
 
 @pytest.fixture
 async def typed(engine: AsyncEngine) -> AsyncEngine:
-    """The engine of a database that has those types."""
+    """The engine of a database with the types of ``support.tables``."""
     for statement in filter(str.strip, DEFINITIONS.split(";")):
         await execute(engine, statement)
     return engine

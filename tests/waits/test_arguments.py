@@ -1,4 +1,4 @@
-"""Arguments that are invalid are refused at the call, by name."""
+"""Invalid arguments are refused at the call, and the error names them."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ async def test_an_invalid_column_is_refused_by_name(engine: AsyncEngine, columns
 
 
 async def test_times_may_be_timedeltas(orders: AsyncEngine) -> None:
-    """As the locks take them."""
+    """The locks accept them too."""
     seconds = timedelta(milliseconds=20)
     timing = Timing(heartbeat=timedelta(seconds=1))  # type: ignore[arg-type]
     assert timing.heartbeat == 1.0

@@ -1,4 +1,4 @@
-"""Conditions: what may change without the row is asked again; the rest is asked when it changes."""
+"""A condition is checked after a change; if it depends on more than the row, also at intervals."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def offers(engine: AsyncEngine) -> AsyncEngine:
 async def test_a_condition_that_time_fulfils_ends_the_wait(
     offers: AsyncEngine, mode: str, until: Any
 ) -> None:
-    """Nobody touches the row: woken or polled, the wait ends when the condition holds."""
+    """The row does not change. The wait ends when the condition holds, armed or polled."""
     soon = datetime.now(UTC) + timedelta(seconds=0.4)
     await execute(offers, insert(Offer).values(id=1, expires_at=soon))
     async with RowWatcher(offers, mode=mode, recheck=None) as watcher:
@@ -61,7 +61,7 @@ async def test_an_armed_predicate_is_asked_again_without_a_query(offers: AsyncEn
         wait = await armed_wait(watcher, Offer, 1, until=predicate, interval=0.02)
         queries, times = watcher.statistics().queries, 0
         await asked.wait()
-        assert watcher.statistics().queries <= queries + 1  # the one that was under way
+        assert watcher.statistics().queries <= queries + 1  # one was already running
         wait.cancel()
 
 
@@ -78,7 +78,7 @@ async def test_a_predicate_is_asked_for_the_last_time_when_the_time_is_over(
 async def test_why_a_condition_is_polled_is_said(
     offers: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And refused where polling is."""
+    """In ``mode="listen"``, which does not poll, such a condition is refused."""
     await execute(offers, insert(Offer).values(id=1, expires_at=datetime.now(UTC)))
     until = Offer.expires_at > func.now() + timedelta(days=1)
     with caplog.at_level(logging.WARNING, "rowbell"):
@@ -93,7 +93,7 @@ async def test_why_a_condition_is_polled_is_said(
 
 
 async def test_a_change_still_ends_what_is_asked_again(orders: AsyncEngine) -> None:
-    """Armed, a predicate is asked as soon as the row has changed, however long the interval is."""
+    """The predicate of an armed wait is called at once after a change, whatever the interval is."""
     async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
         wait = await armed_wait(watcher, until=lambda order: order.n == 1)
         await execute(orders, update(Order).values(n=1))

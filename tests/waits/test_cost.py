@@ -1,4 +1,4 @@
-"""What waits cost: statements, connections, memory and turns of the event loop, counted."""
+"""The cost of waits, counted: statements, connections, memory, turns of the event loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = 1_000
 
 @pytest.fixture
 def counted(orders: AsyncEngine) -> Iterator[list[str]]:
-    """The statements that go through the engine."""
+    """The statements that the engine executes."""
     with statements(orders) as sent:
         yield sent
 
@@ -37,7 +37,7 @@ async def test_a_thousand_armed_waits_hold_one_connection_and_cost_no_query(
     async with RowWatcher(orders, mode="listen", recheck=None, timing=QUICK) as watcher:
         waits = await armed_waits(watcher, range(1, ROWS + 1), interval=0.5)
         assert len(counted) < 40
-        # Heartbeats go on, on the listener's own connection; of reads there are none.
+        # The listener's connection sends heartbeats. There are no reads.
         await asyncio.sleep(QUICK.heartbeat)
         counted.clear()
         await asyncio.sleep(10 * QUICK.heartbeat)
@@ -86,7 +86,7 @@ async def test_a_flood_of_notifications_for_one_row_is_few_reads(orders: AsyncEn
 
 
 async def test_many_waits_for_one_row_hold_it_once(engine: AsyncEngine, database: URL) -> None:
-    """A hundred waits for a row of a megabyte: it is fetched once, and woken with it once."""
+    """A hundred waits for a row of one megabyte fetch it once at the start, and once to wake."""
     await execute(engine, insert(Order).values(id=1, note="x" * 1_000_000))
     tracemalloc.start()
     try:

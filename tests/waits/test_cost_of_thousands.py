@@ -1,4 +1,4 @@
-"""Thousands of waits are served in batches: counted, not timed."""
+"""Thousands of waits are processed in batches. Statements are counted, not timed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def order_rows() -> list[dict[str, object]]:
 async def test_waits_that_begin_at_once_are_armed_in_batches_and_end_in_batches(
     orders: AsyncEngine,
 ) -> None:
-    """Of all connections together: a handful of statements to arm, and a handful to wake."""
+    """All connections together execute few statements to arm them, and few to wake them."""
     with everything_sent(orders) as sent:
         async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
             sent.clear()
@@ -45,7 +45,7 @@ async def test_waits_that_begin_at_once_are_armed_in_batches_and_end_in_batches(
 async def test_the_event_loop_goes_on_while_thousands_of_rows_are_looked_at(
     orders: AsyncEngine, until: Callable[[Order], bool] | None
 ) -> None:
-    """Whatever else an application does there waits for a few hundred rows at most."""
+    """Other tasks of the application wait at most for a few hundred rows."""
     turn, ended = 0, Counter[int]()
 
     async def count_turns() -> None:
@@ -71,7 +71,7 @@ async def test_the_event_loop_goes_on_while_thousands_of_rows_are_looked_at(
 
 
 async def test_a_session_of_ones_own_costs_no_statement(orders: AsyncEngine) -> None:
-    """The instance that the read brought becomes the session's."""
+    """The instance from the read is added to the session."""
 
     async def one(key: int) -> int:
         async with AsyncSession(orders) as session:
@@ -112,7 +112,7 @@ async def test_after_a_lost_connection_all_rows_are_read_and_registered_in_batch
 
 
 async def test_waits_that_begin_at_once_take_no_connection_each(engine: AsyncEngine) -> None:
-    """Not even where only the server knows how a read returns what `since` gives."""
+    """Also if the value of ``since`` must be converted by the server."""
     keys = [uuid4() for _ in range(100)]
     async with engine.begin() as connection:
         await connection.execute(insert(Odd), [{"Id": key, "amount": 1} for key in keys])

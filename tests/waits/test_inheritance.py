@@ -1,4 +1,4 @@
-"""Waits for a row of a class with subclasses: the columns of its own class count."""
+"""Waits for a row of a class with subclasses watch the columns of the row's own class."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Person(Base):
 
 @rowbell.watched
 class Manager(Person):
-    """In a table of its own."""
+    """A subclass with its own table."""
 
     __tablename__ = "managers"
     id: Mapped[int] = mapped_column(ForeignKey("people.id"), primary_key=True)
@@ -41,7 +41,7 @@ class Manager(Person):
 
 
 class Guest(Person):
-    """In the table of all."""
+    """A subclass in the table of the base class."""
 
     badge: Mapped[str | None]
     __mapper_args__ = {"polymorphic_identity": "guest"}
@@ -58,7 +58,7 @@ async def people(engine: AsyncEngine) -> AsyncEngine:
 
 
 async def set_own(engine: AsyncEngine, key: int) -> None:
-    """Change a column that only the row's own class has."""
+    """Change a column that only the row's class has."""
     async with engine.begin() as connection:
         if key == 2:
             await connection.execute(text("UPDATE managers SET budget = 7"))
@@ -118,7 +118,7 @@ async def test_a_change_of_a_subclass_column_ends_the_wait_of_a_bound_session(
 
 
 async def test_named_columns_are_those_that_are_watched(people: AsyncEngine) -> None:
-    """A wait that names columns of the base is not notified of others."""
+    """A wait that names columns of the base class ignores other columns."""
     async with RowWatcher(people, mode="listen", recheck=None) as watcher:
         wait = await armed_wait(watcher, Person, 3, columns=[Person.name])
         await set_own(people, 3)
@@ -144,7 +144,7 @@ async def test_closing_the_watcher_ends_a_wait_that_could_not_ask_for_its_class_
     engine = create_async_engine("postgresql+asyncpg://nobody@127.0.0.1:1/none")
     async with RowWatcher(engine, mode="poll") as watcher:
         wait = asyncio.create_task(watcher.wait_for_change(Person, 1, interval=0.01))
-        await asyncio.wait({wait}, timeout=0.1)  # it has tried, and nothing says so
+        await asyncio.wait({wait}, timeout=0.1)  # it has tried; nothing announces that
     with pytest.raises(WatcherStateError, match="closed"):
         await wait
     await engine.dispose()

@@ -1,4 +1,4 @@
-"""Instances that are made of values are as the ORM would have loaded them."""
+"""Instances that are made from values are equal to those that the ORM loads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Owner(Base):
 
 @watched
 class Rich(Base):
-    """A type of each kind that SQLAlchemy makes something of."""
+    """A model with a column of each kind of type that SQLAlchemy converts."""
 
     __tablename__ = "rich"
     part: Mapped[str] = mapped_column(primary_key=True)
@@ -91,14 +91,14 @@ async def test_an_instance_made_of_values_is_as_the_orm_would_have_loaded_it(
         with everything_sent(rich) as sent:
             await execute(rich, update(Rich).values(n=1))
             made = await wait
-        # The one read that compares brings what the instance is made of.
+        # The read that compares also brings the values for the instance.
         assert [statement.count("FROM unnest") for statement in sent if "rich" in statement] == [
             0,
             1,
         ]
     async with AsyncSession(rich) as session:
         loaded = await session.get_one(Rich, ("a", 1))
-        for attribute in inspect(Rich).column_attrs.keys():  # noqa: SIM118  # not a dict's
+        for attribute in inspect(Rich).column_attrs.keys():  # noqa: SIM118  # not a dict
             ours, theirs = getattr(made, attribute), getattr(loaded, attribute)
             assert type(ours) is type(theirs)
             assert attribute == "secret" or ours == theirs
@@ -120,7 +120,7 @@ async def test_an_instance_made_of_values_is_as_the_orm_would_have_loaded_it(
 
 
 async def test_a_listener_of_load_events_is_called(rich: AsyncEngine) -> None:
-    """A class of which more is expected than columns is loaded by the ORM; from then on."""
+    """From the moment a class has a load listener, the ORM loads its instances."""
     assert Instances.can_make(inspect(Rich))
     assert not Instances.can_make(inspect(Animal))
     assert not Instances.can_make(inspect(Odd))
@@ -142,7 +142,7 @@ async def test_a_listener_of_load_events_is_called(rich: AsyncEngine) -> None:
 
 
 class Shouted(TypeDecorator[str]):
-    """Selected through an expression, as encrypted columns are."""
+    """A type that is selected through an expression, like an encrypted column."""
 
     impl = String
     cache_ok = True

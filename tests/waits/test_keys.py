@@ -1,4 +1,4 @@
-"""Any key of any type, written by a session with any settings, wakes the wait for its row."""
+"""A write with any key, of any type, under any session settings wakes the wait for the row."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ WRITERS = (
 def test_the_key_that_a_trigger_hashes_is_the_one_that_a_read_hashes(
     database: URL, name: str
 ) -> None:
-    """For keys of every type, alone and composed, and writers of every session setting."""
+    """For keys of every type, single and composite, and all session settings of writers."""
     type_, values = TYPES[name]
     model = keyed(type_, Text())
     with asyncio.Runner() as runner:
@@ -120,7 +120,7 @@ async def _all_wake(url: URL, model: type[Any], given: list[tuple[Any, ...]]) ->
     async with engine.begin() as connection:
         await connection.execute(model.__table__.delete())
         await connection.execute(model.__table__.insert(), _without_equals(rows))
-    quick = Timing(heartbeat=1000.0, narrow=0.2)  # others may hold old transactions
+    quick = Timing(heartbeat=1000.0, narrow=0.2)  # other tests may hold old transactions
     async with RowWatcher(engine, mode="listen", recheck=None, timing=quick) as watcher:
         for number, setting in enumerate(WRITERS, 1):
             keys = [{"k0": row["k0"], "k1": row["k1"]} for row in _without_equals(rows)]
@@ -137,7 +137,7 @@ async def _all_wake(url: URL, model: type[Any], given: list[tuple[Any, ...]]) ->
 
 
 def _without_equals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """0.0 and -0.0 are one key to PostgreSQL."""
+    """Remove duplicates: for PostgreSQL, 0.0 and -0.0 are the same key."""
     found: dict[Any, dict[str, Any]] = {}
     for row in rows:
         key = row["k0"]
@@ -146,7 +146,7 @@ def _without_equals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 async def test_bit_keys_are_hashed_as_text(database: URL) -> None:
-    """They have no hash function of their own."""
+    """Bit strings have no hash function in PostgreSQL."""
     from asyncpg import BitString
 
     model = keyed(BIT(4), Text())
@@ -172,7 +172,7 @@ class Slot(Base):
 async def test_the_two_hours_of_a_clock_change_are_two_rows(
     engine: AsyncEngine, database: URL
 ) -> None:
-    """Two times that Python calls equal, in a zone that knows better."""
+    """Python compares the two times as equal, but in the time zone they differ."""
     zone = ZoneInfo("Europe/Berlin")
     both = [datetime(2024, 10, 27, 2, 30, tzinfo=zone, fold=fold) for fold in (0, 1)]
     assert both[0] == both[1]

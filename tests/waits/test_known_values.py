@@ -1,4 +1,4 @@
-"""What ``since`` gives is compared without a question to the server where that is the same."""
+"""Values of ``since`` are compared without a query, if a query would give the same result."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Given(Base):
     colour: Mapped[Any] = mapped_column(Enum(Colour))
 
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901)  # noqa: DTZ001  # of a column without a time zone
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901)  # noqa: DTZ001  # for a column without a time zone
 KNOWN: dict[str, list[object]] = {
     "whole": [0, -5, 2**31 - 1, None],
     "big": [2**62],

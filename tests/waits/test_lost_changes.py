@@ -1,4 +1,4 @@
-"""No change is lost: each watch here begins while the one change of its row is in flight."""
+"""No change is lost. Each watch begins while the only change of its row is in flight."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Isolation = Literal["read_committed", "repeatable_read"]
 
 
 async def stress(engine: AsyncEngine, database: URL, isolation: Isolation) -> int:
-    """Change each row once, by a transaction in flight while a watch begins; how many are lost."""
+    """Change each row once, while a watch for it begins. Return the number of lost changes."""
     async with engine.begin() as connection:
         await connection.execute(insert(Order), [{"id": i} for i in range(1, ROWS + 1)])
     order = list(range(1, ROWS + 1))
@@ -32,7 +32,7 @@ async def stress(engine: AsyncEngine, database: URL, isolation: Isolation) -> in
     async with RowWatcher(engine, mode="listen", recheck=None, timing=quiet) as watcher:
 
         async def wait(key: int) -> None:
-            """Lost is a change that only the last read, after the timeout, finds."""
+            """A change is lost if only the last read, after the timeout, finds it."""
             nonlocal lost
             loop = asyncio.get_running_loop()
             begun = loop.time()
@@ -56,7 +56,7 @@ async def stress(engine: AsyncEngine, database: URL, isolation: Isolation) -> in
                     await transaction.start()
                     await connection.execute("UPDATE orders SET n = 1 WHERE id = $1", key)
                     waits.create_task(wait(key))
-                    # Not a wait for something: the adversary's timing, spread over the arming.
+                    # Random delays spread the commits over the time of arming.
                     await asyncio.sleep(delay)
                     await transaction.commit()
             finally:
@@ -73,14 +73,14 @@ async def stress(engine: AsyncEngine, database: URL, isolation: Isolation) -> in
 async def test_no_change_is_lost_while_a_watch_begins(
     engine: AsyncEngine, database: URL, isolation: Isolation
 ) -> None:
-    """Of 2,000 changes in flight while the watches of their rows begin, none is lost."""
+    """2,000 changes are in flight while the watches for their rows begin. None is lost."""
     assert await stress(engine, database, isolation) == 0
 
 
 async def test_the_same_stress_loses_changes_without_arming(
     engine: AsyncEngine, database: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With registration alone, not followed by the read that proves it, changes are lost."""
+    """With the registration but without the read that proves it, changes are lost."""
 
     def believe(phase: phases.Phase, event: phases.Event, now: float) -> phases.Phase:
         after = phases.following(phase, event, now)

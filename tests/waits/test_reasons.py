@@ -1,4 +1,4 @@
-"""What cannot be armed is polled, and the reason is said."""
+"""A wait that cannot be armed is polled, and the reason is reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Searchable(Base):
 
 
 class ListedOrder(Base):
-    """A view, mapped."""
+    """A mapped view."""
 
     __tablename__ = "listed_orders"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -58,7 +58,7 @@ async def test_a_key_that_cannot_be_hashed_is_polled_and_said_so(
 async def test_create_all_creates_a_table_whose_key_cannot_be_hashed(
     engine: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without triggers, and with a warning: its rows can be waited for all the same."""
+    """The table gets no triggers, and a warning is logged. Waits for its rows still work."""
     [table] = tables_of([rowbell.watched(Searchable)])
     async with engine.begin() as connection:
         await connection.run_sync(lambda c: Base.metadata.create_all(c, [table]))

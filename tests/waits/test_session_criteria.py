@@ -1,4 +1,4 @@
-"""Criteria that a listener adds to statements hide no row from a wait."""
+"""Criteria that an event listener adds to statements do not hide rows from a wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.waits import armed_wait
 
 
 class Filtered(Session):
-    """Hides what was deleted, as SQLAlchemy's recipe for soft deletes does."""
+    """A session that hides deleted rows, like SQLAlchemy's recipe for soft deletes."""
 
 
 @event.listens_for(Filtered, "do_orm_execute")
@@ -29,7 +29,7 @@ def hide_deleted(state: Any) -> None:
 
 @pytest.mark.parametrize("loaded", [True, False])
 async def test_a_row_that_is_softly_deleted_is_returned(tasks: AsyncEngine, loaded: bool) -> None:
-    """The row is there: by session and by watcher the wait returns it, deleted as it is."""
+    """The row exists, so the wait returns it, with a session and with a watcher."""
     async with (
         RowWatcher(tasks, mode="listen") as watcher,
         AsyncSession(tasks, sync_session_class=Filtered, expire_on_commit=False) as session,

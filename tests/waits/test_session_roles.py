@@ -25,7 +25,7 @@ from support.waits import QUICK, polled_because
 
 @asynccontextmanager
 async def tenants(database: URL) -> AsyncGenerator[AsyncEngine]:
-    """An engine whose role sees the rows of the tenant that a setting names."""
+    """An engine. A setting names the tenant, and the engine's role sees only that tenant's rows."""
     grants = (
         "GRANT SELECT, UPDATE ON tasks, steps TO {role}",
         "ALTER TABLE tasks ENABLE ROW LEVEL SECURITY",
@@ -40,7 +40,7 @@ async def tenants(database: URL) -> AsyncGenerator[AsyncEngine]:
 async def test_a_session_under_row_level_security_waits_as_it_sees(
     tasks: AsyncEngine, database: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On its own connection, whose settings decide which rows are its own; and it says so."""
+    """It reads on its own connection, whose settings decide which rows it sees, and reports why."""
     async with tenants(database) as engine, AsyncSession(engine) as session:
         await session.execute(text("SELECT set_config('app.tenant', 'a', true)"))
         with caplog.at_level(logging.WARNING, "rowbell"):
@@ -60,7 +60,7 @@ async def test_a_session_under_row_level_security_waits_as_it_sees(
 async def test_a_session_that_acts_as_another_role_waits_with_its_rights(
     tasks: AsyncEngine, database: URL
 ) -> None:
-    """The engine's own role may read the table; the role that the session has taken may not."""
+    """The engine's role may read the table, but the role of the session's SET ROLE may not."""
     async with role(database) as url, AsyncSession(tasks) as session:
         await session.execute(text(f"SET LOCAL ROLE {url.username}"))
         with pytest.raises(DBAPIError, match="permission denied"):
@@ -82,7 +82,7 @@ async def test_a_role_that_all_connections_take_is_no_other_role(
         async with RowWatcher(engine, mode="poll") as watcher, AsyncSession(engine) as session:
             await session.get_one(Task, 1)
             wait = asyncio.create_task(wait_for_row_change(session, Task, 1, interval=0.02))
-            await watcher.reached(lambda now: now.polled == 1)  # by the watcher, that is
+            await watcher.reached(lambda now: now.polled == 1)  # the watcher polls, not the session
             wait.cancel()
         await engine.dispose()
 
@@ -90,7 +90,7 @@ async def test_a_role_that_all_connections_take_is_no_other_role(
 async def test_a_session_that_sets_its_tenant_as_it_begins_loads_the_row_itself(
     tasks: AsyncEngine,
 ) -> None:
-    """What it does in ``after_begin`` may decide what it sees, so nothing is put into it."""
+    """Its ``after_begin`` hook may decide which rows it sees, so it gets no ready instance."""
     async with AsyncSession(tasks) as session:
         begun: list[str] = []
         event.listen(session.sync_session, "after_begin", lambda *_: begun.append("begun"))

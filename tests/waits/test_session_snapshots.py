@@ -1,4 +1,4 @@
-"""What a session sees of others' changes and of its own."""
+"""What a session sees of other transactions' changes and of its own."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_what_only_this_session_sees_is_not_found_with_a_hint(orders: Asyn
 
 
 async def test_rollback_per_test_sees_what_the_test_writes(orders: AsyncEngine) -> None:
-    """Sessions bound to one connection with an outer transaction that is rolled back."""
+    """Sessions are bound to one connection. Its outer transaction is rolled back after the test."""
     async with orders.connect() as connection:
         transaction = await connection.begin()
         more: dict[str, Any] = {"bind": connection, "join_transaction_mode": "create_savepoint"}

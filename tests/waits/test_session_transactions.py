@@ -1,4 +1,4 @@
-"""The transaction of the caller's session: used, refused, and left as it was."""
+"""The transaction of the caller's session is used or refused, and never changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.waits import armed_wait
 
 
 async def test_a_session_on_a_connection_in_autocommit_waits(engine: AsyncEngine) -> None:
-    """There is no SAVEPOINT there, and none is needed."""
+    """SAVEPOINT is not possible in autocommit, and not needed."""
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         async with AsyncSession(connection) as session:
@@ -33,7 +33,7 @@ async def test_a_session_on_a_connection_in_autocommit_waits(engine: AsyncEngine
 
 
 async def test_a_statement_of_anothers_that_fails_ends_no_wait(engine: AsyncEngine) -> None:
-    """Its sender rolls it back; the wait reads again."""
+    """The sender of that statement rolls it back, and the wait reads again."""
     more: dict[str, Any] = {"join_transaction_mode": "create_savepoint"}
     async with engine.connect() as connection, connection.begin():
         async with AsyncSession(connection, **more) as writer:
@@ -55,14 +55,14 @@ async def test_a_statement_of_anothers_that_fails_ends_no_wait(engine: AsyncEngi
 async def test_a_wait_that_is_cancelled_leaves_the_callers_connection_as_it_was(
     engine: AsyncEngine,
 ) -> None:
-    """Whatever moment of its reads it meets."""
+    """The cancellation may come at any moment of its reads."""
     async with rolled_back_session(engine, expire_on_commit=False) as session:
         session.add(Order(id=1))
         await session.commit()
         for moment in range(100):
             wait = asyncio.create_task(wait_for_row_change(session, Order, 1, interval=0.001))
             for _ in range(moment % 25):
-                await asyncio.sleep(0)  # not for something: another moment each time
+                await asyncio.sleep(0)  # a different moment in each round
             if moment >= 50:
                 await asyncio.sleep(0.0005)  # the same, between two reads
             wait.cancel()
@@ -71,7 +71,7 @@ async def test_a_wait_that_is_cancelled_leaves_the_callers_connection_as_it_was(
 
 
 async def test_a_read_on_the_callers_connection_may_wait_for_long(engine: AsyncEngine) -> None:
-    """A lock on the table holds it up; nobody was cancelled, so nothing is cut short."""
+    """A lock on the table delays it. Nothing is canceled, so the cleanup limit does not apply."""
     async with AsyncSession(engine) as session:
         session.add(Order(id=1))
         await session.commit()
@@ -82,7 +82,7 @@ async def test_a_read_on_the_callers_connection_may_wait_for_long(engine: AsyncE
             wait_for_row_change(session, Order, 1, since={"n": 7}, interval=0.01, timeout=20)
         )
         await blocked(engine)
-        await asyncio.sleep(CLEANUP_SECONDS + 0.2)  # longer than a clean-up may take
+        await asyncio.sleep(CLEANUP_SECONDS + 0.2)  # longer than the limit of a cleanup
         await holder.rollback()
         assert (await wait).n == 0
 
@@ -106,7 +106,7 @@ async def test_a_read_only_session_waits_as_any_other(tasks: AsyncEngine) -> Non
 async def test_a_session_without_a_transaction_that_begins_none_is_refused(
     tasks: AsyncEngine,
 ) -> None:
-    """At the call, not after the wait."""
+    """It is refused at the call, not after the wait."""
     async with AsyncSession(tasks, autobegin=False) as session:
         with pytest.raises(SessionStateError, match=r"autobegin=False .* session.begin\(\)"):
             await wait_for_row_change(session, Task, 1)
@@ -148,7 +148,7 @@ async def test_an_idle_transaction_that_the_server_ends_is_named(
 async def test_a_condition_that_fails_leaves_the_bound_transaction_usable(
     engine: AsyncEngine,
 ) -> None:
-    """Its reads are in a SAVEPOINT of their own."""
+    """The wait's reads run in a SAVEPOINT."""
     async with rolled_back_session(engine, expire_on_commit=False) as session:
         session.add(Order(id=1, n=0))
         await session.commit()
@@ -160,7 +160,7 @@ async def test_a_condition_that_fails_leaves_the_bound_transaction_usable(
 async def test_what_is_written_beside_a_failing_read_is_not_undone_with_it(
     engine: AsyncEngine,
 ) -> None:
-    """Others use the connection meanwhile: none of their statements gets into our SAVEPOINT."""
+    """Another task uses the connection. None of its statements runs inside our SAVEPOINT."""
     more: dict[str, Any] = {"join_transaction_mode": "create_savepoint"}
     async with engine.connect() as connection, connection.begin():
         async with AsyncSession(connection, **more) as writer:
@@ -183,7 +183,7 @@ async def test_what_is_written_beside_a_failing_read_is_not_undone_with_it(
 
 
 async def test_a_pending_change_keeps_the_version_that_it_was_made_on(tasks: AsyncEngine) -> None:
-    """Else the caller's UPDATE would pass, and overwrite what another has done."""
+    """Otherwise the caller's UPDATE would succeed, and overwrite another transaction's change."""
     async with RowWatcher(tasks, mode="listen") as watcher:
         async with AsyncSession(tasks, expire_on_commit=False) as session:
             task = await session.get_one(Task, 1)

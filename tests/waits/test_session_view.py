@@ -1,4 +1,4 @@
-"""A session whose own connection finds the row in another schema than the engine's others."""
+"""A session whose connection finds the row in another schema than other connections do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def enter_by_path(session: AsyncSession) -> None:
 async def test_a_session_waits_for_the_row_of_its_own_tenant(
     tasks: AsyncEngine, enter: Any, mode: str
 ) -> None:
-    """The schemas of its connection hold for its waits, armed or polled."""
+    """Its waits use the search_path of its connection, armed or polled."""
     watching = RowWatcher(tasks, mode="poll" if mode == "poll" else "listen", recheck=None)
     async with watching as watcher, AsyncSession(tasks) as session:
         await enter(session)
@@ -52,7 +52,7 @@ async def test_a_session_waits_for_the_row_of_its_own_tenant(
         await set_state(tasks, "of another")
         if mode == "poll":
             await watcher.reached(lambda now: now.rereads > before + 1)
-        await asyncio.sleep(0.1)  # in which a wait for the other row would end
+        await asyncio.sleep(0.1)  # a wait for the other row would end within this time
         assert not wait.done()
         await set_state(tasks, "changed", "one")
         assert (await wait).state == "changed"
@@ -61,7 +61,7 @@ async def test_a_session_waits_for_the_row_of_its_own_tenant(
 async def test_what_the_row_refers_to_is_found_where_the_session_finds_it(
     tasks: AsyncEngine,
 ) -> None:
-    """A type, or a table that is loaded along, may be in another schema of the search_path."""
+    """A type, or a related table that is loaded too, may be in another schema of the path."""
     await execute(tasks, "DROP TABLE one.steps")
     async with AsyncSession(tasks) as session:
         await enter_by_path(session)
@@ -96,7 +96,7 @@ async def test_a_temporary_table_is_refused(tasks: AsyncEngine) -> None:
 async def test_a_session_waits_in_the_translated_schema_of_its_connection(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Given to the session's connection, as applications do for tenants."""
+    """The map is an option of the session's connection, which is common for tenants."""
     await execute(
         database,
         "CREATE SCHEMA tenant",
@@ -109,9 +109,9 @@ async def test_a_session_waits_in_the_translated_schema_of_its_connection(
             wait = asyncio.create_task(
                 wait_for_row_change(session, Order, 1, interval=0.05, timeout=60)
             )
-            await asyncio.sleep(0.2)  # not for something: it is polled meanwhile
+            await asyncio.sleep(0.2)  # it is polled during this time
             await execute(database, CHANGE)
-            await asyncio.sleep(0.2)  # a change of the other table, which is none
+            await asyncio.sleep(0.2)  # only the other table was changed
             assert not wait.done()
             await execute(database, "UPDATE tenant.orders SET n = 9")
             assert (await seen(wait)).n == 9

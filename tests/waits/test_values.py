@@ -1,4 +1,4 @@
-"""A wait ends if PostgreSQL calls the new value distinct from the old one, whatever its type."""
+"""For every type, a wait ends if the new value IS DISTINCT FROM the old one in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rowbell._watch.values.forms import FORMS
 from support.observed import execute
 from support.tables import valued
 
-# Of each type, values of which some are equal though they are written or stored otherwise, and some
-# are distinct though a driver makes the same of them.
+# For each type: values that are equal although their text or storage differs, and values that are
+# distinct although a driver converts them to the same Python value.
 VALUES: dict[str, list[str]] = {
     "boolean": ["true", "false"],
     "integer": ["1", "2"],
@@ -108,11 +108,11 @@ VALUES: dict[str, list[str]] = {
     "bounds": ["({1})", "({2})", '("[2:2]={1}")'],
 }
 AS_STORED = {"xml", "jsonpath", "point", "polygon", "box", "path", "circle", "line"}
-"""The types that PostgreSQL has no equality for, or one of sizes only."""
+"""The types for which PostgreSQL has no equality, or compares only the size."""
 
 
 def expected_of(type_: str) -> str:
-    """The SQL that says whether the casts of $1 and $2 are to end a wait."""
+    """The SQL that says whether a change from ``before`` to ``after`` must end a wait."""
     before, after = (f"CAST(CAST(:{name} AS text) AS {type_})" for name in ("before", "after"))
     if type_ == "json":
         before, after = f"CAST({before} AS jsonb)", f"CAST({after} AS jsonb)"
@@ -124,7 +124,7 @@ def expected_of(type_: str) -> str:
 async def check(
     engine: AsyncEngine, type_: str, pairs: list[tuple[str | None, str | None]]
 ) -> None:
-    """Waits for rows whose value becomes another one end exactly if that is distinct."""
+    """Change values of rows, and check that exactly the waits with distinct values end."""
     model = valued()
     await execute(
         engine,
@@ -155,7 +155,7 @@ async def check(
                 )
                 for id_ in range(1, marker + 1)
             ]
-            for wait in waits:  # the instances need not be loaded: drivers cannot make some values
+            for wait in waits:  # instances are not loaded: drivers cannot convert some values
                 wait.add_done_callback(lambda task: task.cancelled() or task.exception())
             await watcher.reached(
                 lambda now: now.armed == marker if mode == "listen" else now.rereads >= marker  # noqa: B023
@@ -166,7 +166,7 @@ async def check(
             ending = [wait for wait, should in zip(waits, distinct, strict=False) if should]
             if ending:
                 await asyncio.wait(ending, timeout=10)
-            # What is read for the marker is read after all that was notified before it.
+            # The read for the marker comes after the reads for all earlier notifications.
             async with engine.begin() as connection:
                 await connection.execute(text(store), {"value": marking, "id": marker})
             await asyncio.wait({waits[-1]})
@@ -191,7 +191,7 @@ async def skip_without_xml(engine: AsyncEngine) -> None:
 
 @pytest.mark.parametrize("type_", VALUES)
 async def test_a_wait_ends_if_the_values_are_distinct(typed: AsyncEngine, type_: str) -> None:
-    """Armed and polled, and whatever the driver makes of them."""
+    """Armed and polled, independent of the driver's conversion."""
     if type_ == "xml":
         await skip_without_xml(typed)
     await check(typed, type_, list(itertools.permutations([*VALUES[type_], None], 2)))
@@ -241,7 +241,7 @@ def test_a_wait_ends_if_values_drawn_by_chance_are_distinct(
 
 
 async def test_the_table_of_types_is_complete(engine: AsyncEngine) -> None:
-    """Each type of PostgreSQL's own has a form that somebody has thought about."""
+    """Each of PostgreSQL's built-in types is in the table."""
     async with engine.connect() as connection:
         found = await connection.scalars(
             text(

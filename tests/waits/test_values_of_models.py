@@ -1,4 +1,4 @@
-"""What the model says of a column's type does not decide whether a value has changed."""
+"""Whether a value has changed does not depend on the column's type in the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.waits import QUICK, armed
 
 
 class Shouted(TypeDecorator[str]):
-    """Hides a difference: the application knows capitals only."""
+    """A type that hides a difference: the application sees only uppercase."""
 
     impl = String
     cache_ok = True
@@ -41,7 +41,7 @@ class Shouted(TypeDecorator[str]):
 
 
 class Encrypted(TypeDecorator[str]):
-    """Another ciphertext each time."""
+    """A type that gives a new ciphertext for each encryption."""
 
     impl = LargeBinary
     cache_ok = True
@@ -59,7 +59,7 @@ class Encrypted(TypeDecorator[str]):
 async def test_a_value_that_the_applications_type_calls_the_same_is_not_a_change_since(
     engine: AsyncEngine, type_: Any, mode: str
 ) -> None:
-    """``since`` a value, or an instance, of a type that is not the same each time it is sent."""
+    """``since`` has a value or an instance. Its type sends a different value each time."""
     model = valued(type_)
     async with engine.begin() as connection:
         await connection.run_sync(model.metadata.create_all)
@@ -86,7 +86,7 @@ async def test_a_value_that_the_applications_type_calls_the_same_is_not_a_change
 
 
 async def test_a_change_of_a_columns_type_is_noticed(engine: AsyncEngine) -> None:
-    """What a column is, is asked of the database again when it changes."""
+    """When the column changes, its type is queried again."""
     model = valued()
     await execute(engine, "CREATE TABLE valued (id int PRIMARY KEY, value timestamp)")
     await execute(engine, "INSERT INTO valued VALUES (1, '2026-01-01')")
@@ -113,7 +113,7 @@ OTHERWISE: list[tuple[Any, str, str]] = [
     (ARRAY(String(2)), "text[]", "{abcd}"),
     (JSONB, "json", '{"a": 1.50}'),
 ]
-"""What a model says, what the database has, and a value that the two write otherwise."""
+"""The type in the model, the type in the database, and a value that differs between the two."""
 
 
 @pytest.mark.parametrize(("said", "type_", "value"), OTHERWISE, ids=lambda x: str(x)[:20])
@@ -121,7 +121,7 @@ OTHERWISE: list[tuple[Any, str, str]] = [
 async def test_since_what_was_loaded_is_no_change_whatever_the_model_says(
     typed: AsyncEngine, said: Any, type_: str, value: str, mode: str
 ) -> None:
-    """A loop that follows a row does not spin, and goes on when the row changes."""
+    """A loop that follows a row does not spin, and continues when the row changes."""
     model = valued(said)
     await execute(typed, f"CREATE TABLE valued (id int PRIMARY KEY, value {type_})")
     async with typed.begin() as connection:

@@ -1,4 +1,4 @@
-"""The life of a RowWatcher: start, stop, sharing, notifications that mean nothing."""
+"""The life of a RowWatcher: start, stop, sharing, and notifications without a change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_an_argument_that_raises_breaks_only_its_own_wait(orders: AsyncEng
 
 
 async def test_waits_that_are_over_are_forgotten(orders: AsyncEngine) -> None:
-    """However many there were, and though nothing is due for the armed ones."""
+    """For any number of waits, also for armed waits without a scheduled read."""
     async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
         for _ in range(10):
             waits = await armed_waits(watcher, range(1, 101))
@@ -75,7 +75,7 @@ async def test_one_watcher_serves_an_engine(engine: AsyncEngine) -> None:
 def test_a_second_event_loop_is_refused_and_can_have_its_own(database: URL) -> None:
     engine = create_async_engine(
         database, poolclass=NullPool
-    )  # as SQLAlchemy wants it across loops
+    )  # SQLAlchemy requires this for several event loops
     with asyncio.Runner() as one, asyncio.Runner() as two:
         watcher = RowWatcher(engine)
         one.run(watcher.__aenter__())
@@ -151,7 +151,7 @@ async def test_the_safety_re_read_finds_a_change_that_no_trigger_notified_of(
 
 
 def test_waiting_under_another_event_loop_says_what_it_needs() -> None:
-    """Nothing runs here at all; under trio it is the same."""
+    """Here no event loop runs. Under trio the error is the same."""
     engine = create_async_engine("postgresql+asyncpg://nobody@nowhere/nothing")
     waiting = RowWatcher(engine).__aenter__()
     with pytest.raises(WatcherStateError, match="a running event loop of asyncio"):
