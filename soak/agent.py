@@ -1,4 +1,4 @@
-"""The agent: breaks one thing after the other, as planned, and writes down when."""
+"""The agent: causes one fault after the other, as planned, and logs their times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 async def break_things(
     scene: Scene, log: Log, seed: int, kinds: Sequence[str], until: float
 ) -> None:
-    """Break and mend, until it is time to stop."""
+    """Cause and repair faults until it is time to stop."""
     for k, fault in enumerate(plan.faults(seed, kinds)):
         await asyncio.sleep(fault.calm)
         if time.monotonic() >= until:
@@ -27,7 +27,7 @@ async def break_things(
         begun, error, broken = time.monotonic(), "", True
         try:
             broken = await FAULTS[fault.how](scene, fault)
-        except Exception as failure:  # noqa: BLE001  # it did not come about; that is told
+        except Exception as failure:  # noqa: BLE001  # it is reported
             error = f"{type(failure).__name__}: {failure}"[:300]
         ended = time.monotonic()
         log.write(
@@ -36,7 +36,7 @@ async def break_things(
             how=fault.how,
             table=fault.table,
             begun=begun,
-            # Where everything went on, no stretch is excused, however long it took.
+            # If everything kept working, no time is excused, however long the fault took.
             ended=ended if broken else begun,
             over=ended,
             error=error,
@@ -46,8 +46,8 @@ async def break_things(
 
 
 async def sabotage(scene: Scene, until: float) -> None:
-    """Delete all registrations, again and again: without heartbeats nobody notices."""
+    """Delete all registrations repeatedly. Without heartbeats, no watcher notices."""
     while time.monotonic() < until:
-        with suppress(Exception):  # the server may be away
+        with suppress(Exception):  # the server may be down
             await FAULTS["forget"](scene, plan.Fault("forget", "", 0.0, 0.0, 0.0))
         await asyncio.sleep(1)

@@ -1,4 +1,4 @@
-"""What a wait of the plan asks for, in rowbell's words and in the oracle's."""
+"""The aim of a planned wait, as arguments for rowbell and as facts for the oracle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def request(operation: plan.Wait, known: Stamped | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the oracle is to know of a wait, and the arguments of the call."""
+    """The facts that the oracle needs about a wait, and the arguments of the call."""
     model, aim = MODELS[operation.table], operation.aim
     declared = operation.table == "jobs"
     column = "mark" if declared or aim == "columns" or operation.key % 3 == 0 else "version"

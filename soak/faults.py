@@ -1,7 +1,7 @@
-"""What is broken, and how it is mended: one function a fault.
+"""The faults and their repairs: one function for each fault.
 
-Each breaks something, lets some time pass, and mends it. What it returns is the stretch of time in
-which a wait could not be expected to notice a change; where everything goes on, that is a moment.
+Each function breaks something, waits for some time, and repairs it. It returns whether waits could
+not be expected to notice changes during that time.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from servers import Servers
 
 PATIENCE: Final = 30.0
-"""How long a fault is tried to be mended, in seconds, before the run fails."""
+"""For how many seconds a repair is tried before the run fails."""
 
 REGISTER: Final = "rowbell.register(oid[], bytea[], text[], oid[], bigint[], text[])"
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What there is to be broken.
+    """The things that faults can affect.
 
     Attributes:
         servers: The servers.
-        waiters: The process IDs of those who wait.
+        waiters: The process IDs of the processes that wait.
     """
 
     servers: Servers
@@ -48,7 +48,7 @@ class Scene:
 
 
 Breaking: TypeAlias = "Callable[[Scene, Fault], Awaitable[bool]]"
-"""Breaks and mends; returns whether something was out of order all the time."""
+"""Causes and repairs a fault; returns whether something was broken all the time."""
 
 
 @asynccontextmanager
@@ -69,7 +69,7 @@ async def connected(scene: Scene) -> AsyncGenerator[asyncpg.Connection[Any]]:
 
 @asynccontextmanager
 async def transaction(scene: Scene) -> AsyncGenerator[AsyncConnection]:
-    """A superuser's transaction, as rowbell's functions take it."""
+    """A superuser's transaction, for rowbell's functions."""
     engine = create_async_engine(
         scene.servers.url(),
         poolclass=NullPool,
@@ -83,12 +83,12 @@ async def transaction(scene: Scene) -> AsyncGenerator[AsyncConnection]:
 
 
 async def insist(mend: Callable[[], Awaitable[None]]) -> None:
-    """Mend, though locks may stand in the way for a while."""
+    """Repair, and try again while locks prevent it."""
     begun = time.monotonic()
     while True:
         try:
             await mend()
-        except Exception:  # whatever it is: what stays broken would spoil the run
+        except Exception:  # any error: an unrepaired fault would spoil the run
             if time.monotonic() > begun + PATIENCE:
                 raise
             await asyncio.sleep(0.2)
@@ -97,7 +97,7 @@ async def insist(mend: Callable[[], Awaitable[None]]) -> None:
 
 
 async def execute(scene: Scene, *statements: str) -> None:
-    """Execute statements, again and again until they succeed."""
+    """Execute the statements, and repeat them until they succeed."""
 
     async def once() -> None:
         async with connected(scene) as connection, connection.transaction():
@@ -108,7 +108,7 @@ async def execute(scene: Scene, *statements: str) -> None:
 
 
 async def install(scene: Scene) -> None:
-    """Install the triggers of all tables, and mend the schema."""
+    """Install the triggers of all tables, and repair the schema."""
 
     async def once() -> None:
         async with transaction(scene) as connection:
@@ -145,7 +145,7 @@ async def _terminate_backends(scene: Scene, fault: Fault) -> bool:
 
 
 async def _stop(pid: int, seconds: float) -> None:
-    with suppress(ProcessLookupError):  # it has ended meanwhile
+    with suppress(ProcessLookupError):  # it has already ended
         os.kill(pid, signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
@@ -302,4 +302,4 @@ FAULTS: Final[dict[str, Breaking]] = {
     "alter": _alter,
     "old transaction": _old_transaction,
 }
-"""The faults, by the names that the plan gives them."""
+"""The faults, by their names in the plan."""

@@ -1,8 +1,8 @@
-"""What was committed when, and when something was broken: read from the logs, nothing else.
+"""The commits and the faults with their times, read only from the logs.
 
-A *state* is a row, or its absence, as one transaction left it. Its number says where it stands
-among the states of its key. It became visible at some moment between the time at which COMMIT was
-sent and the one at which it was acknowledged.
+A *state* is a row, or its absence, after one transaction. Its number gives its place among the
+states of its key. It became visible at some time between the moment at which COMMIT was sent and
+the moment at which COMMIT was acknowledged.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from log import Record
 
 Key: TypeAlias = tuple[str, int]
-"""A row: its table's name and its key."""
+"""A row: the name of its table, and its key."""
 
 MAYBE: Final = {"committed", "unknown"}
-"""The outcomes with which a transaction may be in the journal."""
+"""The outcomes for which a transaction may be in the journal."""
 
 
 class State(NamedTuple):
-    """A row as one transaction left it.
+    """A row after one transaction.
 
     Attributes:
-        number: Grows from state to state of a key; ``version``, where the row is present.
-        present: Whether there is such a row.
+        number: Increases from state to state of a key. It is ``version`` if the row is present.
+        present: Whether the row exists.
         mark: Its column ``mark``.
         n: Its column ``n``.
-        sent: When its COMMIT was sent.
-        done: When that was acknowledged; infinite if it never was.
+        sent: The time at which its COMMIT was sent.
+        done: The time at which its COMMIT was acknowledged; infinite if it never was.
     """
 
     number: int
@@ -46,10 +46,10 @@ class State(NamedTuple):
 
 
 class Stretches:
-    """The stretches of time in which something was broken.
+    """The periods in which something was broken.
 
     Args:
-        stretches: Begin and end of each.
+        stretches: The begin and the end of each.
     """
 
     def __init__(self, stretches: Iterable[tuple[float, float]]) -> None:
@@ -67,7 +67,7 @@ class Stretches:
                 self._ends.append(end)
 
     def broken(self, until: float) -> float:
-        """The seconds in which something was broken, from the beginning of time."""
+        """The seconds before ``until`` in which something was broken."""
         i = bisect_right(self._begins, until) - 1
         return self._before[i] + (min(until, self._ends[i]) - self._begins[i] if i else 0.0)
 
@@ -91,7 +91,7 @@ class Stretches:
 
 
 def histories(records: Iterable[Record]) -> tuple[dict[Key, list[State]], list[str]]:
-    """The states of each key in order, and what is wrong with the logs themselves.
+    """The states of each key in order, and the errors in the logs themselves.
 
     Args:
         records: All records of a run.
@@ -105,7 +105,7 @@ def histories(records: Iterable[Record]) -> tuple[dict[Key, list[State]], list[s
         elif record["kind"] == "resolved" and record["outcome"] == "committed":
             resolved[record["token"]] = record["at"]
         elif record["kind"] == "journal":
-            # A transaction may change a row more than once: others see what it left.
+            # A transaction may change a row more than once. Others see only the last version.
             place = record["token"], (record["table"], record["key"])
             if place not in last or last[place]["number"] < record["number"]:
                 last[place] = record
@@ -133,8 +133,8 @@ def histories(records: Iterable[Record]) -> tuple[dict[Key, list[State]], list[s
 
 
 def window(states: Sequence[State], begin: float, end: float) -> range:
-    """Which states some read between two times may have seen."""
-    # Acknowledgements of neighbours may come in another order than the commits.
+    """The states that a read between two times may have seen."""
+    # Acknowledgments of neighboring states may arrive in another order than the commits.
     first = len(states)
     seen = math.inf
     for i in range(len(states) - 1, -1, -1):

@@ -1,6 +1,6 @@
-"""JSON lines: what each process writes down, with times that all processes share.
+"""JSON lines: the log of each process. The times of all processes can be compared.
 
-Times are those of ``time.monotonic()``, which on Linux is one clock for the whole system.
+Times come from ``time.monotonic()``, which is one clock for the whole system on Linux.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Record: TypeAlias = dict[str, Any]
-"""One line. ``kind`` says what it tells of."""
+"""One line. ``kind`` says what it describes."""
 
 _FLUSH: Final = 1.0
-"""How often what was written becomes visible to others, in seconds."""
+"""How often the log is flushed, in seconds."""
 
 
 class Log:
@@ -52,15 +52,15 @@ def records(directory: Path) -> Iterator[Record]:
     for path in sorted(directory.glob("*.jsonl")):
         with path.open(encoding="utf-8") as file:
             for line in file:
-                if line.endswith("\n"):  # a process that was killed may leave half a line
+                if line.endswith("\n"):  # a killed process may leave an incomplete line
                     yield json.loads(line)
 
 
 class Tally:
-    """How many records of each kind have been written so far, for lines of progress.
+    """The number of records of each kind so far, for lines of progress.
 
     Args:
-        directory: Where the logs are.
+        directory: The directory of the logs.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -69,7 +69,7 @@ class Tally:
         self._counts = Counter[str]()
 
     def look(self) -> Counter[str]:
-        """Read what is new, and count it."""
+        """Read and count the new records."""
         for path in self._directory.glob("*.jsonl"):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))

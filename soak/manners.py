@@ -1,4 +1,4 @@
-"""The manners in which a wait is cancelled from outside."""
+"""The ways in which a wait is canceled from outside."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def stopped(call: Coroutine[Any, Any, Stamped], operation: plan.Wait) -> Stamped | None:
-    """Make the call; ``None`` if it was stopped as planned."""
+    """Make the call. Return ``None`` if it was stopped as planned."""
     if operation.manner is None:
         return await call
     if operation.manner == "move_on_after":

@@ -1,18 +1,18 @@
-"""Says of each wait whether it was right: ``python soak/oracle.py DIRECTORY``.
+"""Decides for each wait whether it was right: ``python soak/oracle.py DIRECTORY``.
 
-It shares no code with rowbell: all it knows is the logs. A wait is
+It shares no code with rowbell. It knows only the logs. A wait is
 
 LOST
-    it slept through a state that should have ended it, and never noticed;
+    if it never noticed a state that should have ended it;
 LATE
-    it noticed, or ended, later than allowed;
+    if it noticed, or ended, later than allowed;
 FALSE
-    it ended in a way that no commit, deletion, fault or passing of time explains;
+    if no commit, deletion, fault or timeout explains how it ended;
 RIGHT
-    none of these.
+    otherwise.
 
-Where the logs leave room, it decides for the wait: a state counts from the time at which its commit
-was acknowledged until the next one's was sent, and seconds in which something was broken do not.
+In case of doubt it decides for the wait. A state counts from the acknowledgment of its commit until
+the next commit is sent. Seconds in which something was broken do not count.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ LATE: Final = "late"
 FALSE: Final = "false"
 
 BOUND: Final = 10.0
-"""The calm seconds that a wait may take to notice, beside those that its watcher's times add."""
+"""The calm seconds that a wait may take to notice, plus those from its watcher's timing."""
 
 FIRST_READ: Final = 10.0
-"""The calm seconds after which a wait has surely read its row for the first time."""
+"""After that many calm seconds, a wait has certainly read its row for the first time."""
 
 ANSWERED: Final = 4.0
-"""A wait that times out later than that has had no answer to its last read, and says so."""
+"""A wait that times out so many seconds late got no answer to its last read, and says so."""
 
 TOLERANCE: Final = 0.002
 
 EXPLAINED: Final = {
     "rights on a table": re.compile(r"permission denied for table {table}"),
 }
-"""The errors with which a wait may end, by the fault that explains them."""
+"""The errors that may end a wait, by the fault that explains them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the oracle says of a wait.
+    """The oracle's verdict on a wait.
 
     Attributes:
         word: ``RIGHT``, ``LOST``, ``LATE`` or ``FALSE``.
         why: A sentence, unless it is right.
-        delay: The seconds from the acknowledgement of what ended it to its end, if that came
-            during the wait.
-        calm: The calm ones of these.
+        delay: The seconds from the acknowledgment of the commit that ended the wait to its end,
+            if the acknowledgment came during the wait.
+        calm: The calm seconds among these.
     """
 
     word: str
@@ -79,11 +79,11 @@ class Oracle:
 
     Attributes:
         waits: The records of waits.
-        commits: Those of transactions.
-        faults: Those of faults.
-        samples: Those of how waits were served.
-        ends: Those with which processes end.
-        wrong: What is wrong with the logs themselves.
+        commits: The records of transactions.
+        faults: The records of faults.
+        samples: The records of how waits were served.
+        ends: The last records of processes.
+        wrong: The errors in the logs themselves.
     """
 
     def __init__(self, logged: Iterable[Record], bound: float = BOUND) -> None:
@@ -102,7 +102,7 @@ class Oracle:
                 self._closings[record["place"]].append(record["at"])
 
     def verdicts(self) -> Iterator[tuple[Record, Verdict]]:
-        """What it says of each wait."""
+        """The verdict on each wait."""
         for wait in self.waits:
             yield wait, self.judge(wait)
 
@@ -111,7 +111,7 @@ class Oracle:
         return self._states.get(key, [])
 
     def judge(self, wait: Record) -> Verdict:
-        """What it says of a wait."""
+        """The verdict on a wait."""
         states = self.states((wait["table"], wait["key"]))
         seen = window(states, wait["begun"], wait["ended"])
         ends = self._ending(wait, [states[i] for i in seen])
@@ -121,14 +121,14 @@ class Oracle:
         return self._slept(wait, states, seen, ends)
 
     def _ending(self, wait: Record, seen: Sequence[State]) -> Callable[[State], bool]:
-        """Which states end the wait, if they stay for long enough."""
+        """The condition for states that end the wait if they last long enough."""
         column, until, since = wait["column"], wait["until"], wait["since"]
         if until == "third":
             return lambda state: not state.present or state.n % 3 == 0
         above = until if until is not None else since
         if above is not None:
             return lambda state: not state.present or _watched(state, column) > above
-        # What its first read has found nobody knows: changes count once that is surely over.
+        # The result of its first read is unknown, so changes count only after that read.
         surely = self._broken.after(wait["begun"], FIRST_READ)
         changes = (s.number for s in seen if s.sent >= surely and _touches(s, column))
         first = min(changes, default=None)
@@ -136,7 +136,7 @@ class Oracle:
             not state.present or (first is not None and _watched(state, column) >= first)
         )
 
-    # -- waits that did not end when they should
+    # -- waits that did not end in time
 
     def _slept(
         self, wait: Record, states: Sequence[State], seen: range, ends: Callable[[State], bool]
@@ -168,7 +168,7 @@ class Oracle:
         return Verdict(RIGHT, "", delay, calm)
 
     def _missed(self, wait: Record, visible: float, over: float) -> bool:
-        """Whether the last read, which begins after the deadline, must have seen that state."""
+        """Whether the last read, which begins after the deadline, must have seen the state."""
         deadline, ended = wait["begun"] + wait["timeout"], wait["ended"]
         return (
             visible <= deadline
@@ -177,7 +177,7 @@ class Oracle:
             and not self._broken.touch(deadline - self._bound, ended)
         )
 
-    # -- waits that ended otherwise than they may
+    # -- waits that ended in a wrong way
 
     def _false(
         self, wait: Record, states: Sequence[State], seen: range, ends: Callable[[State], bool]
@@ -238,7 +238,7 @@ def _watched(state: State, column: str) -> int:
 
 
 def _touches(state: State, column: str) -> bool:
-    """Whether that state differs from the one before in the watched column."""
+    """Whether the watched column differs from the previous state."""
     return not state.present or _watched(state, column) == state.number
 
 
@@ -247,7 +247,7 @@ def _given(seconds: float | None) -> float:
 
 
 def _runs(states: Sequence[State], seen: range, ends: Callable[[State], bool]) -> Iterator[range]:
-    """The longest stretches of neighbouring states that all end the wait."""
+    """The longest runs of consecutive states that all end the wait."""
     begin = None
     for i in seen:
         if ends(states[i]):
@@ -260,7 +260,7 @@ def _runs(states: Sequence[State], seen: range, ends: Callable[[State], bool]) -
 
 
 def main() -> int:
-    """Judge a run again, from its logs."""
+    """Judge a run again from its logs."""
     oracle = Oracle(records(Path(sys.argv[1])))
     bad = [(w, v) for w, v in oracle.verdicts() if v.word != RIGHT]
     for wait, verdict in bad:

@@ -1,7 +1,7 @@
-"""What each actor does, operation by operation, drawn from the seed alone.
+"""The operations of each actor, drawn only from the seed.
 
-The k-th operation of an actor is a function of the seed, the actor's name and k: no time and no
-result has a say in it.
+The k-th operation of an actor is a function of the seed, the actor's name and k. It depends on no
+time and no result.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ ROWS: Final = {
     "items": 600,
     "shadows": 200,
 }
-"""The tables, and how many rows each has: their keys are 1 to that number."""
+"""The tables and their numbers of rows. The keys are 1 to that number."""
 
 ITEMS: Final = ROWS["items"] // ROWS["owners"]
-"""How many items each owner has."""
+"""The number of items of each owner."""
 
 ALONE: Final = "alone"
-"""Actors of such names have no watcher that they could ask, so they wait with sessions."""
+"""Actors with such names have no watcher, so they wait with sessions."""
 
 Aim: TypeAlias = Literal[
     "plain",
@@ -58,19 +58,19 @@ MANNERS: Final[tuple[Manner, ...]] = ("cancel", "asyncio.timeout", "move_on_afte
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A wait to be made.
+    """A planned wait.
 
     Attributes:
-        table: Whose row.
-        key: Which row.
+        table: The table.
+        key: The key of the row.
         aim: What is waited for.
-        with_session: Whether through ``wait_for_row_change``, else through the watcher.
-        fresh: Whether what is known of the row is read just before.
+        with_session: Whether ``wait_for_row_change`` is called, or else the watcher.
+        fresh: Whether the row is read just before; otherwise the last known state is used.
         timeout: The wait's timeout, in seconds.
         interval: Its polling interval, in seconds.
-        manner: How it is cancelled, ``None`` if it is not.
-        stop: When it is cancelled, in seconds after its begin.
-        pause: How long the actor rests before it, in seconds.
+        manner: How it is canceled; ``None`` if it is not.
+        stop: When it is canceled, in seconds after its begin.
+        pause: How long the actor pauses before it, in seconds.
     """
 
     table: str
@@ -87,18 +87,18 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A write to be made, in one transaction or two.
+    """A planned write, in one or two transactions.
 
     Attributes:
-        how: Which kind of writer.
-        table: Whose rows.
-        keys: Which rows, in ascending order.
+        how: The kind of writer.
+        table: The table.
+        keys: The keys of the rows, in ascending order.
         isolation: The isolation level.
-        marks: Whether the column ``mark`` changes as well.
-        linger: How long the transaction stays open after its statements, in seconds: waits that
-            begin meanwhile must not miss its commit.
-        between: How long to rest between two transactions of one write, in seconds.
-        pause: How long the actor rests before it, in seconds.
+        marks: Whether the column ``mark`` changes too.
+        linger: How long the transaction stays open after its statements, in seconds. Waits that
+            begin during this time must not miss its commit.
+        between: The pause between the two transactions of one write, in seconds.
+        pause: How long the actor pauses before it, in seconds.
     """
 
     how: str
@@ -113,14 +113,14 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something to be broken, and mended again.
+    """A planned fault and its repair.
 
     Attributes:
-        how: What is broken.
-        table: A table that it may concern.
-        choice: A number in [0, 1) for what is left to choose.
-        stretch: How long it stays broken, in seconds.
-        calm: How long nothing else is broken afterwards, in seconds.
+        how: The kind of fault.
+        table: The table, for faults that concern one.
+        choice: A number in [0, 1) for other choices.
+        stretch: How long the fault lasts, in seconds.
+        calm: The pause until the next fault, in seconds.
     """
 
     how: str
@@ -132,7 +132,7 @@ class Fault:
 
 EVERYWHERE: Final = ("parcels", "jobs", "readings", "owners", "items", "shadows")
 LOOSE: Final = ("parcels", "jobs", "readings")
-"""Tables without foreign keys, whose rows come and go."""
+"""Tables without foreign keys. Their rows are inserted and deleted."""
 
 WRITERS: Final[dict[str, tuple[float, tuple[str, ...]]]] = {
     "unit of work": (5, EVERYWHERE),
@@ -155,8 +155,8 @@ WRITERS: Final[dict[str, tuple[float, tuple[str, ...]]]] = {
     "deferred": (5, ("jobs",)),
     "muted": (0.02, EVERYWHERE),
 }
-"""The kinds of writers: how often each, and where. After one that is muted all waits are read
-again, which would hide what else is lost: so these are rare."""
+"""The kinds of writers, with their frequency and tables. Muted writers are rare: after one, all
+waits are read again, which would hide other lost changes."""
 
 FAULTS: Final = (
     "terminate listeners",
@@ -179,15 +179,15 @@ FAULTS: Final = (
 
 
 def waits(seed: int, actor: str) -> Iterator[Wait]:
-    """The waits of an actor, without end."""
+    """The endless sequence of waits of an actor."""
     draw = random.Random(f"{seed}:{actor}")
     table, key = "", 0
     while True:
         place = draw.choice(("parcels", *EVERYWHERE))
         number = draw.randint(1, ROWS[place])
-        if draw.random() < 0.6 or not table:  # else it goes on with the same row
+        if draw.random() < 0.6 or not table:  # otherwise it stays with the same row
             table, key = place, number
-        # All are drawn each time, so that the next does not depend on what this one needs.
+        # All are drawn each time, so the next operation does not depend on what this one uses.
         aim = _weighted(draw, AIMS)
         with_session, fresh = draw.random() < 0.4, draw.random() < 0.35
         limited, timeout = draw.random() < 0.6, 0.2 * 150 ** draw.random()
@@ -195,7 +195,7 @@ def waits(seed: int, actor: str) -> Iterator[Wait]:
         stopped, manner = draw.random() < 0.25, draw.choice(MANNERS)
         stop = draw.expovariate(1.0) if draw.random() < 0.5 else draw.uniform(0, 15)
         pause = draw.expovariate(2.0)
-        if table == "jobs" and aim == "third expression":  # it would look at no declared column
+        if table == "jobs" and aim == "third expression":  # it would watch no declared column
             aim = "until expression"
         if table == "jobs" and aim == "third predicate":
             aim = "until predicate"
@@ -214,7 +214,7 @@ def waits(seed: int, actor: str) -> Iterator[Wait]:
 
 
 def writes(seed: int, actor: str) -> Iterator[Write]:
-    """The writes of an actor, without end."""
+    """The endless sequence of writes of an actor."""
     draw = random.Random(f"{seed}:{actor}")
     weights = {how: weight for how, (weight, _) in WRITERS.items()}
     while True:
@@ -243,7 +243,7 @@ def writes(seed: int, actor: str) -> Iterator[Write]:
 
 
 def faults(seed: int, kinds: Sequence[str] = FAULTS) -> Iterator[Fault]:
-    """The faults, without end: all kinds in random order, then all again in another."""
+    """The endless sequence of faults: all kinds in random order, then again in another order."""
     draw = random.Random(f"{seed}:agent")
     while True:
         for how in draw.sample(kinds, len(kinds)):
@@ -252,7 +252,7 @@ def faults(seed: int, kinds: Sequence[str] = FAULTS) -> Iterator[Fault]:
                 table=draw.choice(EVERYWHERE),
                 choice=draw.random(),
                 stretch=draw.uniform(1, 4) if draw.random() < 0.8 else draw.uniform(4, 6),
-                # Each fault has all rows read again. What is lost is seen where none comes soon.
+                # Each fault causes a read of all rows. A lost change shows only in a long pause.
                 calm=draw.uniform(1, 4) if draw.random() < 0.75 else draw.uniform(12, 18),
             )
 

@@ -1,4 +1,4 @@
-"""What a run was, and whether it was right, in some tables of text."""
+"""The report of a run: text tables of what happened, and whether all was right."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 MOMENT: Final = 1e-6
 
 SHOWN: Final = 12
-"""How many waits that were not right are shown in full."""
+"""How many wrong waits are shown in full."""
 
 
 def show(oracle: Oracle, leaks: Sequence[str], logs: Path) -> bool:
-    """Print it all; whether nothing was wrong."""
+    """Print the report. Return whether nothing was wrong."""
     verdicts = list(oracle.verdicts())
     _show_waits(verdicts)
     _table("transactions", Counter((r["how"], r["outcome"]) for r in oracle.commits))
@@ -68,7 +68,7 @@ def _table(title: str, counts: Mapping[tuple[str, str], int]) -> None:
 
 
 def _show_delays(verdicts: Sequence[tuple[Record, Verdict]]) -> None:
-    """From a commit's acknowledgement to the end of the wait that it ended."""
+    """Print the delays from a commit's acknowledgment to the end of its wait."""
     heads = ("waits", "median", "90 %", "99 %", "99.9 %", "worst")
     print(f"\n{'delays, in milliseconds':<31}" + "".join(f"{head:>10}" for head in heads))
     for whose, alone in (("own watchers", False), ("shared ones", True)):

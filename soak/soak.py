@@ -1,9 +1,9 @@
 """A soak test: many waits, many writers, and one fault after the other.
 
-``python soak/soak.py --seconds 600 --seed 7`` starts a server of its own with a hot standby,
-processes that wait and processes that write, and an agent that breaks things. Then the oracle says
-of each wait whether it was right. The exit status is 1 if one was not, or if something was left
-behind. ``--sabotage`` shows that the oracle would notice.
+``python soak/soak.py --seconds 600 --seed 7`` starts a server with a hot standby, processes that
+wait, processes that write, and an agent that causes faults. Then the oracle decides for each wait
+whether it was right. The exit status is 1 if a wait was not right, or if something was left behind.
+``--sabotage`` shows that the oracle finds lost changes.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ PROGRESS: Final = 10.0
 """How often a line of progress is printed, in seconds."""
 
 SETTLE: Final = 15.0
-"""How long waits go on after the last fault and the last write: longer than they may sleep.
+"""How long waits go on after the last fault and the last write, in seconds.
 
-Only those without a watcher of their own may sleep longer."""
+It is longer than waits may sleep. Only waits without their own watcher may sleep longer."""
 
 CROWDS: Final = (("steady", 2, 320, 1), ("passing", 1, 160, 2), ("alone", 1, 200, 2))
-"""Manner, processes, those who wait in each, and how many engines they share."""
+"""The manner, the number of processes, and for each process the numbers of actors and engines."""
 
 OFFICES: Final = 2
 ACTORS: Final = 16
-"""How many processes write, and how many write in each."""
+"""The number of processes that write, and the number of actors in each."""
 
 LEAVE: Final = 40.0
 """How long a process may take to end, in seconds."""
 
 
 def start(servers: Servers, arguments: argparse.Namespace, logs: Path) -> list[SpawnProcess]:
-    """Start those who wait and those who write; the waiting ones come first."""
+    """Start the processes that wait, then those that write."""
     context = multiprocessing.get_context("spawn")
     end = time.monotonic() + arguments.seconds
     processes: list[SpawnProcess] = []
@@ -92,7 +92,7 @@ def start(servers: Servers, arguments: argparse.Namespace, logs: Path) -> list[S
 
 
 async def tell(logs: Path, seconds: float) -> None:
-    """Print a line of progress now and then."""
+    """Print a line of progress regularly."""
     tally, begun = Tally(logs), time.monotonic()
     while True:
         await asyncio.sleep(PROGRESS)
@@ -105,7 +105,7 @@ async def tell(logs: Path, seconds: float) -> None:
 
 
 async def prepare(servers: Servers, log: Log) -> None:
-    """Create the tables, and note when they were filled."""
+    """Create the tables, and log the time at which they were filled."""
     engine = create_async_engine(servers.url(), poolclass=NullPool)
     sent = time.monotonic()
     async with engine.begin() as connection:
@@ -117,7 +117,7 @@ async def prepare(servers: Servers, log: Log) -> None:
 
 
 async def soak(scene: Scene, arguments: argparse.Namespace, log: Log, end: float) -> None:
-    """Break things while they wait and write."""
+    """Cause faults while the processes wait and write."""
     until = end - SETTLE - 2
     work = [break_things(scene, log, arguments.seed, arguments.only or FAULTS, until)]
     if arguments.sabotage:
@@ -127,11 +127,11 @@ async def soak(scene: Scene, arguments: argparse.Namespace, log: Log, end: float
 
 
 async def left_behind(scene: Scene, log: Log) -> list[str]:
-    """What is left on the server once every watcher is closed; and the journal, for the oracle."""
+    """Return what is left on the server after all watchers are closed, and log the journal."""
     leaks: list[str] = []
     async with connected(scene) as connection:
         rows: list[Any] = []
-        for _ in range(50):  # a session that was closed takes a moment to go
+        for _ in range(50):  # a closed session takes a moment to end
             rows = await connection.fetch(
                 "SELECT application_name FROM pg_stat_activity"
                 " WHERE application_name LIKE 'rowbell%' OR application_name LIKE 'soak%'"
@@ -143,7 +143,7 @@ async def left_behind(scene: Scene, log: Log) -> list[str]:
         count = "SELECT count(*) FROM rowbell.listener UNION ALL SELECT count(*) FROM"
         count += " rowbell.registration"
         before = [row[0] for row in await connection.fetch(count)]
-        # Sessions that were lost leave rows to the next heartbeat of anybody; this is its part.
+        # Lost sessions leave rows. The next heartbeat would delete them; this stands in for it.
         await connection.execute("SELECT rowbell.delete_stale()")
         listeners, registrations = [row[0] for row in await connection.fetch(count)]
         print(f"left to the next heartbeat: {before[0]} listeners, {before[1]} registrations")
@@ -168,7 +168,7 @@ async def left_behind(scene: Scene, log: Log) -> list[str]:
 
 
 def ended(processes: list[SpawnProcess]) -> list[str]:
-    """Wait for the processes to end; says what is wrong with how they did."""
+    """Wait for the processes to end. Return the errors with which they ended."""
     wrong: list[str] = []
     limit = time.monotonic() + LEAVE
     for process in processes:
@@ -182,7 +182,7 @@ def ended(processes: list[SpawnProcess]) -> list[str]:
 
 
 def main() -> int:
-    """Run it."""
+    """Run the soak test."""
     parser = argparse.ArgumentParser(description="Many waits, many writers, many faults.")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=int(time.time()))

@@ -1,7 +1,7 @@
-"""What each kind of writer executes, between BEGIN and COMMIT.
+"""The statements of each kind of writer, between BEGIN and COMMIT.
 
-Whoever inserts, deletes or changes a key first takes a lock on that key, so that the numbers of
-what comes and goes under one key are in the order of the commits.
+A writer that inserts, deletes or changes a key first takes a lock on the key. So the numbers of the
+row versions with one key are in the order of the commits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TABLES: Final = list(ROWS)
 
 
 def _set(write: Write, word: str = "written") -> str:
-    """What an UPDATE sets."""
+    """The SET clause of an UPDATE."""
     return f"SET state = '{word}', spare = {write.table}.spare + 1" + (
         f", mark = {write.table}.mark + 1" if write.marks else ""
     )
@@ -84,7 +84,7 @@ async def _away(connection: Connection, write: Write) -> None:
 
 
 async def _back(connection: Connection, write: Write) -> None:
-    """Give the row its key again, unless another has it by now."""
+    """Give the row its old key, unless another row has the key now."""
     away = [-key for key in write.keys]
     await _lock(connection, write.table, (*write.keys, *away))
     await connection.execute(
@@ -97,7 +97,7 @@ async def _back(connection: Connection, write: Write) -> None:
 
 
 async def _exchange(connection: Connection, write: Write) -> None:
-    """Two rows exchange their keys, by a third that nobody else uses."""
+    """Swap the keys of two rows, with a third key that no other writer uses."""
     one, other = write.keys[0], write.keys[-1]
     between = -500_000 - one
     await _lock(connection, write.table, (one, other, between))
@@ -123,7 +123,7 @@ async def _cascaded_delete(connection: Connection, write: Write) -> None:
 
 
 async def _owner(connection: Connection, write: Write) -> None:
-    """The owner with its items, again."""
+    """Insert the owner and its items again."""
     await _lock(connection, "owners", write.keys)
     await _lock(connection, "items", _items(write))
     await connection.execute(
@@ -151,7 +151,7 @@ async def _replace(connection: Connection, write: Write) -> None:
 
 
 async def _savepoint(connection: Connection, write: Write) -> None:
-    """What is rolled back is more than what is not."""
+    """Most of the changed rows are rolled back."""
     await _update(connection, write)
     await connection.execute("SAVEPOINT here")
     await connection.execute(f"UPDATE {write.table} {_set(write)} WHERE id < 20")
@@ -167,7 +167,7 @@ async def _muted(connection: Connection, write: Write) -> None:
 
 
 async def _deferred(connection: Connection, write: Write) -> None:
-    """A trigger writes another row once COMMIT has been sent."""
+    """A deferred trigger writes another row at COMMIT."""
     statement = f"UPDATE jobs {_set(write, 'deferred')} WHERE id = ANY ($1::bigint[])"
     await connection.execute(statement, list(write.keys))
 
@@ -192,4 +192,4 @@ STATEMENTS: Final[dict[str, tuple[Work, ...]]] = {
     "deferred": (_deferred,),
     "muted": (_muted,),
 }
-"""The transactions of each kind of write; the unit of work is the ORM's."""
+"""The transactions of each kind of write, except the ORM's unit of work."""

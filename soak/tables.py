@@ -1,9 +1,8 @@
-"""The tables: what is waited for, and the journal that says what was committed.
+"""The tables: the watched tables, and the journal of committed changes.
 
-A trigger of the soak's own stamps each row version with a number that is never given out twice,
-under the row's lock, and writes it into the journal, in the same transaction. So the numbers of a
-row grow with its versions, and after the run the journal holds exactly what was committed,
-whatever a client was told.
+A trigger gives each row version a unique number, while the row is locked. It writes the number to
+the journal in the same transaction. So the numbers of a row increase with its versions. After the
+run the journal contains exactly the committed changes, whatever answers clients received.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Base(DeclarativeBase):
 
 
 class Stamped(Base):
-    """What all tables have.
+    """The columns of all tables.
 
     Attributes:
         id: The key.
@@ -33,8 +32,8 @@ class Stamped(Base):
         mark: The number of the last version that changed this column.
         n: Counts the versions since the row was inserted.
         token: The transaction that wrote it.
-        spare: Nobody's; its type is changed now and then.
-        state: A word of the writer's.
+        spare: Not used; its type is changed sometimes.
+        state: A word that the writer sets.
     """
 
     __abstract__ = True
@@ -50,21 +49,21 @@ class Stamped(Base):
 
 @rowbell.watched
 class Parcel(Stamped):
-    """Is swapped for a copy now and then."""
+    """Is sometimes replaced by a copy."""
 
     __tablename__ = "parcels"
 
 
 @rowbell.watched(columns=["mark"])
 class Job(Stamped):
-    """Declares what is worth watching; has a deferred trigger that writes elsewhere."""
+    """Has declared columns, and a deferred trigger that writes to another table."""
 
     __tablename__ = "jobs"
 
 
 @rowbell.watched
 class Reading(Stamped):
-    """Partitioned by its key; negative keys are those of rows that are away."""
+    """Partitioned by its key. Rows that are away have negative keys."""
 
     __tablename__ = "readings"
     __table_args__ = {"postgresql_partition_by": "RANGE (id)"}  # noqa: RUF012  # the same
@@ -78,7 +77,7 @@ class Owner(Stamped):
 
 @rowbell.watched
 class Item(Stamped):
-    """Changes and goes with its owner."""
+    """Is updated and deleted along with its owner, by a foreign key."""
 
     __tablename__ = "items"
 
@@ -92,7 +91,7 @@ class Item(Stamped):
 
 @rowbell.watched
 class Shadow(Stamped):
-    """Is written by a deferred trigger as well."""
+    """Is also written by a deferred trigger."""
 
     __tablename__ = "shadows"
 
@@ -108,10 +107,10 @@ MODELS: Final[dict[str, type[Stamped]]] = {
 """The models, by table."""
 
 WAITER: Final = "soak_waiter"
-"""The role of those who wait: it may read."""
+"""The role of the processes that wait. It may read."""
 
 WRITER: Final = "soak_writer"
-"""The role of those who write: it has rights on the tables, and none on anything of rowbell's."""
+"""The role of the processes that write. It has no rights on rowbell's objects."""
 
 SETUP: Final = "setup"
 """The token of the transaction that fills the tables."""
@@ -171,7 +170,7 @@ _AFTER = (
 
 
 def stamping(table: str, name: str) -> str:
-    """The statement that puts the stamp on a table; ``name`` is what the journal calls it."""
+    """The statement that creates the table's trigger. ``name`` is its name in the journal."""
     return (
         f"CREATE TRIGGER stamp BEFORE INSERT OR UPDATE OR DELETE ON {table}"
         f" FOR EACH ROW EXECUTE FUNCTION soak_stamp('{name}')"
@@ -179,7 +178,7 @@ def stamping(table: str, name: str) -> str:
 
 
 def rights(table: str) -> list[str]:
-    """The statements that give both roles their rights on a table."""
+    """The statements that grant both roles their rights on a table."""
     return [
         f"GRANT SELECT ON {table} TO {WAITER}",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {WRITER}",

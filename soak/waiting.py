@@ -1,4 +1,4 @@
-"""The processes that wait: with a watcher that stays, with none, with watchers that come and go."""
+"""The processes that wait: with one watcher, without, or with watchers that open and close."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ TIMES: Final = {
     "healthy": 5.0,
     "linger": 3.0,
 }
-"""The times of the watchers that are opened here."""
+"""The timing of the watchers that are opened here."""
 
 OWN_ALLOWANCE: Final = 1.0 + 1.2
-"""What these times may add to noticing a change: a heartbeat, the wait before a new connection."""
+"""The delay that this timing may add to noticing a change: a heartbeat, and the backoff."""
 
 SHARED_HEARTBEAT: Final = 10.0
 SHARED_BACKOFF: Final = 36.0
-"""The same of watchers that ``wait_for_row_change`` opens; meanwhile they poll."""
+"""The same for watchers that ``wait_for_row_change`` opens. They poll during that time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """Those who wait in one process.
+    """The actors that wait in one process.
 
     Attributes:
         name: The process's name.
         manner: ``"steady"``, ``"passing"`` or ``"alone"``: whether watchers are opened.
         seed: The run's seed.
         url: The database.
-        actors: How many wait.
-        places: How many engines they share.
-        until: When they stop.
-        sabotage: Whether heartbeats are put off for an hour.
-        directory: Where the logs go.
+        actors: The number of actors.
+        places: The number of engines that they share.
+        until: The time at which they stop.
+        sabotage: Whether the heartbeat is set to an hour.
+        directory: The directory of the logs.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Crowd:
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """An engine, with the watcher that is open for it."""
+    """An engine and its open watcher."""
 
     name: str
     engine: AsyncEngine
@@ -136,7 +136,7 @@ async def _wait_all(crowd: Crowd, log: Log) -> None:
 
 
 async def _read_all(place: Place) -> None:
-    """Know all rows, more or less as they are when the waits begin."""
+    """Read all rows shortly before the waits begin."""
     async with AsyncSession(place.engine, expire_on_commit=False) as session:
         for table, model in MODELS.items():
             for row in await session.scalars(select(model)):
@@ -144,7 +144,7 @@ async def _read_all(place: Place) -> None:
 
 
 async def _look(places: list[Place], log: Log) -> None:
-    """Note now and then how the waits are served."""
+    """Log regularly how the waits are served."""
     while True:
         await asyncio.sleep(1)
         for place in places:
@@ -164,7 +164,7 @@ async def _look(places: list[Place], log: Log) -> None:
 
 
 async def _keep(crowd: Crowd, place: Place, log: Log, number: int, closing: asyncio.Event) -> None:
-    """Keep a watcher open for a place, for good or again and again."""
+    """Keep a watcher open for a place, permanently or with pauses."""
     draw = random.Random(f"{crowd.seed}:{place.name}")
     times = {**TIMES, "heartbeat": 3600.0} if crowd.sabotage else TIMES
     passing = crowd.manner == "passing"
@@ -184,7 +184,7 @@ async def _keep(crowd: Crowd, place: Place, log: Log, number: int, closing: asyn
                 place.watcher = None
                 place.opened.clear()
                 log.write("closing", place=place.name, at=time.monotonic())
-        except WatcherStateError:  # a wait without it has opened one of its own
+        except WatcherStateError:  # a wait without a watcher has opened another
             await asyncio.sleep(0.05)
         else:
             log.write("closed", place=place.name, at=time.monotonic())
@@ -195,10 +195,10 @@ class Actor:
     """Makes one wait after the other.
 
     Args:
-        crowd: Whose it is.
-        name: Its name, from which its operations follow.
+        crowd: The actors of the process.
+        name: Its name. Its operations depend on it.
         place: The engine that it uses.
-        log: Where it writes.
+        log: The log.
     """
 
     def __init__(self, crowd: Crowd, name: str, place: Place, log: Log) -> None:
@@ -208,7 +208,7 @@ class Actor:
         self._log = log
 
     async def run(self) -> None:
-        """Wait, until cancelled."""
+        """Wait repeatedly until canceled."""
         for k, operation in enumerate(plan.waits(self._crowd.seed, self._name)):
             await asyncio.sleep(operation.pause)
             if self._crowd.manner != "alone":
@@ -252,7 +252,7 @@ class Actor:
             outcome, record["error"] = "timeout", error.served
         except WatcherStateError as error:
             outcome, record["error"] = "closed", str(error)
-        except Exception as error:  # noqa: BLE001  # the oracle judges whatever it is
+        except Exception as error:  # noqa: BLE001  # the oracle judges it
             outcome, record["error"] = "error", f"{type(error).__name__}: {error}"[:400]
             record["raised"] = _frames(error)
         finally:
@@ -269,11 +269,11 @@ class Actor:
         try:
             return await rowbell.wait_for_row_change(session, model, operation.key, **arguments)
         finally:
-            with suppress(Exception):  # its connection may be lost, which is not the wait's error
+            with suppress(Exception):  # a lost connection here is no error of the wait
                 await asyncio.shield(session.close())
 
     async def _read(self, operation: plan.Wait) -> Stamped | None:
-        """The row as it is now; whatever goes wrong with that is not what is tested."""
+        """Read the current row. Errors of this read are not tested."""
         while True:
             with suppress(Exception):
                 engine = self._place.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -288,7 +288,7 @@ class Actor:
 
 
 def _frames(error: Exception) -> list[str]:
-    """Where in rowbell it was raised, for those who look for the cause."""
+    """The frames of rowbell in the traceback, to find the cause."""
     return [
         f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
         for frame in traceback.extract_tb(error.__traceback__)

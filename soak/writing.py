@@ -1,4 +1,4 @@
-"""The processes that write, in all the ways in which rows change."""
+"""The processes that write, in all ways in which rows can change."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ TROUBLE: Final = (
     OSError,
     TimeoutError,
 )
-"""What a statement may fail with while things are broken."""
+"""The errors with which a statement may fail during faults."""
 
 TRIES: Final = 20
-"""How often the second transaction of a write is tried, so that no row stays away for ever."""
+"""How often the second transaction of a write is tried, so that no row stays away forever."""
 
 
 @dataclass(frozen=True, slots=True)
 class Office:
-    """Those who write in one process.
+    """The actors that write in one process.
 
     Attributes:
         name: The process's name.
         seed: The run's seed.
         url: The database.
-        actors: How many write.
-        until: When they stop.
-        directory: Where the logs go.
+        actors: The number of actors.
+        until: The time at which they stop.
+        directory: The directory of the logs.
     """
 
     name: str
@@ -78,9 +78,9 @@ class Actor:
     """Makes one write after the other.
 
     Args:
-        office: Whose it is.
-        name: Its name, from which its operations follow.
-        log: Where it writes.
+        office: The actors of the process.
+        name: Its name. Its operations depend on it.
+        log: The log.
     """
 
     def __init__(self, office: Office, name: str, log: Log) -> None:
@@ -92,7 +92,7 @@ class Actor:
         self._unknown: list[tuple[str, int]] = []
 
     async def run(self) -> None:
-        """Write, until it is time to stop."""
+        """Write repeatedly until it is time to stop."""
         try:
             for k, operation in enumerate(plan.writes(self._office.seed, self._name)):
                 if time.monotonic() >= self._office.until:
@@ -124,7 +124,7 @@ class Actor:
         operation: plan.Write,
         work: Callable[[Connection, plan.Write], Awaitable[None]],
     ) -> bool | None:
-        """One transaction; whether it is committed, ``None`` if nobody knows."""
+        """Execute one transaction. Return whether it is committed, ``None`` if that is unknown."""
         connection = await self._connected()
         xid, sent = 0, 0.0
         automatic = operation.how == "autocommit"
@@ -163,7 +163,7 @@ class Actor:
         return True
 
     async def _unit_of_work(self, token: str, operation: plan.Write) -> None:
-        """The same by the ORM."""
+        """The same with the ORM."""
         sent, xid = 0.0, 0
         try:
             engine = self._engine.execution_options(isolation_level=operation.isolation)
@@ -181,7 +181,7 @@ class Actor:
                 xid = await session.scalar(text("SELECT pg_current_xact_id()::text::bigint")) or 0
                 sent = time.monotonic()
                 await session.commit()
-        except Exception as error:  # noqa: BLE001  # the journal says what has become of it
+        except Exception as error:  # noqa: BLE001  # the journal shows the outcome
             outcome = "unknown" if sent else "failed"
             self._note(
                 token, operation, outcome, xid, sent=sent, error=f"{type(error).__name__}: {error}"
@@ -216,7 +216,7 @@ class Actor:
         )
 
     async def _clean(self, connection: Connection) -> None:
-        """Have no transaction open, or no connection."""
+        """End the open transaction, or close the connection."""
         try:
             await connection.execute("ROLLBACK")
         except TROUBLE:
@@ -224,7 +224,7 @@ class Actor:
             self._connection = None
 
     async def _connected(self) -> Connection:
-        """A connection, as soon as the server has one; then what was unknown is resolved."""
+        """Connect as soon as the server accepts it, and then resolve unknown transactions."""
         while True:
             with suppress(*TROUBLE):
                 if self._connection is None or self._connection.is_closed():
@@ -245,12 +245,12 @@ class Actor:
             await asyncio.sleep(0.1)
 
     async def _resolve(self, connection: Connection, token: str, xid: int) -> None:
-        """Find out whether a transaction is committed, whose COMMIT was not answered.
+        """Find out whether a transaction is committed after its COMMIT was not answered.
 
-        The journal tells. A transaction's number alone would not: after a crash it may be that of
-        another one.
+        The journal shows that. The transaction ID alone does not: after a crash, another
+        transaction may have the same ID.
         """
-        with suppress(asyncpg.InvalidParameterValueError):  # a number that no longer exists
+        with suppress(asyncpg.InvalidParameterValueError):  # an ID that no longer exists
             while await connection.fetchval(
                 "SELECT pg_xact_status($1::text::xid8) = 'in progress' AND NOT EXISTS"
                 " (SELECT FROM pg_prepared_xacts WHERE gid = $2)",
