@@ -1,4 +1,4 @@
-"""What a trigger costs one UPDATE of many rows."""
+"""The cost of a trigger for one UPDATE of many rows."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ CASES = [
     (DECLARED, 10_000),
     *((peer, 0) for peer in PEERS),
 ]
-"""The trigger, and how many other rows are registered as watched."""
+"""The trigger, and the number of other rows that are registered."""
 
 
 class Case(TypedDict):
-    """The seconds of one UPDATE, and beside those without a trigger."""
+    """The seconds of one UPDATE, and their ratio to an UPDATE without a trigger."""
 
     trigger: str
     watched: int
@@ -55,7 +55,7 @@ class Bulk(TypedDict):
 
 
 async def measure(url: URL, *, quick: bool) -> Bulk:
-    """Each trigger in random turn."""
+    """Measure the triggers in random order."""
     rounds = 2 if quick else 5
     async with prepared(url, TABLE, 2 * ROWS):
         pass
@@ -87,7 +87,7 @@ async def measure(url: URL, *, quick: bool) -> Bulk:
 
 
 def section(bulk: Bulk) -> Section:
-    """The table."""
+    """The section of the page."""
     found = Section(
         f"One UPDATE of {ROWS:,} rows",
         "The rows are not watched. Each UPDATE has a new connection; triggers in random turn,"

@@ -1,4 +1,4 @@
-"""Thousands of short waits a second, while one old transaction keeps all dead rows."""
+"""Thousands of short waits per second, while an old transaction keeps all dead rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RATE, LASTING = 2_000, 0.25
 
 
 class Sample(TypedDict):
-    """What one stretch of the time showed: sizes in MiB, the latency in ms."""
+    """The values of one period: sizes in MiB, the latency in ms."""
 
     minute: float
     begun: int
@@ -42,7 +42,7 @@ class Sample(TypedDict):
 
 
 class Point(TypedDict):
-    """The part of a sample that is drawn."""
+    """The values of a sample for the plot."""
 
     minute: float
     table: float
@@ -58,7 +58,7 @@ class Churn(TypedDict):
 
 @dataclass
 class Load:
-    """The waits, and what is seen of them meanwhile."""
+    """The waits, and the measurements during the waits."""
 
     watcher: rowbell.RowWatcher
     row: type[Row]
@@ -73,7 +73,7 @@ class Load:
         return time.perf_counter() - self.start
 
     async def run(self) -> None:
-        """Begin short waits at the rate."""
+        """Begin short waits at the given rate."""
         async with asyncio.TaskGroup() as tasks:
             while (now := self.elapsed()) < self.seconds:
                 for _ in range(int(now * RATE) - self.begun):
@@ -86,7 +86,7 @@ class Load:
             await self.watcher.wait_for_change(self.row, random.randint(1, ROWS), timeout=LASTING)
 
     async def probe(self, writer: WriterProcess) -> None:
-        """Wait for one more row, and change it, all the time."""
+        """Wait for one more row and change it, repeatedly."""
         seen = 0
         while self.elapsed() < self.seconds:
             wait = asyncio.ensure_future(
@@ -98,7 +98,7 @@ class Load:
             self.latencies.append(writer.since_commit(time.monotonic_ns()))
 
     async def observe(self, observer: Any, every: int) -> None:
-        """Take a sample every so many seconds."""
+        """Take a sample at regular intervals, given in seconds."""
         last = 0
         while self.elapsed() < self.seconds:
             await asyncio.sleep(every)
@@ -124,7 +124,7 @@ class Load:
 
 
 async def measure(url: URL, *, quick: bool) -> Churn:
-    """Ten minutes of such waits."""
+    """Measure ten minutes of such waits."""
     seconds, every = (20, 5) if quick else (600, 10)
     async with (
         prepared(url, TABLE, PROBE) as engine,
@@ -150,7 +150,7 @@ async def measure(url: URL, *, quick: bool) -> Churn:
 
 
 def section(churn: Churn) -> Section:
-    """The table."""
+    """The section of the page."""
     minutes = churn["seconds"] / 60
     found = Section(
         "Churn under an old transaction",
@@ -185,7 +185,7 @@ def section(churn: Churn) -> Section:
 
 
 def draw(figure: Any, churn: Churn) -> None:
-    """Above the sizes, below the latency."""
+    """Draw the sizes above, and the latency below."""
     curve = churn["curve"]
     minutes = [point["minute"] for point in curve]
     sizes, latency = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))

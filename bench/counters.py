@@ -1,4 +1,4 @@
-"""What is counted beside the time: statements, connections and memory."""
+"""Counters of statements, connections and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 
 class Statements:
-    """Counts the statements that an engine sends, and those of a listener made like it."""
+    """Counts the statements that an engine and its listeners send."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.count = 0
@@ -23,12 +23,12 @@ class Statements:
         self.count += 1
 
     def _connected(self, connection: Any, _record: object) -> None:
-        # The listener uses asyncpg itself, which the engine's events do not see.
+        # The listener uses asyncpg directly, so the engine's events do not see its statements.
         connection.driver_connection.add_query_logger(self._one_more)
 
 
 async def connections(observer: asyncpg.Connection[Any]) -> int:
-    """The connections to the observer's database, its own excluded."""
+    """The number of connections to the observer's database, without its own."""
     count: int = await observer.fetchval(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"

@@ -1,4 +1,4 @@
-"""Ten thousand waits in one process: begun at once, idle, and ended by one UPDATE."""
+"""Ten thousand waits in one process: they begin at once, idle, and end by one UPDATE."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MEASURED: dict[str, tuple[str, int, str, Goal | None]] = {
     "returning block": ("longest block of the event loop meanwhile", 0, " ms", None),
     "session statements": ("statements, each wait with its own session", 0, "", Goal(10_100)),
 }
-"""What is measured, by its key in the numbers: label, digits, unit and goal."""
+"""The measured values, by their key in the numbers: label, digits, unit and goal."""
 
 
 class Crowd(TypedDict):
@@ -50,13 +50,13 @@ class Crowd(TypedDict):
 
 
 async def change_all(engine: AsyncEngine) -> None:
-    """Change each row of the table."""
+    """Change all rows of the table."""
     async with engine.begin() as connection:
         await connection.execute(text(f"UPDATE {TABLE} SET n = n + 1"))
 
 
 async def read_all(engine: AsyncEngine, row: type[Row]) -> float:
-    """The seconds that the ORM takes to read all rows once."""
+    """The time in seconds in which the ORM reads all rows once."""
     async with AsyncSession(engine) as session:
         begun = time.perf_counter()
         list(await session.scalars(select(row)))
@@ -64,7 +64,7 @@ async def read_all(engine: AsyncEngine, row: type[Row]) -> float:
 
 
 class Measurement:
-    """The values of all rounds, by what they measure."""
+    """The values of all rounds, by name."""
 
     def __init__(self, url: URL, engine: AsyncEngine, idle: int) -> None:
         self.values: dict[str, list[float]] = {}
@@ -76,7 +76,7 @@ class Measurement:
         self.values.setdefault(name, []).append(value)
 
     async def round(self, *, first: bool) -> None:
-        """Begin all waits, stay idle if it is the first round, and change all rows."""
+        """Begin all waits, stay idle in the first round, and change all rows."""
         async with rowbell.RowWatcher(self._engine, mode="listen") as watcher:
             gc.collect()
             self._statements.count, begun = 0, time.perf_counter()
@@ -128,7 +128,7 @@ class Measurement:
         self.note("session statements", self._statements.count)
 
     async def memory(self) -> None:
-        """The KiB for each wait, its task included, as Python's allocator counts them."""
+        """The KiB for each wait, including its task, according to Python's allocator."""
         async with rowbell.RowWatcher(self._engine, mode="listen") as watcher:
             gc.collect()
             tracemalloc.start()
@@ -138,7 +138,7 @@ class Measurement:
 
 
 async def measure(url: URL, *, quick: bool) -> Crowd:
-    """Some rounds, of which the first is idle for a while."""
+    """Measure several rounds. The first has an idle time."""
     rounds, idle = (2, 5) if quick else (5, 60)
     async with prepared(url, TABLE, WAITS) as engine:
         await install(engine, TABLE)
@@ -152,7 +152,7 @@ async def measure(url: URL, *, quick: bool) -> Crowd:
 
 
 def section(crowd: Crowd) -> Section:
-    """The table."""
+    """The section of the page."""
     return Section(
         f"{WAITS:,} waits in one process",
         f"For {WAITS:,} rows, with triggers; {crowd['rounds']} rounds, idle for {crowd['idle']} s"

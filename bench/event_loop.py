@@ -1,4 +1,4 @@
-"""For how long the event loop is blocked at a time."""
+"""How long the event loop is blocked without a break."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PERIOD = 0.001
 
 @asynccontextmanager
 async def blocks() -> AsyncGenerator[list[float]]:
-    """The times for which the loop is blocked while this is entered, in milliseconds.
+    """The times in milliseconds for which the event loop is blocked inside the context.
 
-    The garbage collector's time is left out: a pass walks through all objects of the process,
-    whichever allocation starts it.
+    They do not include the garbage collector's time: a pass visits all objects of the process,
+    independent of the allocation that starts it.
     """
     found, collecting, begun = list[float](), 0.0, 0.0
 

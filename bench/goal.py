@@ -1,4 +1,4 @@
-"""What a measured value should be, and whether it is."""
+"""The goal for a measured value, and whether it is reached."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from spread import Spread, cell
 
 @dataclass(frozen=True)
 class Goal:
-    """The most that a value may be.
+    """The upper limit for a value.
 
     Attributes:
-        most: The value that reaches the goal just so.
+        most: The highest value that reaches the goal.
         unit: Its unit, with a space before it.
     """
 
@@ -28,9 +28,9 @@ class Goal:
 def row(
     label: str, value: float | Spread, digits: int, unit: str = "", goal: Goal | None = None
 ) -> list[str]:
-    """A table's row: what was measured, the value, and the goal with its verdict.
+    """A row of a table: what was measured, the value, and the goal with its verdict.
 
-    The median of a spread decides.
+    For a spread, the median decides.
     """
     if isinstance(value, dict):
         text, decisive = cell(value, digits, unit), value["median"]

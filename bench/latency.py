@@ -1,4 +1,4 @@
-"""How long it takes from a commit until the wait returns."""
+"""The time from a commit until the wait returns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WARM_UP = 10
 async def one_by_one(
     wait: Wait, writer: WriterProcess, table: str, *, count: int, seen: int
 ) -> list[float]:
-    """The milliseconds that each of that many changes takes, one after the other."""
+    """The milliseconds of each change. Changes follow one after the other."""
     taken: list[float] = []
     for _ in range(count):
         waiting = asyncio.ensure_future(wait(1, seen))
@@ -35,7 +35,7 @@ async def one_by_one(
 async def by_round(
     url: URL, ways: Mapping[str, Way], rounds: int, changes: int
 ) -> dict[str, Sequence[Sequence[float]]]:
-    """For each way and round the milliseconds; a round before them is not counted."""
+    """The milliseconds for each way and round. A first round is not counted."""
     found: dict[str, list[list[float]]] = {name: [] for name in ways}
     seen = dict.fromkeys(ways, 0)
     opened: dict[str, tuple[str, Wait]] = {}

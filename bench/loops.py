@@ -19,7 +19,7 @@ SHOWN = {name: NOTIFIED[name] for name in (FLOOR, BY_SESSION, BY_WATCHER)}
 
 
 class OnLoop(TypedDict):
-    """The medians of the rounds on one loop, in milliseconds and beside the floor."""
+    """The medians of the rounds on one loop, in milliseconds and as ratios to the floor."""
 
     p50: Spread
     ratio: Spread
@@ -33,7 +33,7 @@ class Loops(TypedDict):
 
 
 async def on_loop(url: URL, rounds: int, changes: int) -> dict[str, OnLoop]:
-    """The latencies on the loop that runs."""
+    """Measure the latencies on the running event loop."""
     found = await by_round(url, SHOWN, rounds, changes)
     p50 = {name: [median(taken) for taken in turns] for name, turns in found.items()}
     return {
@@ -43,7 +43,7 @@ async def on_loop(url: URL, rounds: int, changes: int) -> dict[str, OnLoop]:
 
 
 async def measure(url: URL, *, quick: bool) -> Loops:
-    """On both loops, one after the other."""
+    """Measure on both loops, one after the other."""
     import uvloop  # noqa: PLC0415
 
     rounds, changes = (2, 20) if quick else (3, 80)
@@ -56,7 +56,7 @@ async def measure(url: URL, *, quick: bool) -> Loops:
 
 
 def section(loops: Loops) -> Section:
-    """The table."""
+    """The section of the page."""
     found = Section(
         "uvloop",
         f"Wake latency on asyncio's own event loop and on uvloop, {loops['rounds']} rounds of"

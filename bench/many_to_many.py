@@ -1,6 +1,6 @@
-"""What it takes to relate many rows to one: m2m_add, m2m_set and m2m_remove beside the ORM.
+"""The time to relate many rows to one: ``m2m_add``, ``m2m_set`` and ``m2m_remove`` and the ORM.
 
-Each round does all ways in random turn. Each way has a transaction that is rolled back.
+Each round measures all ways in random order. Each way has a transaction that is rolled back.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ async def remove(session: AsyncSession, owner: Owner, items: list[Item]) -> None
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do a task, and whether the rows are related before."""
+    """One way to do a task, and whether the rows are related at the start."""
 
     task: str
     name: str
@@ -117,7 +117,7 @@ class ManyToMany(TypedDict):
 
 
 async def create(engine: AsyncEngine, rows: int) -> None:
-    """The tables, with one owner and so many items."""
+    """Create the tables, with one owner and that many items."""
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
         await connection.execute(
@@ -128,7 +128,7 @@ async def create(engine: AsyncEngine, rows: int) -> None:
 
 
 async def once(session: AsyncSession, way: Way) -> float:
-    """The seconds that one way takes; its changes are rolled back."""
+    """The time of one way in seconds. Its changes are rolled back."""
     async with session:
         owner = await session.get_one(Owner, 1)
         items = list(await session.scalars(select(Item).order_by(Item.id)))
@@ -142,7 +142,7 @@ async def once(session: AsyncSession, way: Way) -> float:
 
 
 async def one_insert(engine: AsyncEngine, rows: int) -> str:
-    """The error of one INSERT of so many values."""
+    """The error of one INSERT of that many values."""
     values = [{"owner_id": 1, "item_id": number} for number in range(1, rows + 1)]
     async with engine.connect() as connection:
         try:
@@ -153,7 +153,7 @@ async def one_insert(engine: AsyncEngine, rows: int) -> str:
 
 
 async def measure(url: URL, *, quick: bool) -> ManyToMany:
-    """Each way in random turn."""
+    """Measure the ways in random order."""
     rounds, rows = (2, 20_000) if quick else (5, 100_000)
     seconds: dict[Way, list[float]] = {way: [] for way in WAYS}
     engine = create_async_engine(url)
@@ -174,7 +174,7 @@ async def measure(url: URL, *, quick: bool) -> ManyToMany:
 
 
 def section(found: ManyToMany) -> Section:
-    """The table."""
+    """The section of the page."""
     error = found["one_insert"]
     return Section(
         f"{found['rows']:,} related rows",

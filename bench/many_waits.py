@@ -15,7 +15,7 @@ from table import Row
 async def begun(
     watcher: rowbell.RowWatcher, row: type[Row], count: int, **more: Any
 ) -> AsyncGenerator[list[asyncio.Task[Row]]]:
-    """A wait for each of the first rows; those that have not returned are canceled at the end."""
+    """A wait for each of the first rows. Waits that have not returned are canceled at the end."""
     waits = [
         asyncio.create_task(watcher.wait_for_change(row, key, **more))
         for key in range(1, count + 1)
@@ -30,7 +30,7 @@ async def begun(
 async def armed(
     watcher: rowbell.RowWatcher, row: type[Row], count: int
 ) -> AsyncGenerator[list[asyncio.Task[Row]]]:
-    """Such waits, once all of them are armed."""
+    """Such waits, after all of them are armed."""
     async with begun(watcher, row, count) as waits:
         await all_armed(watcher, count)
         yield waits

@@ -1,4 +1,4 @@
-"""What one notification costs the process, by the number of waits."""
+"""The cost of one notification in the process, by the number of waits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TABLE = "notified"
 RATIO_GOAL = Goal(1.3)
 
 CHANNEL = "SELECT rowbell.channel(max(number)) FROM rowbell.listener"
-# Each payload names the row that is waited for. All differ, or the server would send only one.
+# Each payload names the watched row. All payloads differ; the server would send equal ones once.
 SEND = (
     f"SELECT count(pg_notify($1, '1:' || '{TABLE}'::regclass::oid || ':' ||"
     " hash_record_extended(ROW(1), 0) || ',' || i)) FROM generate_series(1, $2::int) AS i"
@@ -33,7 +33,7 @@ SEND = (
 
 
 class Burst(TypedDict):
-    """Many notifications for one row: MiB that memory grew by, and reads of the row."""
+    """Many notifications for one row: the growth of memory in MiB, and the reads of the row."""
 
     count: int
     mib: float
@@ -41,7 +41,7 @@ class Burst(TypedDict):
 
 
 class Cost(TypedDict):
-    """The CPU time of a notification in microseconds, and beside that with one wait."""
+    """The CPU time of a notification in microseconds, and its ratio to that with one wait."""
 
     microseconds: Spread
     ratio: Spread
@@ -61,7 +61,7 @@ class Sender:
         self._connection, self._watcher, self._channel = connection, watcher, channel
 
     async def send(self, count: int) -> float:
-        """The CPU time of this process for each of them, in microseconds."""
+        """The CPU time of this process for each notification, in microseconds."""
         target = self._watcher.statistics().notifications + count
         cpu = time.process_time()
         await self._connection.fetchval(SEND, self._channel, count)
@@ -70,7 +70,7 @@ class Sender:
         return 1e6 * (time.process_time() - cpu) / count
 
     async def burst(self, count: int) -> Burst:
-        """So many notifications, one after the other."""
+        """Send that many notifications, one after the other."""
         gc.collect()
         before, reads = memory(), self._watcher.statistics().rereads
         for _ in range(count // 20_000):
@@ -83,7 +83,7 @@ class Sender:
 
 
 async def measure(url: URL, *, quick: bool) -> Notifications:
-    """Each number of waits in random turn; in the first round one burst."""
+    """Measure each number of waits, in random order. The first round also has a burst."""
     count, rounds = (2_000, 2) if quick else (20_000, 5)
     costs: dict[int, list[float]] = {size: [] for size in SIZES}
     burst: Burst | None = None
@@ -114,7 +114,7 @@ async def measure(url: URL, *, quick: bool) -> Notifications:
 
 
 def section(notifications: Notifications) -> Section:
-    """The table."""
+    """The section of the page."""
     burst = notifications["burst"]
     found = Section(
         "One notification",

@@ -1,4 +1,4 @@
-"""The page ``docs/benchmarks.md``, made of the sections of all parts that were measured."""
+"""The page ``docs/benchmarks.md``. It consists of the sections of all measured parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ A goal is reached if the median is within it. Where a goal is missed, [scaling.m
 
 
 def page(sections: Sequence[tuple[Section, Run]]) -> str:
-    """The page, with the sections in the order given.
+    """The page, with the sections in the given order.
 
     Its head names the run that measured the most sections, and of several such runs the newest.
     """
@@ -31,12 +31,12 @@ def page(sections: Sequence[tuple[Section, Run]]) -> str:
 
 
 def described(run: Run) -> str:
-    """A run, in full."""
+    """The full description of a run."""
     return f"Measured on {run['date']}: {run['machine']}; {run['server']}; {run['packages']}."
 
 
 def difference(run: Run, head: Run) -> str:
-    """A run as a section states it beside the page's head: nothing if it is the same run."""
+    """How a section describes its run: only what differs from the page's head."""
     if run == head:
         return ""
     facts = [run["machine"], run["server"], run["packages"]]

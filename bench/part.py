@@ -1,4 +1,4 @@
-"""A part of the benchmark: how it is measured, written down and drawn."""
+"""A part of the benchmark: how it is measured, described and drawn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N_co = TypeVar("N_co", covariant=True)
 
 
 class Measure(Protocol[N_co]):
-    """Measures on the server of that URL; ``quick`` is too short to quote."""
+    """Measures on the server with that URL. ``quick`` is too short for published numbers."""
 
     def __call__(self, url: URL, *, quick: bool) -> Coroutine[Any, Any, N_co]: ...
 

@@ -36,6 +36,6 @@ PARTS: dict[str, Part[Any]] = {
 
 
 def written() -> str:
-    """The page, from the numbers that are kept of all parts."""
+    """The page, from the saved numbers of all parts."""
     kept = [(part, load(name)) for name, part in PARTS.items()]
     return page([(part.section(of["numbers"]), of["run"]) for part, of in kept if of is not None])

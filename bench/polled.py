@@ -27,7 +27,7 @@ INTERVAL = 0.5
 
 
 class Polled(TypedDict):
-    """Queries in each interval; seconds; percent of a core; milliseconds."""
+    """The results: queries in each interval, seconds, percent of a core, milliseconds."""
 
     queries: float
     median: float
@@ -37,7 +37,7 @@ class Polled(TypedDict):
 
 
 async def measure(url: URL, *, quick: bool) -> Polled:
-    """Single rows are changed at random moments."""
+    """Measure while single rows are changed at random moments."""
     seconds = 4 if quick else 20
     row, late = model(TABLE), list[float]()
     async with (
@@ -63,7 +63,7 @@ async def measure(url: URL, *, quick: bool) -> Polled:
                 await asyncio.wait([task])
             elapsed = time.perf_counter() - start
             cpu = 100 * (time.process_time() - cpu) / elapsed
-            # A change that is found ends a wait, and its instance takes one more statement.
+            # Each change that is found ends a wait. Its instance needs one more statement.
             queries = (statements.count - len(late)) / (elapsed / INTERVAL)
             async with blocks() as found:
                 await asyncio.sleep(seconds)
@@ -77,7 +77,7 @@ async def measure(url: URL, *, quick: bool) -> Polled:
 
 
 def section(polled: Polled) -> Section:
-    """The table."""
+    """The section of the page."""
     return Section(
         f"{WAITS:,} polled waits",
         f"No trigger, interval {INTERVAL} s; single rows are changed at random moments.",

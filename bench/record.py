@@ -1,7 +1,7 @@
-"""What is kept of a part that was measured: its numbers, and the run that measured them.
+"""The saved results of a part: its numbers, and the run that measured them.
 
-Each part has a JSON file in ``bench/numbers``. The page and the plots are made from these files,
-so that a part can be measured alone, and the page changed without measuring.
+Each part has a JSON file in ``bench/numbers``. The page and the plots are made from these files. So
+one part can be measured alone, and the page can be changed without measuring.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NUMBERS = Path(__file__).parent / "numbers"
 
 
 class Run(TypedDict):
-    """When and on what a part was measured."""
+    """The date and the system of a measurement."""
 
     date: str
     machine: str
@@ -24,21 +24,21 @@ class Run(TypedDict):
 
 
 class Record(TypedDict):
-    """The run and the numbers; their shape is the part's."""
+    """The run and the numbers. Each part defines the structure of its numbers."""
 
     run: Run
     numbers: Any
 
 
 def save(part: str, record: Record, folder: Path = NUMBERS) -> None:
-    """Keep a part's record, in place of the one before."""
+    """Save a part's record. It replaces the previous one."""
     folder.mkdir(exist_ok=True)
     text = json.dumps(record, indent=2, ensure_ascii=False)
     (folder / f"{part}.json").write_text(_on_one_line(text) + "\n")
 
 
 def load(part: str, folder: Path = NUMBERS) -> Record | None:
-    """A part's record, if the part has been measured."""
+    """The record of a part, or ``None`` if the part was never measured."""
     path = folder / f"{part}.json"
     if not path.exists():
         return None
@@ -47,7 +47,7 @@ def load(part: str, folder: Path = NUMBERS) -> Record | None:
 
 
 def _on_one_line(text: str) -> str:
-    """JSON in which the innermost objects and lists take one line each, where that is short."""
+    """Put short innermost objects and lists of the JSON on one line each."""
 
     def join(found: re.Match[str]) -> str:
         line = re.sub(r"(?<=[{[])\s+|\s+(?=[]}])", "", found[0])

@@ -36,7 +36,7 @@ PACKAGES = (
 
 
 async def this_run(url: URL, date: str) -> Run:
-    """The date, and what is measured on."""
+    """The date, the machine and the versions."""
     async with connected(url) as connection:
         server = await connection.fetchval("SELECT split_part(version(), ' on ', 1)")
     settings = ", ".join(f"{name} = {value}" for name, value in SETTINGS.items())
@@ -60,7 +60,7 @@ def cpu() -> str:
 
 
 def measure(name: str, date: str, *, quick: bool) -> None:
-    """Measure a part and print its section; keep its numbers unless it was quick."""
+    """Measure a part and print its section. Save its numbers unless ``quick``."""
     part, begun = PARTS[name], time.monotonic()
     with EmbeddedServer(SETTINGS) as server:
         numbers = asyncio.run(part.measure(server.url, quick=quick))
@@ -75,7 +75,7 @@ def measure(name: str, date: str, *, quick: bool) -> None:
 
 
 def redraw(names: Iterable[str]) -> None:
-    """Draw the plots of these parts, and write the page, from the numbers that are kept."""
+    """Draw the plots of these parts, and write the page, from the saved numbers."""
     for name in names:
         part, kept = PARTS[name], record.load(name)
         if kept is not None and part.draw is not None:
@@ -84,7 +84,7 @@ def redraw(names: Iterable[str]) -> None:
 
 
 def main() -> None:
-    """Measure the parts asked for, or only write down again what was measured."""
+    """Measure the parts, or only write the page again from saved numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all by default")
     how = parser.add_mutually_exclusive_group()

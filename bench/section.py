@@ -1,4 +1,4 @@
-"""A section of the page: what one part of the benchmark has measured, as Markdown."""
+"""A section of the page: the results of one part of the benchmark as Markdown."""
 
 from __future__ import annotations
 

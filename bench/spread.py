@@ -7,11 +7,11 @@ from statistics import median
 from typing import TypedDict
 
 DIGITS = 5
-"""How many significant digits are kept: more than a table shows."""
+"""The number of significant digits that are saved: more than a table shows."""
 
 
 class Spread(TypedDict):
-    """A median, and the range around it: least to most, or the middle half."""
+    """A median and a range: from the least to the most value, or the middle half."""
 
     median: float
     low: float
@@ -19,7 +19,7 @@ class Spread(TypedDict):
 
 
 def short(value: float) -> float:
-    """The value with the digits that are kept."""
+    """The value, rounded to the digits that are saved."""
     return float(f"{value:.{DIGITS}g}")
 
 
@@ -36,11 +36,11 @@ def middle_half(values: Sequence[float]) -> Spread:
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Each round's value, divided by the base of the same round."""
+    """The value of each round, divided by the base of the same round."""
     return [value / of for value, of in zip(values, base, strict=True)]
 
 
 def cell(spread: Spread, digits: int = 2, unit: str = "") -> str:
-    """The spread as a table shows it."""
+    """The spread as text for a table."""
     low, high = f"{spread['low']:,.{digits}f}", f"{spread['high']:,.{digits}f}"
     return f"{spread['median']:,.{digits}f}{unit} [{low}..{high}]"

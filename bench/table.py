@@ -1,4 +1,4 @@
-"""The table on which everything is measured; each way to wait has one of its own."""
+"""The measured table. Each way to wait has its own copy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Base(DeclarativeBase):
 
 
 class Row(Base):
-    """A row as an application has it: a key, and some columns of some types."""
+    """A typical row of an application: a key, and columns of several types."""
 
     __abstract__ = True
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -32,13 +32,13 @@ class Row(Base):
 
 @cache
 def model(table: str) -> type[Row]:
-    """The mapped class of the table of that name."""
+    """The mapped class for the table of that name."""
     made: Any = type(table.title(), (Row,), {"__tablename__": table, "__module__": __name__})
     return made  # type: ignore[no-any-return]
 
 
 def create(connection: Connection, table: str, rows: int) -> None:
-    """Create or replace the table, with that many rows; half of each page is free, for updates."""
+    """Create or replace the table, with that many rows. Half of each page is free for updates."""
     connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
     model(table).metadata.tables[table].create(connection)
     connection.execute(text(f"ALTER TABLE {table} SET (fillfactor = 50)"))
@@ -46,7 +46,7 @@ def create(connection: Connection, table: str, rows: int) -> None:
 
 
 async def connect(url: URL) -> asyncpg.Connection[Any]:
-    """A bare connection to a server on a unix socket."""
+    """An asyncpg connection to a server on a unix socket."""
     return await asyncpg.connect(
         host=str(url.query["host"]), user=url.username, database=url.database
     )
@@ -54,7 +54,7 @@ async def connect(url: URL) -> asyncpg.Connection[Any]:
 
 @asynccontextmanager
 async def connected(url: URL) -> AsyncGenerator[asyncpg.Connection[Any]]:
-    """A bare connection, closed at the end."""
+    """An asyncpg connection that is closed at the end."""
     connection = await connect(url)
     yield connection
     await connection.close()
@@ -66,7 +66,7 @@ def libpq_url(url: URL) -> str:
 
 
 async def execute(url: URL, statements: Sequence[str]) -> None:
-    """Execute each statement in a transaction of its own."""
+    """Execute each statement in its own transaction."""
     async with connected(url) as connection:
         for statement in statements:
             await connection.execute(statement)
@@ -74,7 +74,7 @@ async def execute(url: URL, statements: Sequence[str]) -> None:
 
 @asynccontextmanager
 async def prepared(url: URL, table: str, rows: int) -> AsyncGenerator[AsyncEngine]:
-    """An engine, once it has created the table."""
+    """Create the table, and give the engine."""
     engine = create_async_engine(url)
     async with engine.begin() as connection:
         await connection.run_sync(create, table, rows)

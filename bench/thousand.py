@@ -1,4 +1,4 @@
-"""A thousand waits at once, by each way."""
+"""A thousand waits at the same time, with each way to wait."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ways import with_polling
 COUNT = 1_000
 INTERVAL = 0.5
 START = 3
-"""After how many seconds all waits count as begun."""
+"""The seconds after which all waits count as begun."""
 
 GIVE_UP = 15
-"""After how many seconds a wait that has not returned counts as missed."""
+"""The seconds after which a wait that has not returned counts as missed."""
 
 
 class Taken(TypedDict):
-    """What the waits of one way take; ``last`` is missing if not all of them returned."""
+    """The results of one way. ``last`` is missing if not all waits returned."""
 
     connections: Spread
     cpu: Spread
@@ -41,7 +41,7 @@ class Thousand(TypedDict):
 
 
 async def measure(url: URL, *, quick: bool) -> Thousand:
-    """One way after the other."""
+    """Measure one way after the other."""
     idle, rounds = 2 if quick else 5, 1 if quick else 3
     found: dict[str, Taken] = {}
     for number, (name, way) in enumerate(with_polling(INTERVAL).items()):
@@ -79,7 +79,7 @@ async def measure(url: URL, *, quick: bool) -> Thousand:
 
 
 def section(thousand: Thousand) -> Section:
-    """The table."""
+    """The section of the page."""
     found = Section(
         f"{COUNT:,} waits, beside the peers",
         f"Each way has {COUNT:,} waits for as many rows, and is idle for {thousand['idle']} s. One"

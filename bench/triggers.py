@@ -1,7 +1,7 @@
-"""The triggers that are compared on the writer's side: rowbell's, its peers', and none.
+"""The triggers whose cost for writers is compared: rowbell's, those of other libraries, and none.
 
-Each is installed once, by its own library. What is kept is the statement that creates the
-trigger; its function stays in the database.
+Each library installs its trigger once. The statement that creates the trigger is saved, and the
+trigger's function stays in the database.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Base(DeclarativeBase):
 
 @rowbell.watched(columns=["status"])
 class Declared(Base):
-    """The same table, with a declaration of the columns worth watching."""
+    """The same table, with declared columns."""
 
     __tablename__ = TABLE
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -40,7 +40,7 @@ class Declared(Base):
 
 
 async def installed(url: URL) -> dict[str, list[str]]:
-    """Install each trigger and drop it again: the statements that create each."""
+    """Install each trigger and drop it again. Return the statements that create it."""
     nothing = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT"
     await dropped(url)
     found: dict[str, list[str]] = {NONE: []}
@@ -61,7 +61,7 @@ async def installed(url: URL) -> dict[str, list[str]]:
 
 
 async def by_hand(url: URL, name: str, body: str, when: str) -> None:
-    """A function of that body, and a trigger that runs it."""
+    """Create a function with that body, and a trigger that calls it."""
     await execute(
         url,
         [
@@ -73,7 +73,7 @@ async def by_hand(url: URL, name: str, body: str, when: str) -> None:
 
 
 async def by_rowbell(url: URL, mapped: type[DeclarativeBase]) -> None:
-    """The triggers of a mapped class."""
+    """Install rowbell's triggers for a mapped class."""
     engine = create_async_engine(url)
     async with engine.begin() as connection:
         await connection.run_sync(rowbell.install_triggers, mapped)
@@ -81,7 +81,7 @@ async def by_rowbell(url: URL, mapped: type[DeclarativeBase]) -> None:
 
 
 async def by_sqlnotify(url: URL) -> None:
-    """The trigger that sqlnotify installs when it starts."""
+    """Start sqlnotify, which installs its trigger."""
     from sqlnotify import Notifier, Operation  # noqa: PLC0415
 
     os.environ["PGHOST"] = str(url.query["host"])
@@ -94,14 +94,14 @@ async def by_sqlnotify(url: URL) -> None:
 
 
 async def by_pg_sse(url: URL) -> None:
-    """The trigger that pg-sse gives as SQL."""
+    """Install pg-sse's trigger, which it gives as SQL."""
     from pg_sse import trigger_sql  # noqa: PLC0415
 
     await execute(url, [trigger_sql(TABLE, key_column="id", channel=TABLE)])
 
 
 async def taken_off(url: URL) -> list[str]:
-    """Drop all triggers of the table: the statements that create those of an UPDATE."""
+    """Drop all triggers of the table. Return the statements that create those for UPDATE."""
     query = (
         "SELECT pg_get_triggerdef(oid) FROM pg_trigger"
         " WHERE tgrelid = $1::regclass AND NOT tgisinternal AND tgtype & 16 <> 0"
@@ -121,7 +121,7 @@ async def dropped(url: URL) -> None:
 
 
 async def registered(url: URL, first: int, count: int, columns: str | None = None) -> None:
-    """Register exactly that many rows of the table as watched, from that key on."""
+    """Register exactly that many rows of the table, beginning at that key."""
     array = "NULL" if columns is None else f"'{columns}'"
     await execute(
         url,

@@ -1,4 +1,4 @@
-"""Rounds in which everything that is compared takes its turn, in random order."""
+"""Rounds in which all compared things are measured in random order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def turns(part: str, compared: Collection[T], rounds: int) -> Iterator[tuple[int, T]]:
-    """The number of each round, with each of those compared once, in random order."""
+    """The number of each round, with each compared thing once, in random order."""
     for number in range(rounds):
         for one in random.sample(list(compared), len(compared)):
             progress(f"{part}: round {number + 1} of {rounds}, {one}")
@@ -18,5 +18,5 @@ def turns(part: str, compared: Collection[T], rounds: int) -> Iterator[tuple[int
 
 
 def progress(text: str) -> None:
-    """Say what is being measured, in one line that the next overwrites."""
+    """Show what is being measured, in one line. The next line overwrites it."""
     print(text, end="\033[K\r", flush=True)

@@ -1,4 +1,4 @@
-"""Wake latency: from the writer's COMMIT until the waiter has the refreshed instance."""
+"""Wake latency: from the writer's COMMIT until the wait returns the refreshed instance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ P50_GOAL, P99_GOAL = Goal(1.0), Goal(1.25)
 
 
 class Latency(TypedDict):
-    """What one way takes, in milliseconds, and beside the floor of the same round."""
+    """The latency of one way in milliseconds, and its ratio to the floor of the same round."""
 
     p50: Spread
     p99: Spread
@@ -38,7 +38,7 @@ class Wake(TypedDict):
 
 
 async def measure(url: URL, *, quick: bool) -> Wake:
-    """One wait after the other, by each way."""
+    """Measure one wait after the other, with each way."""
     rounds, changes = (2, 20) if quick else (7, 80)
     found = await by_round(url, with_polling(INTERVAL), rounds, changes)
     p50 = {name: [median(taken) for taken in turns] for name, turns in found.items()}
@@ -57,7 +57,7 @@ async def measure(url: URL, *, quick: bool) -> Wake:
 
 
 def section(wake: Wake) -> Section:
-    """The table."""
+    """The section of the page."""
     found = Section(
         "Wake latency",
         "The time from the moment at which COMMIT has returned to the writer, another process,"
@@ -83,7 +83,7 @@ def section(wake: Wake) -> Section:
 
 
 def draw(figure: Any, wake: Wake) -> None:
-    """For each way that is notified the percentiles of all changes."""
+    """Draw the percentiles of all changes for each way with notifications."""
     shown = {
         name: way["percentiles"]
         for name, way in wake["ways"].items()

@@ -1,7 +1,7 @@
-"""The ways to wait: rowbell's, its peers' as PyPI has them, and what a program writes by hand.
+"""The ways to wait: with rowbell, with other libraries from PyPI, and written by hand.
 
-A way is opened on a table of its own, with its own trigger. It gives a function that waits until
-the row of a key has another ``n`` than the one last seen, and returns the new one.
+A way is opened on its own table, with its own trigger. It gives a function that waits until ``n``
+of a row differs from the value last seen, and returns the new value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import rowbell
 from table import Row, connect, connected, execute, libpq_url, model
 
 Wait: TypeAlias = Callable[[int, int], Awaitable[int]]
-"""Given a key and the ``n`` last seen, returns the next."""
+"""Takes a key and the ``n`` last seen, and returns the next ``n``."""
 
 Way: TypeAlias = Callable[[AsyncEngine, str], AbstractAsyncContextManager[Wait]]
 
@@ -29,7 +29,7 @@ BY_WATCHER = "rowbell: RowWatcher"
 
 
 class Notified:
-    """The keys that are waited for, each with an event."""
+    """The watched keys, each with an event."""
 
     def __init__(self) -> None:
         self._events: dict[int, asyncio.Event] = {}
@@ -52,7 +52,7 @@ Listener: TypeAlias = Callable[[AsyncEngine, str], AbstractAsyncContextManager[N
 
 
 async def notify_always(engine: AsyncEngine, table: str) -> None:
-    """Install the usual trigger: it notifies of each row."""
+    """Install the usual trigger, which notifies of each row."""
     await execute(
         engine.url,
         [
@@ -67,7 +67,7 @@ async def notify_always(engine: AsyncEngine, table: str) -> None:
 
 @asynccontextmanager
 async def asyncpg_listener(engine: AsyncEngine, table: str) -> AsyncGenerator[Notified]:
-    """The listener of asyncpg itself."""
+    """The listener of asyncpg."""
     await notify_always(engine, table)
     notified = Notified()
     async with connected(engine.url) as listening:
@@ -98,7 +98,7 @@ async def sqlnotify(engine: AsyncEngine, table: str) -> AsyncGenerator[Notified]
     """The listener of sqlnotify, with one subscription and its logger off."""
     from sqlnotify import Notifier, Operation  # noqa: PLC0415
 
-    os.environ["PGHOST"] = str(engine.url.query["host"])  # it strips the URL's query string
+    os.environ["PGHOST"] = str(engine.url.query["host"])  # sqlnotify drops the URL's query string
     notified, notifier = Notified(), Notifier(db_engine=engine)
     logging.getLogger("sqlnotify").setLevel(logging.ERROR)
     notifier.watch(model(table), Operation.UPDATE)
@@ -113,13 +113,13 @@ async def sqlnotify(engine: AsyncEngine, table: str) -> AsyncGenerator[Notified]
 
 
 async def read(engine: AsyncEngine, row: type[Row], key: int) -> int:
-    """Read a row with the ORM, as the peers' documentation does after a notification."""
+    """Read a row with the ORM, which the libraries' documentation does after a notification."""
     async with AsyncSession(engine) as session:
         return (await session.get_one(row, key, populate_existing=True)).n
 
 
 def with_orm(listener: Listener) -> Way:
-    """A listener, and the ORM's refreshed instance."""
+    """A listener, followed by a refresh with the ORM."""
 
     @asynccontextmanager
     async def way(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
@@ -136,7 +136,7 @@ def with_orm(listener: Listener) -> Way:
 
 @asynccontextmanager
 async def asyncpg_alone(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
-    """Asyncpg without the ORM: its listener, and a SELECT on a second connection."""
+    """Without the ORM: asyncpg's listener, and a SELECT on a second connection."""
     async with asyncpg_listener(engine, table) as notified, connected(engine.url) as reading:
         alone = asyncio.Lock()
 
@@ -152,7 +152,7 @@ async def asyncpg_alone(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]
 
 @asynccontextmanager
 async def pg_sse(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
-    """A stream of pg-sse for each row, which reads with the ORM and stays open after a change."""
+    """A stream of pg-sse for each row. It reads with the ORM, and stays open after a change."""
     from pg_sse import Event, Hub, trigger_sql  # noqa: PLC0415
 
     await execute(engine.url, [trigger_sql(table, key_column="id", channel=table)])
@@ -179,7 +179,7 @@ async def pg_sse(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
 
 
 def toolsets(interval: float) -> Way:
-    """fastapi-toolsets, which polls; the session given holds no connection, its best case."""
+    """fastapi-toolsets, which polls. The session holds no connection, which is its best case."""
 
     @asynccontextmanager
     async def way(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
@@ -203,7 +203,7 @@ async def install(engine: AsyncEngine, table: str) -> None:
 
 @asynccontextmanager
 async def by_session(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
-    """rowbell.wait_for_row_change, with a new session each time."""
+    """``rowbell.wait_for_row_change`` with a new session each time."""
     await install(engine, table)
 
     async def wait(key: int, seen: int) -> int:
@@ -217,7 +217,7 @@ async def by_session(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
 
 @asynccontextmanager
 async def by_watcher(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
-    """RowWatcher.wait_for_change."""
+    """``RowWatcher.wait_for_change``."""
     await install(engine, table)
     async with rowbell.RowWatcher(engine, mode="listen") as watcher:
 
@@ -240,5 +240,5 @@ NOTIFIED: dict[str, Way] = {
 
 
 def with_polling(interval: float) -> dict[str, Way]:
-    """All ways, with the one that polls at that interval."""
+    """All ways. The one that polls uses that interval."""
     return {**NOTIFIED, f"fastapi-toolsets, {interval} s": toolsets(interval)}

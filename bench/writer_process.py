@@ -24,7 +24,7 @@ for line in sys.stdin:
 
 
 class WriterProcess:
-    """A process that commits a change after a delay, and says when it has."""
+    """A process that commits a change after a delay, and reports the time of the commit."""
 
     def __init__(self, url: URL) -> None:
         self._process = subprocess.Popen(  # noqa: S603
@@ -42,13 +42,13 @@ class WriterProcess:
         self._process.communicate()
 
     def ask(self, table: str, key: int, delay: float) -> None:
-        """Have that row changed after so many seconds."""
+        """Ask for a change of that row after a delay in seconds."""
         assert self._process.stdin
         self._process.stdin.write(f"{table} {key} {delay}\n")
         self._process.stdin.flush()
 
     def since_commit(self, now: int) -> float:
-        """The milliseconds from the commit of the last change until ``now``, in nanoseconds."""
+        """The milliseconds from the last commit until ``now``, which is in nanoseconds."""
         return (now - int(self._line())) / 1e6
 
     def _line(self) -> str:

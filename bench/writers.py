@@ -1,8 +1,8 @@
-"""What a trigger costs the writers: pgbench goes on while its table's trigger is changed.
+"""The cost of a trigger for writers: pgbench keeps running while its table's trigger is changed.
 
-The connections and their caches stay. The transactions of one second are compared with those of
-another, some seconds apart. A new run of pgbench for each trigger would compare less well: on a
-small machine such runs differ by a third among themselves.
+So the connections and their caches stay. The transactions of one second are compared with those of
+another second, a few seconds apart. A new run of pgbench for each trigger would be less precise: on
+a small machine, such runs differ by a third among themselves.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ GROUPS: dict[str, tuple[tuple[int, int, str | None], Collection[str]]] = {
     MANY: ((ROWS + 1, 100_000, None), (ROWBELL, DECLARED)),
     THESE: ((1, ROWS, "{status}"), (ROWBELL, DECLARED)),
 }
-"""The rows that are registered, and the triggers that are compared meanwhile."""
+"""The registered rows, and the triggers that are compared with them."""
 
 BARS = {
     "rowbell, no rows watched": (NO_ROWS, ROWBELL),
@@ -63,7 +63,7 @@ BARS = {
 
 
 class Case(TypedDict):
-    """Throughput under a trigger, divided by that without one, by clients (as text for JSON)."""
+    """The ratio of throughputs with and without the trigger, by clients (as text for JSON)."""
 
     watched: str
     trigger: str
@@ -72,12 +72,12 @@ class Case(TypedDict):
 
 class Writers(TypedDict):
     rounds: int
-    plain: dict[str, float]  # transactions a second without a trigger, by clients
+    plain: dict[str, float]  # transactions per second without a trigger, by clients
     cases: list[Case]
 
 
 async def throughput(url: URL, trigger: Sequence[str], writers: Pgbench, observer: Any) -> float:
-    """Transactions a second under that trigger; each takes one transaction ID."""
+    """The transactions per second with that trigger. Each uses one transaction ID."""
     query = "SELECT pg_current_xact_id()::text::bigint"
     await dropped(url)
     for statement in trigger:
@@ -91,7 +91,7 @@ async def throughput(url: URL, trigger: Sequence[str], writers: Pgbench, observe
 
 
 async def measure(url: URL, *, quick: bool) -> Writers:
-    """Each group of triggers, with each number of clients."""
+    """Measure each group of triggers with each number of clients."""
     rounds = 2 if quick else 4
     found: dict[tuple[str, str], dict[str, Spread]] = {}
     plain: dict[int, list[float]] = {clients: [] for clients in CLIENTS}
@@ -126,12 +126,12 @@ async def measure(url: URL, *, quick: bool) -> Writers:
 
 
 def named(clients: str) -> str:
-    """So many clients."""
+    """The number of clients as text."""
     return "1 client" if clients == "1" else f"{clients} clients"
 
 
 def section(writers: Writers) -> Section:
-    """The table."""
+    """The section of the page."""
     plain = ", ".join(f"{rate:,.0f}/s with {named(n)}" for n, rate in writers["plain"].items())
     found = Section(
         "What writers pay",
@@ -149,7 +149,7 @@ def section(writers: Writers) -> Section:
 
 
 def draw(figure: Any, writers: Writers) -> None:
-    """For each number of clients the ratios of some triggers."""
+    """Draw the ratios of some triggers for each number of clients."""
     cases = {(case["watched"], case["trigger"]): case["ratio"] for case in writers["cases"]}
     panels = figure.subplots(1, len(writers["plain"]), sharey=True)
     for axes, clients in zip(panels, writers["plain"], strict=True):

@@ -1,4 +1,4 @@
-"""The example app's one table; `migrations/` creates it and its triggers."""
+"""The only table of the example app. ``migrations/`` creates it and its triggers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ STATES = ("new", "paid", "packed", "shipped", "delivered")
 
 
 class Base(DeclarativeBase):
-    """The app's models."""
+    """The base of the app's models."""
 
 
 @rowbell.watched
 class Order(Base):
-    """An order on its way."""
+    """An order."""
 
     __tablename__ = "orders"
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -1,9 +1,9 @@
-"""A worker awaits orders while another process changes them: woken, and beside it polled.
+"""A worker waits for orders while another process changes them, with notifications and by polling.
 
     make demo
 
 starts PostgreSQL, migrates the database and shows each change with the time from the writer's
-commit to the refreshed row in the worker's hand.
+commit until the worker has the refreshed row.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from rowbell.embedded import server_url
 ROOT = Path(__file__).parent.parent.parent
 ORDERS = 8
 INTERVAL = 0.5
-IDLE = 2.1  # seconds in which nothing changes
+IDLE = 2.1  # seconds without a change
 console = Console()
 
 
 class Side:
-    """One of the two ways of waiting, and what it saw."""
+    """One of the two ways to wait, and the changes that it saw."""
 
     def __init__(self, name: str, url: URL, mode: str) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class Side:
         self.statements += 1
 
     async def follow(self, key: int, changed: asyncio.Event) -> None:
-        """The worker: from one state of an order to the next."""
+        """The worker: wait for each next state of an order."""
         async with AsyncSession(self.engine) as session:
             order = await session.get_one(Order, key)
         while order.status != STATES[-1]:
@@ -65,7 +65,7 @@ class Side:
 
 
 async def connections_held(engine: AsyncEngine, sides: list[Side]) -> dict[str, str]:
-    """While all wait: what the server says of their connections."""
+    """The connections that the server shows while all workers wait."""
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name "
         "AND datname = current_database()"
@@ -79,7 +79,7 @@ async def connections_held(engine: AsyncEngine, sides: list[Side]) -> dict[str, 
 
 
 async def held_in_pool(side: Side) -> int:
-    """The connections that stay taken, not those of a read that is just under way."""
+    """The number of connections that stay checked out, without those of a running read."""
     taken: list[int] = []
     for _ in range(5):
         taken.append(int(side.engine.pool.status().rsplit(":", 1)[-1]))
@@ -88,7 +88,7 @@ async def held_in_pool(side: Side) -> int:
 
 
 async def run(url: URL) -> None:
-    """Follow the orders in both ways at once."""
+    """Follow the orders in both ways at the same time."""
     engine = create_async_engine(url, poolclass=NullPool)
     async with engine.begin() as connection:
         rows = [{"id": i, "status": STATES[0]} for i in range(1, ORDERS + 1)]
@@ -107,7 +107,7 @@ async def run(url: URL) -> None:
                     tasks.create_task(side.follow(key, changed))
             await watchers[0].reached(lambda now: now.armed == ORDERS)
             await watchers[1].reached(lambda now: now.polled == ORDERS)
-            await asyncio.sleep(INTERVAL / 5)  # what was under way ends
+            await asyncio.sleep(INTERVAL / 5)  # running reads end
             before = [side.statements for side in sides]
             await asyncio.sleep(IDLE)
             for side, count in zip(sides, before, strict=True):
@@ -137,7 +137,7 @@ async def run(url: URL) -> None:
 async def show(
     committed: dict[tuple[int, str], int], sides: list[Side], changed: asyncio.Event
 ) -> None:
-    """Print each change once both sides have seen it."""
+    """Print each change after both sides have seen it."""
     shown: set[tuple[int, str]] = set()
     while len(shown) < ORDERS * (len(STATES) - 1):
         await changed.wait()
@@ -155,7 +155,7 @@ async def show(
 def summarise(
     sides: list[Side], committed: dict[tuple[int, str], int], held: dict[str, str]
 ) -> None:
-    """Print what it came to."""
+    """Print the summary."""
     table = Table(title=f"\n{len(committed)} changes, from commit to the refreshed row")
     for heading in ("", "p50", "p99", "queries", "idle, /s"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -175,13 +175,13 @@ def summarise(
 
 
 async def new_database(server: URL, name: str) -> None:
-    """An empty database, instead of that of an earlier demo."""
+    """Create an empty database, in place of that of an earlier demo."""
     await drop_database(name, server_url=server, missing_ok=True)
     await create_database(name, server_url=server)
 
 
 def main() -> None:
-    """Start PostgreSQL, migrate, run."""
+    """Start PostgreSQL, migrate the database, and run the demo."""
     began = time.monotonic()
     with server_url() as server:
         url = server.set(database="rowbell_demo")

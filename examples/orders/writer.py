@@ -1,6 +1,6 @@
-"""Another process: moves orders from state to state, with plain SQL and no rowbell.
+"""The writer process: it changes the state of orders with plain SQL, without rowbell.
 
-It prints a line for each commit: order, state, and the monotonic clock right after the commit.
+For each commit it prints a line: the order, the state, and the monotonic clock after the commit.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import asyncpg
 from sqlalchemy import make_url
 
 STATES = ("paid", "packed", "shipped", "delivered")
-PAUSE = 0.9  # seconds between two states of an order: more than the pollers' interval
+PAUSE = 0.9  # seconds between two states of an order: longer than the polling interval
 
 
 async def main(url: str, orders: int) -> None:
-    """Move each order through all states."""
+    """Take each order through all its states."""
     target = make_url(url)
     connection = await asyncpg.connect(
         host=str(target.query.get("host", target.host)),
