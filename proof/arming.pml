@@ -2,8 +2,8 @@
  * The arming protocol of rowbell, for one row. WRITERS transactions change the row, and one
  * process waits for a change again and again.
  *
- * The question: can a watch be armed and deaf? That is: the row has changed, and no notification,
- * read or heartbeat is left that would find the change (see "lost" below).
+ * The question: can an armed watch miss a change? It does if the row has changed, and no
+ * notification, read or heartbeat remains that would find the change (see "lost" below).
  *
  * check.py builds and runs this file. README.md says what is left out, and why.
  * "models:" names the code that a part of the model stands for.
@@ -17,15 +17,15 @@
  */
 #define NO_BOUNDARY 1               /* the first read after the registration arms */
 #define EARLY_BOUNDARY 2            /* the boundary is taken before the registration */
-#define LATE_BOUNDARY 3             /* a read is judged by the boundary at its end */
-#define BOUNDARY_KEPT 4             /* the boundary is kept over a reconnect */
-#define ARMED_KEPT 5                /* a watch stays armed over a reconnect */
+#define LATE_BOUNDARY 3             /* a read is compared with the boundary at its end */
+#define BOUNDARY_KEPT 4             /* the boundary is kept after a reconnect */
+#define ARMED_KEPT 5                /* a watch stays armed after a reconnect */
 #define AGAIN_ARMED 6               /* a watch stays armed when its row is registered again */
 #define SHORTCUT_UNMARKED 7         /* the shortcut makes all boundaries the same one */
 #define LOWER_UNLOCKED 8            /* the flag is lowered without the lock */
 #define RAISE_UNLOCKED 9            /* the flag is raised before the lock is taken */
 #define OLD_SNAPSHOT 10             /* REPEATABLE READ writers read the registrations */
-#define SILENT_FALLBACK 11          /* a probe that fails notifies nobody */
+#define SILENT_FALLBACK 11          /* a probe that fails sends no notification */
 #define THROTTLE_DROPS 12           /* a notification that comes too soon is dropped */
 #define NO_SECOND_READ 13           /* a notification during a read causes no other read */
 #define MUTED_UNCOUNTED 14          /* notifications that are not sent are not counted */
@@ -41,36 +41,36 @@
 mtype:phase = { POLLED, REGISTERING, PROVING, ARMED };
 mtype:channel = { NOBODY, LISTENER, EVERYBODY };
 #define NONE 255
-#define CLEAR 128                   /* added to a boundary that the shortcut has found clear */
+#define CLEAR 128                   /* added to a boundary for which the shortcut found no writer */
 
 /* The server. Registrations are those of the row. */
 byte next_id = 1;                   /* the next transaction id */
-byte id[3];                         /* the id of each running writer, 0: none */
+byte id[3];                         /* the id of each running writer; 0: none */
 bool writes[3];                     /* the writer holds ROW EXCLUSIVE on the watched table */
 mtype:channel queued[3] = NOBODY;   /* the channel that the writer will notify at commit */
 byte started;                       /* how many writers have got an id */
 bool changed;                       /* the committed row differs from the baseline */
 bool flag;                          /* the sequence has_registrations */
 bool registered;                    /* the registration of the listener is committed */
-bool stale;                         /* so is one of a listener that is gone */
+bool stale;                         /* a registration of an ended listener is committed */
 bool row_exclusive, share;          /* register.sql, lower_flag.sql lock table registration */
 byte unsent;                        /* unsent_notifications, minus the value known to the board */
 
 /* The connection of the listener. */
 bool connected;                     /* its backend exists, and listens */
-byte pending;                       /* committed notifications on their way */
-byte faults = FAULTS;               /* how many may still happen */
+byte pending;                       /* committed notifications that have not arrived */
+byte faults = FAULTS;               /* how many faults may still happen */
 
 /* The board. */
 bool listening;                     /* it has not noticed that the connection is lost */
 mtype:phase phase = POLLED;
-byte boundary;                      /* of the watch: the xmin of a read must be above it */
+byte boundary;                      /* of the watch: a read must have its xmin above it */
 byte registration;                  /* the boundary of the registration, 0: not registered */
 byte kept;                          /* for BOUNDARY_KEPT */
 bool watching;                      /* the snapshot with the baseline has been taken */
-bool reading, due;                  /* a read is under way; one more is due */
+bool reading, due;                  /* a read is running; another is due */
 bool saw;                           /* the snapshot of the read shows a change */
-bool notified;                      /* a notification has come since the last read began */
+bool notified;                      /* a notification arrived after the last read began */
 bool again;                         /* the row is being registered again */
 
 /* A heartbeat will find that the registration was deleted. */
@@ -87,8 +87,8 @@ bool again;                         /* the row is being registered again */
 /* --- Transactions that change the row --- */
 
 /* models: sql:notify.sql
- * A muted transaction, and one that finds the queue full, counts instead. The counter is a
- * sequence: it changes at once, and a rollback does not undo it. */
+ * A muted transaction, and one that finds the queue full, increments the counter instead. The
+ * counter is a sequence: it changes at once, and a rollback does not undo it. */
 inline notify(channel) {
     if
     :: queued[me] = channel; printf("writer %d queues a notification\n", me)
@@ -104,16 +104,16 @@ proctype Writer(byte me) {
     sees = registered || stale;
 #endif
     /* The transaction gets its id, perhaps long before it changes the row.
-     * Writers are alike, so it is enough to let them get their ids in one order. */
+     * All writers are the same, so one order of their ids is enough. */
     d_step {
         started == me -> started++; id[me] = next_id; next_id++;
         printf("writer %d gets id %d\n", me, id[me])
     }
     /* It locks the table, changes the row, and the trigger reads the flag. In PostgreSQL the lock
-     * comes first. That is one step here: an earlier lock could only keep the shortcut away. */
+     * comes first. Here this is one step: an earlier lock could only prevent the shortcut. */
     if
-    :: d_step { !flag -> writes[me] = true; printf("writer %d finds the flag down\n", me) }
-    :: d_step { flag -> writes[me] = true; printf("writer %d finds the flag up\n", me) }
+    :: d_step { !flag -> writes[me] = true; printf("writer %d reads the flag as 0\n", me) }
+    :: d_step { flag -> writes[me] = true; printf("writer %d reads the flag as 1\n", me) }
         if
         /* READ COMMITTED: the probe reads the registrations with a new snapshot. */
         :: atomic { registered -> notify(LISTENER) }
@@ -131,8 +131,8 @@ proctype Writer(byte me) {
 #endif
         fi
     fi;
-    /* It ends. It may be prepared before: nobody else can tell that from a transaction that
-     * runs on. With the end the id is gone, the change is visible, and the locks are released. */
+    /* It ends. It may be prepared before: for others that looks like a running transaction. At
+     * the end its id is no longer running, its change is visible, and its locks are released. */
     if
     :: d_step {                                         /* COMMIT or COMMIT PREPARED */
         true -> changed = watching;
@@ -149,11 +149,11 @@ proctype Writer(byte me) {
     fi
 }
 
-/* --- What else happens on the server --- */
+/* --- Other events on the server --- */
 
 /* models: sql:lower_flag.sql
- * Any process may call it at any time. It gives up when it does not get the lock. It releases the
- * lock at once, not at the end of the transaction. */
+ * Any process may call it at any time. It does nothing if it does not get the lock. It releases
+ * the lock at once, not at the end of the transaction. */
 proctype LowerFlag() {
 end:
     do
@@ -165,11 +165,11 @@ end:
     od
 }
 
-/* The backend of the listener ends. What was on its way is lost. */
+/* The backend of the listener ends. Notifications that have not arrived are lost. */
 inline end_backend() {
     connected = false; row_exclusive = false; pending = 0; unsent = 0;
     stale = stale || registered; registered = false;
-    for (i : 0 .. 2) {              /* nobody will receive what was queued for this listener */
+    for (i : 0 .. 2) {              /* no backend receives what was queued for this listener */
         if :: queued[i] == LISTENER -> queued[i] = NOBODY :: else fi
     }
     i = 0; printf("the connection is lost\n")
@@ -187,15 +187,15 @@ end:
         faults--; registered = false; stale = false; printf("the registrations are deleted\n")
        }
     /* models: sql:delete_stale.sql
-     * A heartbeat of any process deletes the registrations of listeners that are gone. */
+     * A heartbeat of any process deletes the registrations of ended listeners. */
     :: d_step { stale -> stale = false }
     od
 }
 
 /* --- The process that waits --- */
 
-/* A read is wanted. If one is under way, another follows it. A watch that is not armed is polled:
- * it is read anyway. */
+/* A read is wanted. If a read is running, another one follows. A watch that is not armed is read
+ * anyway. */
 inline want_read() {
     due = due || (reading -> phase != POLLED && !is(NO_SECOND_READ) : phase == ARMED)
 }
@@ -206,7 +206,7 @@ inline prove_again() {
 }
 
 /* models: rowbell._watch.board.board:Board.notified
- * The throttle may put a read off. In this model every read may begin late. */
+ * The throttle may delay a read. In this model every read may begin late. */
 proctype Notifications() {
 end:
     do
@@ -263,7 +263,7 @@ end:
             if
             :: listening && phase == PROVING && PROVED ->
                 /* models: rowbell._watch.board.board:Board.answered
-                 * A read that was wanted for the proof only is not needed any more. */
+                 * A read that was wanted only for the proof is not needed any more. */
                 phase = ARMED; boundary = 0; due = notified; printf("the watch is armed\n")
             :: listening && phase == POLLED && registration != 0 -> prove_again()
             :: listening && phase == POLLED && registration == 0 -> phase = REGISTERING
@@ -297,7 +297,7 @@ inline register() {
 #endif
 }
 
-/* A transaction of its own gets the next id. All ids that were given out before are lower. */
+/* A separate transaction gets the next id. All ids that were assigned before are lower. */
 inline take_boundary() { given = next_id; next_id++; printf("boundary %d\n", given) }
 
 #define COUNTER_MOVED (unsent > 0 && !is(COUNTER_UNREAD))
@@ -371,7 +371,7 @@ end_connected:
         /* A heartbeat finds that the registration was deleted. The connection is closed. */
         :: d_step { gone && !is(DELETION_UNSEEN) -> end_backend() }
         /* models: rowbell._watch.board.registrations:Registrations.take_unused
-         * Nobody waits for the row. The board forgets the registration, then it is deleted. */
+         * No watch needs the row. The board forgets the registration, then it is deleted. */
         :: d_step {
             phase == POLLED && registration != 0 ->
             registration = (is(FORGET_LATE) -> registration : 0);
@@ -391,7 +391,7 @@ end_connected:
 }
 
 #ifdef LIVENESS
-/* With weak fairness Spin does not check executions that end. With a clock none ends. */
+/* With weak fairness, Spin does not check executions that end. The clock makes all endless. */
 active proctype Clock() { do :: next_id > 0 od }
 ltl settles { <>[] settled }
 #else
@@ -404,7 +404,7 @@ end:
 init {
     byte i;
     atomic {
-        if :: flag = true :: flag = false fi;       /* somebody may have been registered before */
+        if :: flag = true :: flag = false fi;       /* another listener may have been registered */
         run Reader(); run Notifications(); run Listener(); run LowerFlag(); run Others();
         for (i : 0 .. WRITERS - 1) { run Writer(i) }
         i = 0

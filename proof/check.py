@@ -1,15 +1,14 @@
 """Checks the arming protocol with the model checker Spin: ``python proof/check.py``.
 
-It builds arming.pml in a temporary directory, once for each variant, and compares what the search
-finds with what it should find:
+It builds arming.pml in a temporary directory, once for each variant, and compares the result of the
+search with the expected result:
 
-- safety: no watch is ever armed and deaf;
+- safety: an armed watch never misses a change;
 - liveness: in the end the watch is armed, and has seen every change;
-- goals: states that must be reachable, so that the other checks are not true for no reason;
-- mutations: protocols with one rule broken, for which a counterexample must be found.
+- goals: these states must be reachable, so that the other checks do not pass without a reason;
+- mutations: one rule of the protocol is broken, and a counterexample must be found.
 
-It needs Spin 6.5 and gcc. The exit status is 1 if anything was found that should not be, or the
-other way round.
+It needs Spin 6.5 and gcc. The exit status is 1 if a result is not the expected one.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ GOALS: Final = (
     "armed_after_reconnect",
     "armed_beside_old_transaction",
 )
-"""The states that must be reachable, as the model names them."""
+"""The states that must be reachable, by their names in the model."""
 
 BROKEN: Final = (
     "NO_BOUNDARY",
@@ -71,17 +70,17 @@ BROKEN: Final = (
     "DISTRUST_KEEPS_BOUNDARY",
     "FORGET_LATE",
 )
-"""The mutations that lose a change: a watch becomes armed and deaf."""
+"""The mutations that lose a change: an armed watch misses it."""
 
 STUCK: Final = ("COUNTER_UNREAD", "DELETION_UNSEEN")
-"""The mutations with which a change may never be seen."""
+"""The mutations after which a change may never be seen."""
 
 HARMLESS: Final = ("RAISE_LATE", "RAISE_AFTER_COMMIT")
-"""The mutations that lose nothing."""
+"""The mutations that lose no change."""
 
 
 class ToolError(Exception):
-    """A tool is missing, or failed."""
+    """A tool is missing or has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +88,13 @@ class Variant:
     """One search.
 
     Attributes:
-        name: What the table calls it.
-        expected: What it must find.
+        name: Its name in the table.
+        expected: The result that it must have.
         writers: The number of transactions that change the row.
-        faults: How many faults happen.
+        faults: The number of faults.
         goal: The state that the search looks for.
-        mutation: The rule that is broken, ``0`` for none.
-        liveness: Whether it looks for an endless execution instead, under weak fairness.
+        mutation: The broken rule; ``0`` for none.
+        liveness: Whether it searches for an endless execution instead, with weak fairness.
     """
 
     name: str
@@ -117,9 +116,9 @@ class Result(NamedTuple):
     """What a search found.
 
     Attributes:
-        found: ``NOTHING``, ``COUNTEREXAMPLE``, ``REACHED`` or what went wrong.
+        found: ``NOTHING``, ``COUNTEREXAMPLE``, ``REACHED`` or an error.
         states: The number of states that it stored.
-        seconds: How long building and searching took.
+        seconds: The time for building and searching.
     """
 
     found: str
@@ -128,7 +127,7 @@ class Result(NamedTuple):
 
 
 def modelled() -> list[str]:
-    """The code that the model says it stands for: ``module:qualified.name`` or ``sql:file``."""
+    """The code that the model represents, as ``module:qualified.name`` or ``sql:file``."""
     names = set[str]()
     for match in _MODELS.finditer(MODEL.read_text(encoding="utf-8")):
         names.update(re.findall(r"[\w.]+:[\w.]+", match[1]))
@@ -156,12 +155,12 @@ def variants(writers: int) -> list[Variant]:
 
 
 def build(variant: Variant, directory: Path, *, shortest: bool = False) -> list[str]:
-    """Make the verifier of a variant; returns the command that runs it.
+    """Build the verifier of a variant. Return the command that runs it.
 
     Args:
         variant: What to build.
         directory: Where to build it.
-        shortest: Whether the verifier looks for a counterexample of the least length.
+        shortest: Whether the verifier searches for the shortest counterexample.
     """
     shutil.copy(MODEL, directory)
     _run(["spin", *variant.flags, "-a", MODEL.name], directory)
@@ -181,7 +180,7 @@ def build(variant: Variant, directory: Path, *, shortest: bool = False) -> list[
 
 
 def check(variant: Variant) -> Result:
-    """Build a variant, and search it."""
+    """Build a variant and run its search."""
     begun = perf_counter()
     with tempfile.TemporaryDirectory() as name:
         report = _run(build(variant, Path(name)), Path(name))
@@ -200,7 +199,7 @@ def check(variant: Variant) -> Result:
 
 
 def show_trail(variant: Variant) -> None:
-    """Print the shortest counterexample of a variant: what happens, then the last state."""
+    """Print the shortest counterexample of a variant: its steps, then the last state."""
     with tempfile.TemporaryDirectory() as name:
         _run(build(variant, Path(name), shortest=True), Path(name))
         if not (Path(name) / f"{MODEL.name}.trail").exists():
@@ -211,7 +210,7 @@ def show_trail(variant: Variant) -> None:
 
 
 def show_table(chosen: list[Variant]) -> bool:
-    """Run variants and print what they find, line by line; whether all is as expected."""
+    """Run the variants, and print each result. Return whether all are as expected."""
     line = "{:<34}{:>7}{:>7}  {:<15}{:<15}{:>11}{:>9}  {}\n"
     head = ("variant", "writers", "faults", "expected", "found", "states", "seconds", "")
     sys.stdout.write(line.format(*head))
@@ -227,7 +226,7 @@ def show_table(chosen: list[Variant]) -> bool:
 
 
 def main() -> int:
-    """Run what the command line asks for."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Check the arming protocol with Spin.")
     parser.add_argument("--writers", type=int, choices=(2, 3), default=2)
     parser.add_argument("--trail", metavar="VARIANT", help="print the counterexample of a variant")
@@ -265,7 +264,7 @@ def _run(command: list[str], directory: Path) -> str:
         text=True,
         check=False,
     )
-    # The verifier's own exit status says nothing: a counterexample is one of its results.
+    # The verifier's exit status is ignored: a counterexample may be the expected result.
     if done.returncode != 0 and command[0] in {"spin", "gcc"} and "-t" not in command:
         raise ToolError(f"{' '.join(command)} failed:\n{done.stdout}")
     return done.stdout
