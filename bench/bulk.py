@@ -90,7 +90,7 @@ def section(bulk: Bulk) -> Section:
     """The section of the page."""
     found = Section(
         f"One UPDATE of {ROWS:,} rows",
-        "The rows are not watched. Each UPDATE has a new connection; triggers in random turn,"
+        "The rows are not watched. Each UPDATE has a new connection; triggers in random order,"
         f" {bulk['rounds']} rounds; seconds, and the ratio to no trigger in the same round: median"
         " [least..most].",
         ["trigger", "other rows watched", "seconds", "ratio", "goal"],

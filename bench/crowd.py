@@ -37,7 +37,7 @@ MEASURED: dict[str, tuple[str, int, str, Goal | None]] = {
     "returned": ("one UPDATE of all rows: all waits returned after its commit", 2, " s", None),
     "returned / ORM": ("that, divided by one read of all rows by the ORM", 2, "", Goal(2)),
     "returning statements": ("statements to end all waits", 0, "", Goal(100)),
-    "returning block": ("longest block of the event loop meanwhile", 0, " ms", None),
+    "returning block": ("longest block of the event loop until then", 0, " ms", None),
     "session statements": ("statements, each wait with its own session", 0, "", Goal(10_100)),
 }
 """The measured values, by their key in the numbers: label, digits, unit and goal."""

@@ -178,7 +178,7 @@ def section(found: ManyToMany) -> Section:
     error = found["one_insert"]
     return Section(
         f"{found['rows']:,} related rows",
-        "The instances are loaded before; each way in random turn within a round, and rolled back;"
+        "The instances are loaded before; each way in random order within a round, and rolled back;"
         f" {found['rounds']} rounds, seconds: median [least..most].",
         ["task", "way", "seconds"],
         [[taken["task"], taken["way"], cell(taken["seconds"])] for taken in found["ways"]],

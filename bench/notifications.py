@@ -119,7 +119,7 @@ def section(notifications: Notifications) -> Section:
     found = Section(
         "One notification",
         f"CPU time of the process for each of {notifications['count']:,} notifications of one"
-        f" watched row, by the number of waits; {notifications['rounds']} rounds in random turn,"
+        f" watched row, by the number of waits; {notifications['rounds']} rounds in random order,"
         " median [least..most].",
         ["waits", "microseconds", "ratio to one wait", "goal"],
         notes=f"After {burst['count']:,} notifications for one row, memory has grown by"

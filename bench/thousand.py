@@ -81,7 +81,7 @@ async def measure(url: URL, *, quick: bool) -> Thousand:
 def section(thousand: Thousand) -> Section:
     """The section of the page."""
     found = Section(
-        f"{COUNT:,} waits, beside the peers",
+        f"{COUNT:,} waits, compared with the peers",
         f"Each way has {COUNT:,} waits for as many rows, and is idle for {thousand['idle']} s. One"
         f" UPDATE then changes all rows. The idle time begins {START} s after the waits; rounds:"
         f" {thousand['rounds']}, median [least..most]. fastapi-toolsets polls at its default"

@@ -62,7 +62,7 @@ def section(wake: Wake) -> Section:
         "Wake latency",
         "The time from the moment at which COMMIT has returned to the writer, another process,"
         " until the waiter has the refreshed instance. Changes follow each other after 5 to 25 ms;"
-        f" {wake['rounds']} rounds of {wake['changes']} changes, the ways in random turn. Ratios"
+        f" {wake['rounds']} rounds of {wake['changes']} changes, the ways in random order. Ratios"
         " are formed within a round. Values are median [least..most] of the rounds. The floor is"
         " what a careful program writes by hand: asyncpg's listener and"
         " `AsyncSession.get(populate_existing=True)`. The goals are ratios to the floor."

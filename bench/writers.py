@@ -136,7 +136,7 @@ def section(writers: Writers) -> Section:
     found = Section(
         "What writers pay",
         f"pgbench, single-row UPDATEs of {ROWS:,} rows, prepared, while the table's trigger is"
-        f" changed in random turn ({SETTLE} s to settle, {SAMPLE:g} s counted by transaction IDs,"
+        f" changed in random order ({SETTLE} s to settle, {SAMPLE:g} s counted by transaction IDs,"
         f" {writers['rounds']} rounds). Throughput as a ratio to that without a trigger in the same"
         f" round: median [the middle half]. Without a trigger: {plain}.",
         ["watched", "trigger", *map(named, writers["plain"])],
