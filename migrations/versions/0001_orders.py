@@ -1,4 +1,4 @@
-"""The orders, and the triggers by which they are waited for."""
+"""The table of orders, and its triggers."""
 
 import sqlalchemy as sa
 from alembic import op

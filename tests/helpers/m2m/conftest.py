@@ -1,4 +1,4 @@
-"""Posts, people and groups, related many-to-many."""
+"""Posts, people and groups with many-to-many relationships."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several add, remove and set at the same time, or the connection is lost."""
+"""Several sessions add, remove and set at the same time, or the connection is lost."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from support.posts import Post, Tag, get, stored
 async def test_a_loaded_collection_shows_the_change_on_its_next_access(
     session: AsyncSession,
 ) -> None:
-    """On both sides, where both are loaded."""
+    """If both sides are loaded, on both sides."""
     post = await session.get_one(Post, 1, options=[selectinload(Post.tags)])
     tag = await session.get_one(Tag, 1, options=[selectinload(Tag.posts)])
     assert (post.tags, tag.posts) == ([], [])
@@ -66,7 +66,7 @@ async def test_a_collection_with_unflushed_changes_is_not_thrown_away(
 async def test_a_collection_that_the_other_side_has_changed_is_not_thrown_away(
     session: AsyncSession,
 ) -> None:
-    """SQLAlchemy keeps it for when the collection is loaded."""
+    """SQLAlchemy keeps the pending change until the collection is loaded."""
     post = await session.get_one(Post, 1)
     tag = await session.get_one(Tag, 1, options=[selectinload(Tag.posts)])
     with session.no_autoflush:
@@ -131,7 +131,7 @@ async def test_an_owner_that_is_gone_is_an_error(
 async def test_a_relationship_that_is_not_many_to_many_is_refused(
     tables: AsyncEngine, session: AsyncSession, rel_attr: Any, words: str
 ) -> None:
-    """Also one that means only some of the association rows: setting it would delete the rest."""
+    """So is a relationship to only some of the association rows: a set would delete the rest."""
     with statements(tables) as sent:
         for function in (m2m_add, m2m_remove, m2m_set):
             with pytest.raises(RelationshipError, match=words) as caught:
@@ -163,7 +163,7 @@ class Label(Blog):
 
 
 class Link(Blog):
-    """The association object of the same table."""
+    """The association object for the same table."""
 
     __table__ = kinds
 
@@ -208,7 +208,7 @@ class Entry(Blog):
 
 @pytest.mark.parametrize("name", ["by_text", "by_literal", "by_function", "or_none", "greater"])
 async def test_a_join_that_says_anything_else_is_refused(session: AsyncSession, name: str) -> None:
-    """Whatever it leaves out would be deleted."""
+    """A set would delete the rows that the join excludes."""
     with pytest.raises(RelationshipError, match="cannot be written to"):
         await m2m_set(session, Entry(id=1), getattr(Entry, name), Label(id=1))
 
@@ -216,7 +216,7 @@ async def test_a_join_that_says_anything_else_is_refused(session: AsyncSession, 
 async def test_collections_of_association_objects_show_the_change_too(
     session: AsyncSession,
 ) -> None:
-    """On both sides; and what is loaded anew can be flushed."""
+    """On both sides. Instances that are loaded again can be flushed."""
     await (await session.connection()).run_sync(Blog.metadata.create_all)
     session.add_all([Entry(id=1), Label(id=1), Label(id=2), Label(id=3)])
     await session.flush()

@@ -1,4 +1,4 @@
-"""m2m_add, m2m_remove and m2m_set change the association rows, and nothing else."""
+"""``m2m_add``, ``m2m_remove`` and ``m2m_set`` change the association rows, and nothing else."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ async def test_the_schema_translate_map_is_followed(tables: AsyncEngine) -> None
 async def test_a_hundred_thousand_are_within_the_drivers_limit(
     tables: AsyncEngine, session: AsyncSession
 ) -> None:
-    """Composite keys too, which take more parameters a row."""
+    """Also with composite keys, which need more parameters for each row."""
     async with tables.begin() as connection:
         await connection.execute(
             text("INSERT INTO people SELECT i FROM generate_series(1, 100000) AS i")

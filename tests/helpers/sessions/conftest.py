@@ -1,4 +1,4 @@
-"""A pool of two connections, of which each test leaves none in use."""
+"""A pool of two connections. After each test, none may be in use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions and transactions as blocks, for workers."""
+"""Sessions and transactions as ``async with`` blocks, for workers."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ from support.requests import OwnSession, count, in_use
 async def test_cancelled_at_any_moment_a_session_gives_its_connection_back(
     engine: AsyncEngine, maker: async_sessionmaker[OwnSession]
 ) -> None:
-    """Before anything else runs: no clean-up goes on behind the cancelled task's back."""
+    """The cleanup is complete when the canceled task ends. Nothing runs in the background."""
     db = create_db_context(maker)
     for number in range(60):
         with anyio.move_on_after(number / 3_000):
@@ -32,7 +32,7 @@ async def test_cancelled_at_any_moment_a_session_gives_its_connection_back(
 async def test_cancelled_again_while_it_ends_a_session_leaves_its_connection_whole(
     engine: AsyncEngine, maker: async_sessionmaker[OwnSession]
 ) -> None:
-    """By Task.cancel(), which no shield keeps out: the next user finds a connection that works."""
+    """``Task.cancel()`` ignores anyio's shields. The next user gets a connection that works."""
     db = create_db_context(maker)
 
     async def work() -> None:
@@ -48,7 +48,7 @@ async def test_cancelled_again_while_it_ends_a_session_leaves_its_connection_who
         await inside.wait()
         for _ in range(steps):
             task.cancel()
-            await asyncio.sleep(0)  # another step of its clean-up each time
+            await asyncio.sleep(0)  # a different step of the cleanup in each round
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -113,7 +113,7 @@ async def test_inside_a_transaction_only_the_block_is_undone(
 async def test_a_cancelled_block_is_undone_and_the_transaction_around_it_goes_on(
     engine: AsyncEngine, maker: async_sessionmaker[OwnSession]
 ) -> None:
-    """Anyio cancels every await in the scope again, that of the rollback too."""
+    """A scope of anyio cancels every await in it again, also the rollback."""
     async with maker() as session:
         session.add(Plain(id=1))
         await session.flush()

@@ -1,4 +1,4 @@
-"""rowbell.fastapi: the dependencies, the error handlers, and long polls."""
+"""``rowbell.fastapi``: the dependencies, the error handlers, and long polls."""
 
 import asyncio
 from typing import Any
@@ -110,7 +110,7 @@ async def test_a_handler_of_the_apps_own_takes_over(maker: async_sessionmaker[Ow
 
 
 def polling(engine: AsyncEngine, ended: asyncio.Event) -> FastAPI:
-    """The README's endpoint."""
+    """The endpoint of the README."""
     app, new_session = FastAPI(), async_sessionmaker(engine)
     add_exception_handlers(app)
 
@@ -130,7 +130,7 @@ def polling(engine: AsyncEngine, ended: asyncio.Event) -> FastAPI:
 
 
 async def test_a_long_poll_ends_when_its_client_leaves(engine: AsyncEngine) -> None:
-    """Not at its timeout; and nothing is left of it."""
+    """It ends before its timeout, and leaves nothing behind."""
     async with AsyncSession(engine) as session:
         session.add(Plain(id=1))
         await session.commit()
@@ -147,7 +147,7 @@ async def test_a_long_poll_ends_when_its_client_leaves(engine: AsyncEngine) -> N
 
 
 async def test_a_long_poll_answers_what_has_happened(engine: AsyncEngine) -> None:
-    """Nothing new, a change, no such row, a shutdown."""
+    """No change, a change, a missing row, a shutdown."""
     async with AsyncSession(engine) as session:
         session.add(Plain(id=1))
         await session.commit()
@@ -157,7 +157,9 @@ async def test_a_long_poll_answers_what_has_happened(engine: AsyncEngine) -> Non
         assert (await http.get(f"{url}/2")).status_code == 404
         before = watcher.statistics().rereads
         asked = asyncio.create_task(http.get(f"{url}/1"))
-        await watcher.reached(lambda now: now.rereads > before)  # it was seen as it was
+        await watcher.reached(
+            lambda now: now.rereads > before
+        )  # the row was read before the change
         await execute(engine, update(Plain).values(n=Plain.n + 1))
         assert (await asked).json() == "changed"
         asked = asyncio.create_task(http.get(f"{url}/1"))

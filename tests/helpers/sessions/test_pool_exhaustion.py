@@ -1,4 +1,4 @@
-"""An exhausted pool is one error that names the pool."""
+"""An exhausted pool raises a single error that names the pool."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""The session of a request: when it commits, and what is left when it does not."""
+"""The session of a request: when it commits, and what happens if it does not."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -38,7 +38,7 @@ async def test_a_request_commits_and_an_exception_rolls_back(
 async def test_a_commit_that_fails_is_a_500_and_never_a_200(
     engine: AsyncEngine, maker: async_sessionmaker[OwnSession]
 ) -> None:
-    """Over a real socket: what the client has received cannot be taken back."""
+    """Tested over a real socket: a response that the client has received is final."""
     async with serve(app_of(maker, "function")) as url, httpx.AsyncClient(base_url=url) as http:
         assert (await http.post("/deferred")).status_code == 500
         assert (await http.post("/plain/1")).status_code == 200
@@ -48,7 +48,7 @@ async def test_a_commit_that_fails_is_a_500_and_never_a_200(
 async def test_without_the_scope_the_200_is_sent_before_the_commit(
     maker: async_sessionmaker[OwnSession],
 ) -> None:
-    """Why the docs tell to use scope="function"."""
+    """For this reason the docs say ``scope="function"``."""
     async with serve(app_of(maker, None)) as url, httpx.AsyncClient(base_url=url) as http:
         assert (await http.post("/deferred")).status_code == 200
 
@@ -56,7 +56,7 @@ async def test_without_the_scope_the_200_is_sent_before_the_commit(
 async def test_what_was_answered_is_committed(
     engine: AsyncEngine, maker: async_sessionmaker[OwnSession]
 ) -> None:
-    """A client that asks somebody else right after its answer finds what it created."""
+    """After the response, the client finds the new row through any other process."""
     async with serve(app_of(maker, "function")) as url, httpx.AsyncClient(base_url=url) as http:
         for key in range(30):
             await http.post(f"/plain/{key}")
@@ -66,7 +66,7 @@ async def test_what_was_answered_is_committed(
 async def test_nested_dependencies_share_one_session(
     maker: async_sessionmaker[OwnSession],
 ) -> None:
-    """And so one connection, and one transaction."""
+    """So they also share one connection and one transaction."""
     app = FastAPI()
     get_db = create_db_dependency(maker)
 
@@ -142,14 +142,14 @@ async def test_a_client_that_leaves_rolls_back_and_gives_the_connection_back(
         await asyncio.wait_for(ended.wait(), 20)
         with anyio.fail_after(20):
             while in_use(engine):
-                await asyncio.sleep(0.01)  # a pool does not announce what returns to it
+                await asyncio.sleep(0.01)  # a pool does not announce a returned connection
     assert await count(engine) == 0
 
 
 async def test_a_failed_statement_whose_error_was_caught_is_not_taken_for_success(
     engine: AsyncEngine, maker: async_sessionmaker[OwnSession]
 ) -> None:
-    """PostgreSQL rolls such a transaction back at COMMIT, and reports no error."""
+    """PostgreSQL rolls back such a transaction at COMMIT, and reports no error."""
     app = FastAPI()
     add_sessions(app, maker)  # type: ignore[arg-type]
     twice = text("INSERT INTO plain SELECT 1, 0 FROM generate_series(1, 2)")
@@ -203,7 +203,7 @@ async def test_a_request_works_after_the_connection_was_lost_in_another(
 async def test_a_background_task_cannot_go_on_with_a_session_that_has_ended(
     engine: AsyncEngine, maker: async_sessionmaker[OwnSession]
 ) -> None:
-    """An error, not a write that nobody commits on a connection that nobody returns."""
+    """It gets an error. Otherwise its write would be lost, and its connection not returned."""
     app, raised = FastAPI(), list[str]()
     add_sessions(app, maker)  # type: ignore[arg-type]
 
