@@ -209,7 +209,7 @@ async def test_a_change_of_a_registered_row_is_notified_of(
     assert concerns(await received.next(), scene.row(1))
 
 
-async def test_a_change_of_another_row_is_not(
+async def test_a_change_of_another_row_is_not_notified_of(
     scene: Scene, session: NotifierSession, received: Received
 ) -> None:
     await register(session, scene, 1)
@@ -219,7 +219,7 @@ async def test_a_change_of_another_row_is_not(
     assert received.notifications.empty()
 
 
-async def test_nor_one_of_a_row_that_was_unregistered(
+async def test_a_change_of_an_unregistered_row_is_not_notified_of(
     scene: Scene, session: NotifierSession, received: Received
 ) -> None:
     await register(session, scene, 1, 2)
@@ -251,7 +251,7 @@ async def test_a_lost_notification_is_a_gap_with_a_boundary(
     assert not (await session.check(scene.tables)).gaps
 
 
-async def test_a_forged_notification_is_one_as_any(
+async def test_a_forged_notification_is_received_like_any_other(
     scene: Scene, session: NotifierSession, received: Received
 ) -> None:
     await register(session, scene, 1)

@@ -73,7 +73,7 @@ async def test_an_old_list_of_sessions_deletes_nothing_of_a_listener_that_is_ali
 
 
 @pytest.mark.fault("B40")
-async def test_what_a_listener_left_that_was_killed_is_deleted_by_the_next(
+async def test_registrations_of_a_killed_listener_are_deleted_by_the_next(
     orders: AsyncEngine, database: URL
 ) -> None:
     """Rows from a restored dump are deleted as well."""
@@ -220,7 +220,7 @@ REDEFINED = [
 
 
 @pytest.mark.parametrize("ddl", REDEFINED, ids=["swapped", "made anew"])
-async def test_columns_that_are_others_than_before_are_noticed_by_the_heartbeat(
+async def test_replaced_columns_are_noticed_by_the_heartbeat(
     orders: AsyncEngine, database: URL, ddl: str
 ) -> None:
     async with connected(database) as owner:

@@ -119,7 +119,7 @@ async def test_a_schema_is_refused_if_somebody_else(
         await owner.execute("DROP SCHEMA rowbell CASCADE")
 
 
-async def test_the_owner_that_becomes_another_is_noticed_by_the_heartbeat(
+async def test_a_changed_owner_is_noticed_by_the_heartbeat(
     orders: AsyncEngine, database: URL
 ) -> None:
     async with (

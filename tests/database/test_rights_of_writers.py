@@ -17,7 +17,7 @@ from support.waits import armed
 @pytest.mark.fault("B28")
 @pytest.mark.parametrize("revoked", REVOKED.values(), ids=REVOKED)
 @pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read"])
-async def test_a_writer_without_any_right_on_our_objects_notifies_all_the_same(
+async def test_a_writer_without_any_right_on_our_objects_notifies(
     orders: AsyncEngine, database: URL, revoked: str, isolation: Isolation
 ) -> None:
     async with (

@@ -148,7 +148,7 @@ TAMPERED = [
 
 
 @pytest.mark.parametrize("tampered", TAMPERED)
-async def test_a_trigger_function_that_is_another_is_noticed_and_mended(
+async def test_a_changed_trigger_function_is_noticed_and_repaired(
     orders: AsyncEngine, database: URL, tampered: str
 ) -> None:
     async with connected(database) as owner:

@@ -90,7 +90,7 @@ class DeclarativeBaseOf:
         registry().map_imperatively(cls, table)
 
 
-async def test_a_disabled_trigger_is_said_to_be_and_stays_disabled(engine: AsyncEngine) -> None:
+async def test_a_disabled_trigger_is_reported_and_stays_disabled(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("ALTER TABLE orders DISABLE TRIGGER rowbell_delete"))
         await connection.execute(insert(Order).values(id=1))
@@ -103,7 +103,7 @@ async def test_a_disabled_trigger_is_said_to_be_and_stays_disabled(engine: Async
 
 
 @pytest.mark.fault("B19")
-async def test_a_lock_that_is_not_to_be_had_is_an_error_and_nothing_is_changed(
+async def test_a_lock_that_is_not_acquired_is_an_error_and_nothing_is_changed(
     engine: AsyncEngine,
 ) -> None:
     async with engine.connect() as writer:

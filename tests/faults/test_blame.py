@@ -156,7 +156,7 @@ async def test_a_row_that_is_slow_each_time_keeps_no_other_from_being_read(
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) <= 2
 
 
-async def test_a_row_is_blamed_though_no_second_connection_is_to_be_had(
+async def test_a_failing_row_is_found_without_a_second_connection(
     orders: AsyncEngine, database: URL
 ) -> None:
     async with role(database, "GRANT SELECT ON orders TO {role}") as url:

@@ -196,7 +196,7 @@ async def test_cancellation_at_any_moment_leaves_nothing_behind(orders: AsyncEng
     await none_left(orders)
 
 
-async def test_a_close_that_is_cancelled_closes_all_the_same(orders: AsyncEngine) -> None:
+async def test_a_close_that_is_cancelled_still_closes(orders: AsyncEngine) -> None:
     """Also by ``Task.cancel()``; a shielded anyio scope does not stop that."""
     before = asyncio.all_tasks()
     watcher = RowWatcher(orders)

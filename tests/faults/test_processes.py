@@ -190,7 +190,7 @@ print("both")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-async def test_what_was_opened_before_a_fork_is_the_parents(database: URL) -> None:
+async def test_what_was_opened_before_a_fork_belongs_to_the_parent(database: URL) -> None:
     """The child gets an error, and can go on with its own connections."""
     await execute(database, "INSERT INTO plain VALUES (1, 0)")
     url = database.render_as_string(hide_password=False)

@@ -384,7 +384,7 @@ async def test_a_wait_that_has_ended_is_not_counted_again(armed: Scene) -> None:
     assert armed.arming.armed == 0
 
 
-async def test_a_read_that_takes_longer_than_a_look_at_the_locks_proves_all_the_same(
+async def test_a_read_that_takes_longer_than_a_look_at_the_locks_still_proves(
     scene: Scene,
 ) -> None:
     """The lock table is queried again each second, because of other watches."""

@@ -102,7 +102,7 @@ async def test_auto_mode_polls_a_table_without_triggers_and_says_so_once(
     assert "install_triggers" in warning
 
 
-async def test_waits_that_open_a_watcher_each_warn_once_all_the_same(
+async def test_waits_that_each_open_a_watcher_warn_only_once(
     orders: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     await execute(orders, insert(Plain).values(id=1))

@@ -42,7 +42,7 @@ async def test_adds_in_different_orders_do_not_deadlock(tables: AsyncEngine) -> 
             await session.commit()
 
 
-async def test_a_set_that_meets_an_add_has_what_it_wanted(tables: AsyncEngine) -> None:
+async def test_a_set_after_a_concurrent_add_has_exactly_its_rows(tables: AsyncEngine) -> None:
     async with AsyncSession(tables) as adding, AsyncSession(tables) as setting:
         await m2m_add(adding, Post(id=1), Post.tags, Tag(id=1))
         task = asyncio.create_task(m2m_set(setting, Post(id=1), Post.tags, Tag(id=1), Tag(id=2)))
