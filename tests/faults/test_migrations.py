@@ -62,6 +62,10 @@ async def parcels(engine: AsyncEngine) -> AsyncEngine:
     return engine
 
 
+async def _read_often(watcher: RowWatcher, queries: int) -> None:
+    await watcher.reached(lambda now: now.queries > queries)
+
+
 @pytest.mark.parametrize("mode", ["auto", "poll"])
 @pytest.mark.parametrize("migration", MIGRATIONS.values(), ids=MIGRATIONS)
 async def test_a_migration_under_a_wait_ends_none(
@@ -76,7 +80,7 @@ async def test_a_migration_under_a_wait_ends_none(
     }
     async with RowWatcher(parcels, mode=mode, timing=QUICK) as watcher:
         for key in (1, 2):  # the second time, everything is cached
-            before = watcher.statistics().queries
+            so_far = watcher.statistics().queries
             tasks = [
                 asyncio.create_task(
                     watcher.wait_for_change(Parcel, key, interval=0.05, timeout=30, **more)
@@ -86,7 +90,7 @@ async def test_a_migration_under_a_wait_ends_none(
             if mode == "auto":
                 await watcher.reached(lambda now: now.armed == len(waits))
             else:  # each has its baseline
-                await watcher.reached(lambda now, before=before: now.queries > before + 10)
+                await _read_often(watcher, so_far + 10)
             if key == 2:
                 await execute(database, *migration)
             await execute(database, f"UPDATE parcels SET state = 'done' WHERE id = {key}")

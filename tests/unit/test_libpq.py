@@ -1,0 +1,169 @@
+"""libpq's parameters are translated for asyncpg, ignored, or refused: none is lost silently."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import trustme
+
+from rowbell import _libpq as libpq
+from rowbell._libpq import UntranslatableError, translated
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for option in psycopg.pq.Conninfo.get_defaults():
+        if option.envvar:
+            monkeypatch.delenv(option.envvar.decode(), raising=False)
+
+
+def test_each_parameter_of_libpq_is_on_one_list_with_its_variable() -> None:
+    """A newer libpq may add parameters: each has to be thought about."""
+    variables = libpq.TRANSLATED | {n: refused.variable for n, refused in libpq.REFUSED.items()}
+    for option in psycopg.pq.Conninfo.get_defaults():
+        name = option.keyword.decode()
+        lists = [each for each in (libpq.TRANSLATED, libpq.IGNORED, libpq.REFUSED) if name in each]
+        assert len(lists) == 1, name
+        if name in variables and option.envvar is not None:
+            assert variables[name] == option.envvar.decode()
+
+
+@pytest.mark.parametrize("name", libpq.REFUSED)
+def test_a_value_that_is_the_default_of_libpq_changes_nothing(name: str) -> None:
+    [option] = [o for o in psycopg.pq.Conninfo.get_defaults() if o.keyword.decode() == name] or [
+        None
+    ]
+    if option is not None and option.compiled:
+        assert translated({name: option.compiled.decode()}).arguments == {}
+
+
+TRANSLATIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"host": "db", "port": 6432}, {"host": ["db"], "port": 6432}),
+    ({"host": "a,b", "port": "1,2"}, {"host": ["a", "b"], "port": [1, 2]}),
+    ({"host": "a,b", "port": "5"}, {"host": ["a", "b"], "port": 5}),
+    ({"host": "a,b", "port": ",2"}, {"host": ["a", "b"], "port": [5432, 2]}),
+    ({"host": "/run/postgresql"}, {"host": ["/run/postgresql"]}),
+    (
+        {"user": "me", "password": "a b", "dbname": "shop", "passfile": "/p"},
+        {"user": "me", "password": "a b", "database": "shop", "passfile": "/p"},
+    ),
+    ({"connect_timeout": 3, "host": "a,b"}, {"timeout": 6.0, "host": ["a", "b"]}),
+    ({"connect_timeout": "0"}, {}),
+    (
+        {"options": "-c search_path=x", "fallback_application_name": "shop"},
+        {"server_settings": {"options": "-c search_path=x", "application_name": "shop"}},
+    ),
+    (
+        {"application_name": "a", "fallback_application_name": "b"},
+        {"server_settings": {"application_name": "a"}},
+    ),
+    ({"target_session_attrs": "read-write"}, {"target_session_attrs": "read-write"}),
+    ({"sslmode": "require"}, {"dsn": "postgresql://?sslmode=require"}),
+    (
+        {"sslmode": "verify-ca", "sslrootcert": "/a b.pem"},
+        {"dsn": "postgresql://?sslmode=verify-ca&sslrootcert=%2Fa+b.pem"},
+    ),
+    ({"sslnegotiation": "direct"}, {"direct_tls": True}),
+    ({"autocommit": True, "prepare_threshold": None, "keepalives": 1, "gssencmode": "prefer"}, {}),
+    ({"host": "", "password": None}, {}),
+]
+
+
+@pytest.mark.parametrize(("parameters", "arguments"), TRANSLATIONS)
+def test_parameters_become_arguments_of_asyncpg(
+    parameters: dict[str, Any], arguments: dict[str, Any]
+) -> None:
+    assert translated(parameters).arguments == arguments
+
+
+def test_what_is_ignored_is_said() -> None:
+    ignored = translated({"keepalives": 1, "channel_binding": "prefer", "sslmode": "allow"}).ignored
+    assert set(ignored) == {"keepalives", "channel_binding"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "why"),
+    [
+        ({"hostaddr": "10.0.0.1"}, "hostaddr .* another server"),
+        ({"channel_binding": "require"}, "channel_binding .* less secure"),
+        ({"sslpassword": "secret"}, "sslpassword"),
+        ({"replication": "database"}, "replication .* cannot LISTEN"),
+        ({"new_in_libpq": "secret"}, "new_in_libpq is not known"),
+        ({"host": "a,,b"}, "empty name"),
+        ({"host": "@abstract"}, "abstract socket"),
+        ({"host": "a,b,c", "port": "1,2"}, "2 ports for 3 hosts"),
+        ({"sslrootcert": "system", "sslmode": "require"}, "sslmode=verify-full"),
+        ({"service": "none"}, "no service 'none'"),
+    ],
+)
+def test_what_asyncpg_cannot_do_is_refused_by_name(parameters: dict[str, Any], why: str) -> None:
+    with pytest.raises(UntranslatableError, match=why) as caught:
+        translated(parameters)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_refused_variable_of_the_environment_is_refused_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PGREQUIREAUTH", "scram-sha-256")
+    with pytest.raises(UntranslatableError, match="require_auth"):
+        translated({})
+    assert translated({"require_auth": ""}).arguments == {}
+
+
+def test_given_parameters_win_over_the_service_and_that_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "services"
+    file.write_text("# ours\n[shop]\nhost=of-service\nuser=of-service\npassword=50%\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    for name in ("PGHOST", "PGUSER", "PGDATABASE", "PGAPPNAME"):
+        monkeypatch.setenv(name, "of-environment")
+    assert translated({"service": "shop", "user": "given"}).arguments == {
+        "host": ["of-service"],
+        "user": "given",
+        "password": "50%",
+        "database": "of-environment",
+        "server_settings": {"application_name": "of-environment"},
+    }
+
+
+def test_a_service_of_the_system_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pg_service.conf").write_text("[shop]\ndbname=shop\n")
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    monkeypatch.setenv("PGSYSCONFDIR", str(tmp_path))
+    monkeypatch.setenv("PGSERVICE", "shop")
+    assert translated({}).arguments == {"database": "shop"}
+
+
+def test_a_service_may_not_smuggle_in_what_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "services"
+    file.write_text("[shop]\nhostaddr=10.0.0.1\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    with pytest.raises(UntranslatableError, match="hostaddr"):
+        translated({"service": "shop"})
+
+
+def test_the_certificates_that_the_system_trusts_are_loaded(tmp_path: Path) -> None:
+    """Asyncpg would look for a file of the name "system"."""
+    certificate = trustme.CA().issue_cert("client")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
+    arguments = translated(
+        {
+            "sslrootcert": "system",
+            "sslcert": tmp_path / "client.pem",
+            "ssl_min_protocol_version": "TLSv1.3",
+        }
+    ).arguments
+    assert set(arguments) == {"ssl"}
+    context: ssl.SSLContext = arguments["ssl"]
+    assert context.check_hostname
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
