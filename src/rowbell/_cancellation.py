@@ -1,4 +1,4 @@
-"""Clean-up, and statements under way, that no cancellation cuts short."""
+"""Cleanup and statements that run to their end even if the caller is cancelled."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLEANUP_SECONDS: Final = 5.0
-"""How long a clean-up may take; on a connection that hangs it is given up, and that closed."""
+"""The longest cleanup, in seconds. A connection that hangs longer is closed."""
 
 
 class HookCancelledError(RuntimeError):
-    """The application's code raised a CancelledError, though no task was cancelled."""
+    """Code of the application raised a CancelledError, although no task was cancelled."""
 
 
 @contextmanager
 def own_cancellations() -> Generator[None]:
-    """Only ``Task.cancel()`` cancels in this block: any other CancelledError is an error.
+    """Only ``Task.cancel()`` cancels this block: any other CancelledError becomes an error.
 
     Raises:
-        HookCancelledError: The application's code has raised a CancelledError of its own. A task
-            group would take that for the quiet end of a task.
+        HookCancelledError: Code of the application raised a CancelledError. A task group would
+            treat it as the normal end of a task.
     """
     try:
         yield
@@ -36,21 +36,21 @@ def own_cancellations() -> Generator[None]:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise HookCancelledError("a hook or a type of the application's was cancelled") from error
+        raise HookCancelledError("a hook or a type of the application was cancelled") from error
 
 
 async def complete(
     cleanup: Coroutine[Any, Any, Any] | Task[Any], seconds: float = CLEANUP_SECONDS
 ) -> None:
-    """Await a clean-up to its end, and only then be cancelled.
+    """Run a cleanup to its end. A cancellation of the caller takes effect after that.
 
-    A rollback that is cut short leaves its connection in the middle of the protocol. anyio's
-    shield keeps the scopes of anyio out but not ``Task.cancel()``, hence the task; and a task
-    that nobody awaits would go on behind the caller's back, hence the loop.
+    A rollback that is interrupted leaves its connection in the middle of the protocol. A shield of
+    anyio stops the cancel scopes of anyio but not ``Task.cancel()``, so the cleanup is a task. The
+    loop waits for that task: otherwise it would continue after this function has returned.
 
     Args:
-        cleanup: What is to be done, or is being done already.
-        seconds: How long it may take; then it is cancelled.
+        cleanup: The cleanup, or a task that already runs it.
+        seconds: The longest time that it may take. Then it is cancelled.
     """
     task = asyncio.ensure_future(cleanup)
     cancelled: asyncio.CancelledError | None = None
@@ -70,38 +70,38 @@ async def complete(
 
 
 async def finished(statement: Coroutine[Any, Any, T]) -> T:
-    """Await a short statement to its end, however long that takes, and only then be cancelled.
+    """Run a short statement to its end. A cancellation of the caller takes effect after that.
 
-    A driver gives up a connection whose statement is cancelled; this is for one that belongs to the
-    caller, and is in the caller's transaction. A cancellation gives it ``CLEANUP_SECONDS``.
+    A driver closes a connection if a statement on it is cancelled. This connection belongs to the
+    caller, and is in the caller's transaction. A cancelled statement has ``CLEANUP_SECONDS`` left.
 
     Args:
-        statement: What ends soon, unless the server makes it wait.
+        statement: A statement that ends soon, unless the server makes it wait.
 
     Returns:
         What the statement returns.
 
     Raises:
-        HookCancelledError: The application's code has raised a CancelledError of its own.
+        HookCancelledError: Code of the application raised a CancelledError.
     """
     return await _result(asyncio.ensure_future(statement), cancel=False)
 
 
 async def cancelled_once(statement: Coroutine[Any, Any, T]) -> T:
-    """Await a statement; a cancellation reaches it once, and it is awaited all the same.
+    """Run a statement. A cancellation is passed on to it once, and then its end is awaited.
 
-    What a driver does then is to have the server cancel the statement, over another connection. A
-    scope of anyio cancels again and again, also that: the connection is closed, and the server,
-    which does not look at it while it waits for a lock, goes on waiting.
+    The driver then asks the server, over another connection, to cancel the statement. A cancel
+    scope of anyio cancels repeatedly, and would cancel this request too. The connection would be
+    closed. The server does not notice that while it waits for a lock, and would keep waiting.
 
     Args:
-        statement: What may wait for long in the server.
+        statement: A statement that may wait for a long time in the server.
 
     Returns:
         What the statement returns.
 
     Raises:
-        HookCancelledError: The application's code has raised a CancelledError of its own.
+        HookCancelledError: Code of the application raised a CancelledError.
     """
     return await _result(asyncio.ensure_future(statement), cancel=True)
 

@@ -6,14 +6,14 @@ from sqlalchemy import DDL
 
 
 def quote_identifier(name: str) -> str:
-    """The name as an SQL identifier, always quoted: inside quotes no word is reserved."""
+    """The name as an SQL identifier. It is always quoted: a quoted name is never a keyword."""
     if "\0" in name or not name:
         raise ValueError(f"not an identifier: {name!r}")
     return '"' + name.replace('"', '""') + '"'
 
 
 def quote_literal(value: str) -> str:
-    """The text as an SQL literal, whatever ``standard_conforming_strings`` says."""
+    """The text as an SQL literal that is valid for any ``standard_conforming_strings``."""
     quoted = "'" + value.replace("'", "''").replace("\\", "\\\\") + "'"
     return f"E{quoted}" if "\\" in value else quoted
 

@@ -31,7 +31,7 @@ class LockTimeout:
     """A wait for a lock that PostgreSQL accepts.
 
     Attributes:
-        milliseconds: From 1 to 2,147,483,647; 0 would mean to wait for ever.
+        milliseconds: From 1 to 2,147,483,647. PostgreSQL would wait without limit at 0.
     """
 
     milliseconds: int
@@ -41,12 +41,12 @@ class LockTimeout:
         """Parse a caller's value. Less than a millisecond becomes one millisecond.
 
         Args:
-            value: PostgreSQL's text form, where a bare number is milliseconds; or seconds; or
-                a ``timedelta``.
+            value: PostgreSQL's text form, in which a number without a unit is milliseconds; or
+                seconds; or a ``timedelta``.
             argument: The argument's name, for the error.
 
         Raises:
-            InvalidArgumentError: It is none of these, not above 0, or above 24.8 days.
+            InvalidArgumentError: It is none of these, is not above 0, or is above 24.8 days.
         """
         milliseconds = _milliseconds(value)
         if milliseconds is None or not 0 < milliseconds <= _MAXIMUM:

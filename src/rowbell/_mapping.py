@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 ModelOrTable: TypeAlias = Table | type[Any]
-"""A table, or a mapped class for all of its tables."""
+"""A table, or a mapped class, which stands for all of its tables."""
 
 SchemaMap: TypeAlias = Mapping[str | None, str | None]
 """SQLAlchemy's ``schema_translate_map``."""
@@ -28,7 +28,7 @@ def mapper_of(model: object) -> Mapper[Any]:
     """The mapper of a mapped class.
 
     Raises:
-        UnmappedModelError: The model is not one.
+        UnmappedModelError: The model is not a mapped class.
     """
     try:
         mapper = inspect(model)
@@ -40,7 +40,7 @@ def mapper_of(model: object) -> Mapper[Any]:
 
 
 def tables_of(models: Iterable[ModelOrTable]) -> list[Table]:
-    """The tables of models, each once; with joined inheritance a model has several.
+    """The tables of models, each once. With joined inheritance a model has several.
 
     Raises:
         UnmappedModelError: One is neither a mapped class nor a table.
@@ -53,17 +53,17 @@ def tables_of(models: Iterable[ModelOrTable]) -> list[Table]:
 
 
 def schema_map_of(session: Session, bind: Engine | Connection) -> SchemaMap:
-    """The ``schema_translate_map`` in force where a session uses that bind."""
-    # A session has execution options of its own since SQLAlchemy 2.1.
+    """The ``schema_translate_map`` that applies when the session uses that engine or connection."""
+    # Since SQLAlchemy 2.1 a session has its own execution options.
     options = {**bind.get_execution_options(), **getattr(session, "execution_options", {})}
     return options.get("schema_translate_map") or {}
 
 
 def sync_connection(connection: AsyncConnection) -> Connection:
-    """What an open connection stands for, which is ``None`` only before it is opened."""
+    """The connection's ``sync_connection``, which is ``None`` only before it is opened."""
     return cast("Connection", connection.sync_connection)
 
 
 def table_name(table: Table, schema_map: SchemaMap) -> str:
-    """The table's name as SQL, in the schema that the map leads to."""
+    """The table's name as SQL, in the schema that the map gives."""
     return qualified(schema_map.get(table.schema, table.schema), table.name)

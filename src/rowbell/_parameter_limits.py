@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-_MAX_PARAMETERS: Final = 32_767  # of one statement, as asyncpg writes the protocol
-_MAX_ROWS: Final = 1_000  # in an IN list of rows, which the parser nests, and its stack is limited
+_MAX_PARAMETERS: Final = 32_767  # of one statement, in asyncpg's messages
+_MAX_ROWS: Final = 1_000  # of a row-valued IN list: the parser nests it, and its stack is limited
 
 
 def longest_in_list(columns: int, *, besides: int = 0) -> int:

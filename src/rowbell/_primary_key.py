@@ -1,4 +1,4 @@
-"""A primary key as it was given, as the tuple that reads take."""
+"""Convert a primary key from any form that a caller may give to a tuple."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def key_of(mapper: Mapper[Any], value: object, *, bounded: bool) -> Key:
     Args:
         mapper: The mapper of the class.
         value: A single value, a tuple or list in the mapper's order, or a dict by attribute.
-        bounded: Whether the database's integers have the range of their type.
+        bounded: Whether the database limits integers to the range of their type.
 
     Raises:
-        InvalidKeyError: Too few or too many values, an unknown attribute, or a value that
-            the column's type cannot hold.
+        InvalidKeyError: There are too few or too many values, an attribute is unknown, or the
+            column's type cannot hold a value.
     """
     model, names = mapper.class_, key_names(mapper)
     if isinstance(value, Mapping):
@@ -78,7 +78,7 @@ def key_of(mapper: Mapper[Any], value: object, *, bounded: bool) -> Key:
 
 
 def _as_loaded(column: ColumnElement[Any], value: Any) -> Any:
-    """The value as a loaded instance has it, which a session's identity map compares."""
+    """The value as a loaded instance has it. A session's identity map compares this form."""
     wants_uuid = isinstance(column.type, Uuid) and column.type.as_uuid
     return uuid.UUID(value) if wants_uuid and isinstance(value, str) else value
 
@@ -96,7 +96,7 @@ _ACCEPTED: Final[tuple[tuple[type[TypeEngine[Any]], type | UnionType], ...]] = (
     (LargeBinary, bytes | bytearray | memoryview),
     (Uuid, str | uuid.UUID),
 )
-"""What the common types take; all others, and types of the user's own, judge for themselves."""
+"""What the common types accept. Other types, and the user's own types, are not checked here."""
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
 

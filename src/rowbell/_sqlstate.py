@@ -16,17 +16,17 @@ INVALID_SQL_STATEMENT_NAME: Final = "26000"
 READ_ONLY_TRANSACTION: Final = "25006"
 UNDEFINED_FUNCTION: Final = "42883"
 UNDEFINED_TABLE: Final = "42P01"
-SYNTAX_OR_ACCESS_RULE: Final = "42"  # the class of the two above, and of what else is unknown
+SYNTAX_OR_ACCESS_RULE: Final = "42"  # the class of the two above and of similar errors
 LOCK_NOT_AVAILABLE: Final = "55P03"
 QUERY_CANCELED: Final = "57014"
 
 
 def sqlstate_of(error: BaseException) -> str:
-    """The SQLSTATE of an error, SQLAlchemy's or the driver's own; empty where it has none."""
+    """The SQLSTATE of an error of SQLAlchemy or of the driver; empty if it has none."""
     cause = getattr(error, "orig", None) or error
     return str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
 
 
 def has_sqlstate(error: BaseException, *sqlstates: str) -> bool:
-    """Whether the server refused with one of these, whatever name the driver has for it."""
+    """Whether an error has one of these SQLSTATEs, with any driver."""
     return sqlstate_of(error) in sqlstates

@@ -1,4 +1,4 @@
-"""Database URLs: what asyncpg takes, and what it has another name for."""
+"""Database URLs for asyncpg, and arguments that have another name in asyncpg."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 def asyncpg_url(url: str | URL) -> URL:
-    """A PostgreSQL URL for any driver, or none, as one for asyncpg.
+    """Convert a PostgreSQL URL, for any driver or none, to one for asyncpg.
 
     Raises:
-        InvalidArgumentError: It is one of another database.
+        InvalidArgumentError: It is a URL of another database.
     """
     url = make_url(url)
     if url.get_backend_name() not in {"postgresql", "postgres"}:
-        raise InvalidArgumentError("the URL", url.get_backend_name(), "PostgreSQL's")
+        raise InvalidArgumentError("the URL", url.get_backend_name(), "a PostgreSQL URL")
     query = {{"sslmode": "ssl"}.get(name, name): value for name, value in url.query.items()}
     return url.set(drivername="postgresql+asyncpg", query=query)
 
 
 def refuse_libpq_arguments(engine: Engine) -> None:
-    """Refuse a URL with an argument of libpq's that asyncpg has another name for.
+    """Refuse a URL with a libpq argument that has another name in asyncpg.
 
     Raises:
         UnsupportedEngineError: It has ``?sslmode=``.
@@ -34,6 +34,6 @@ def refuse_libpq_arguments(engine: Engine) -> None:
     if engine.dialect.driver == "asyncpg" and "sslmode" in engine.url.query:
         mode = engine.url.query["sslmode"]
         raise UnsupportedEngineError(
-            f"the engine's URL says ?sslmode={mode}, which is libpq's and psycopg's: for asyncpg "
-            f"it is ?ssl={mode}"
+            f"the engine's URL has ?sslmode={mode}, which is an argument of libpq and psycopg: use "
+            f"?ssl={mode} for asyncpg"
         )

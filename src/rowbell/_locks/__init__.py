@@ -1,11 +1,11 @@
-"""Locks, each of which waits for a limited time.
+"""Locks. Each waits for a limited time.
 
 ``tables.py``
     ``lock_tables()``: whole tables, in one order for all callers.
 ``rows.py``
-    ``lock_rows()``: some rows of a model, in the order of their keys, as fresh instances.
+    ``lock_rows()``: some rows of a model, in the order of their keys, as refreshed instances.
 ``advisory.py``
-    ``advisory_lock()``: a key that means something to the application alone.
+    ``advisory_lock()``: a key that has a meaning only in the application.
 ``waiting.py``
-    What they share: the wait, and what becomes of the caller's ``lock_timeout``.
+    What they share: the limited wait, and restoring the caller's ``lock_timeout``.
 """

@@ -1,14 +1,14 @@
-"""Advisory locks: on keys that only the application gives a meaning.
+"""Advisory locks: locks on keys that have a meaning only in the application.
 
 A session-level lock belongs to a server connection, not to a transaction. A session returns its
 connection to the pool whenever its transaction ends. Unlocking after that would use another
 connection, and the lock would stay with an idle connection of the pool. Therefore:
 
 - a commit inside the block is refused if it would return the connection;
-- if anything else ends the transaction (a rollback, a close), the lock is released when the
-  connection returns to the pool, by the pool's ``reset`` event;
-- after a failed statement the server refuses to unlock until a rollback: then it is done;
-- a block that ends without an error although its lock was lost in that way raises.
+- if anything else ends the transaction (a rollback, a close), the pool's ``reset`` event releases
+  the lock when the connection returns to the pool;
+- after a failed statement the server refuses to unlock until a rollback: the lock is released then;
+- if the lock was lost in one of these ways, a block that ends without an error raises one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 AdvisoryKey: TypeAlias = int | tuple[int, int] | str
 
 _HELD: Final = "rowbell.advisory_locks"
-"""Where a connection's ``info`` counts the session-level locks that it holds for blocks."""
+"""The key in a connection's ``info`` that counts the session-level locks held for blocks."""
 
 
 def advisory_lock(
@@ -51,39 +51,39 @@ def advisory_lock(
     timeout: LockTimeoutValue | None = None,
     transaction: bool = False,
 ) -> AbstractAsyncContextManager[bool]:
-    """Hold one of the application's own locks (PostgreSQL manual, 13.3.5 "Advisory Locks").
+    """Hold an advisory lock (PostgreSQL manual, 13.3.5 "Advisory Locks").
 
-    By default the lock is held until the block ends. Where it protects what the session's
-    transaction writes, that is too early: others see those writes only after the commit, so
-    hold it with ``transaction=True`` until then.
+    By default the lock is held until the block ends. If the lock protects what the session's
+    transaction writes, that is too early: others see those writes only after the commit. Use
+    ``transaction=True`` to hold the lock until then.
 
-    A lock that is held until the block ends belongs to the session's connection, which it
-    gives back when it commits. To commit inside the block, bind the session to a connection;
-    see the example. Either way the session is in a transaction from the lock on, so a
-    ``get_transaction`` inside the block is a SAVEPOINT. That of a REPEATABLE READ session has
-    its snapshot from before the wait.
+    A lock that is held until the block ends belongs to the session's connection. The session
+    returns this connection to the pool when it commits. To commit inside the block, bind the
+    session to a connection; see the example. In both cases the session is in a transaction once
+    it has the lock, so ``get_transaction`` inside the block is a SAVEPOINT. In a REPEATABLE READ
+    session the snapshot of this transaction is older than the lock.
 
     Args:
-        session: The session, on whose connection the lock is taken. What it has pending is not
+        session: The session. The lock is taken on its connection. Pending changes are not
             flushed.
         key: A 64-bit integer, two 32-bit integers, or a text, which stands for
-            ``hashtextextended(key, 0)``. These are three spaces of keys, the first and the last
-            of which overlap. One database's keys are apart from another's.
+            ``hashtextextended(key, 0)``. These are three key spaces; the first and the last
+            overlap. Each database has its own keys.
         shared: Conflict with exclusive locks only.
-        nowait: Do not wait; yield ``False`` where the lock is not to be had.
-        timeout: The longest wait: seconds, a ``timedelta``, or a text as PostgreSQL takes it;
-            ``None`` leaves the session's own ``lock_timeout`` in force.
-        transaction: Hold the lock until the session's transaction ends, not the block.
+        nowait: Do not wait; yield ``False`` if the lock is not available.
+        timeout: The longest wait: seconds, a ``timedelta``, or a text in PostgreSQL's form.
+            ``None`` keeps the session's own ``lock_timeout``.
+        transaction: Hold the lock until the session's transaction ends, not until the block ends.
 
     Yields:
-        Whether the lock is held; ``False`` only with ``nowait``.
+        Whether the lock is held. It is ``False`` only with ``nowait``.
 
     Raises:
-        InvalidArgumentError: A key outside of its range, an invalid timeout, or one beside
-            ``nowait``; at the call.
-        LockTimeoutError: The lock was not to be had in time. The transaction stays usable.
-        SessionStateError: A commit inside the block would take the lock away, something else
-            has (at the end of the block), or the session is in AUTOCOMMIT.
+        InvalidArgumentError: The key is out of range, or the timeout is invalid or given
+            together with ``nowait``; at the call.
+        LockTimeoutError: The lock was not acquired in time. The transaction stays usable.
+        SessionStateError: A commit inside the block would release the lock, the lock was lost
+            (raised at the end of the block), or the session is in AUTOCOMMIT.
 
     Example:
         .. code-block:: python
@@ -136,7 +136,7 @@ async def _held(
     held = sync_connection(await session.connection())
     driver = held.connection.dbapi_connection
     if not lock.transaction:
-        _count(held, +1)  # before it is held: whatever happens next, the pool will unlock
+        _count(held, +1)  # before the lock is held, so that the pool unlocks whatever happens
     granted = False
 
     async def acquire(connection: AsyncConnection) -> None:
@@ -151,7 +151,7 @@ async def _held(
         ):
             await cancelled_once(acquire(connection))
     except BaseException:
-        if granted and not lock.transaction:  # in the very moment of the cancellation
+        if granted and not lock.transaction:  # granted at the moment of the cancellation
             await complete(session.run_sync(_release, held, lock))
         raise
     if lock.transaction:
@@ -173,15 +173,15 @@ async def _held(
             await complete(session.run_sync(_release, held, lock))
 
 
-# Not event.contains(), which knows its targets by id(): another's, once that is gone.
+# Not event.contains(): it compares targets by id(), and a later object may have the same id().
 _listening: Final[WeakSet[Pool]] = WeakSet()
 
 
 def _release(session: Session, held: Connection, lock: _Lock) -> None:
-    """Release the lock; in a failed transaction, as soon as that is rolled back.
+    """Release the lock. In a failed transaction, release it after the rollback.
 
-    The pool would be late then: a SAVEPOINT may be all that is rolled back, and a connection
-    that a session is bound to does not return.
+    The pool's event would be too late: perhaps only a SAVEPOINT is rolled back, and the connection
+    of a session that is bound to it does not return to the pool.
     """
 
     def unlock(_: Session) -> None:
@@ -200,7 +200,7 @@ def _release(session: Session, held: Connection, lock: _Lock) -> None:
 
 
 def _count(held: Connection, step: int) -> None:
-    """Count the locks of a connection, so that its pool knows what to release."""
+    """Count the locks of a connection, so that its pool knows whether to release any."""
     pool = held.engine.pool
     if pool not in _listening:
         _listening.add(pool)
@@ -212,7 +212,7 @@ def _unlock_all(
     dbapi_connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolResetState
 ) -> None:
     if entry.info.pop(_HELD, 0) and not state.terminate_only:
-        dbapi_connection.rollback()  # a transaction that has failed would refuse
+        dbapi_connection.rollback()  # in a failed transaction the server refuses to unlock
         cursor = dbapi_connection.cursor()
         cursor.execute("SELECT pg_advisory_unlock_all()")
         cursor.close()
@@ -221,7 +221,7 @@ def _unlock_all(
 
 @contextmanager
 def _kept(session: AsyncSession, lock: _Lock) -> Generator[None]:
-    """Refuse commits that would give the connection, and the lock with it, to the pool."""
+    """Refuse commits that would return the connection, and with it the lock, to the pool."""
     if not isinstance(session.get_bind(), Engine):
         yield
         return
@@ -245,7 +245,7 @@ _INTEGERS: Final = {1: ("bigint", 2**63), 2: ("integer", 2**31)}
 
 
 def _sql_key(key: object) -> tuple[str, dict[str, int | str]]:
-    """The key as the arguments of PostgreSQL's functions, and their parameters."""
+    """The key as SQL arguments of PostgreSQL's lock functions, and the parameters for them."""
     if isinstance(key, str) and "\0" not in key:
         return "hashtextextended(:key, 0)", {"key": key}
     parts = key if isinstance(key, tuple) and len(key) > 1 else (key,)

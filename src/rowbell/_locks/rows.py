@@ -38,38 +38,38 @@ async def lock_rows(
     read: bool = False,
     key_share: bool = False,
 ) -> list[M]:
-    """Lock some rows until the transaction ends, and return them as they are now.
+    """Lock some rows until the transaction ends, and return their current state.
 
-    The rows are locked in the order of their keys, so two callers cannot deadlock on them,
-    and instances that the session has already are refreshed: what was read before the lock
-    may have changed while it was waited for.
+    The rows are locked in the order of their keys, so two callers cannot deadlock on them.
+    Instances that the session already has are refreshed, because the rows may have changed
+    during the wait for the lock.
 
     Args:
-        session: The session. What it has pending is flushed first, if it has autoflush.
+        session: The session. Pending changes are flushed first, if it has autoflush.
         model: A mapped class.
-        pks: The keys of the rows, each as ``Session.get`` takes it; at most 32,767, or
-            1,000 composite ones.
+        pks: The keys of the rows, each in a form that ``Session.get`` takes; at most 32,767, or
+            1,000 if the key is composite.
         nowait: Do not wait for a row that is locked; fail at once.
         skip_locked: Leave out rows that are locked, as the workers of a queue do. Rows that do
             not exist are left out too.
-        timeout: The longest wait for one row: seconds, a ``timedelta``, or a text as
-            PostgreSQL takes it; ``None`` leaves the session's own ``lock_timeout`` in force.
+        timeout: The longest wait for one row: seconds, a ``timedelta``, or a text in
+            PostgreSQL's form. ``None`` keeps the session's own ``lock_timeout``.
         read: Lock FOR SHARE instead of FOR UPDATE.
-        key_share: Lock FOR NO KEY UPDATE (FOR KEY SHARE with ``read``), which does not hold up
-            transactions that insert rows that refer to these.
+        key_share: Lock FOR NO KEY UPDATE (FOR KEY SHARE with ``read``). This does not block
+            transactions that insert rows that refer to the locked rows.
 
     Returns:
         The instances, in the order of their keys in the database.
 
     Raises:
         UnmappedModelError: The model is not a mapped class; at the call.
-        InvalidKeyError: A key does not fit the model's; at the call.
-        InvalidArgumentError: Arguments that contradict each other, too many keys, or a timeout
-            that is invalid; at the call.
+        InvalidKeyError: A key does not fit the model's primary key; at the call.
+        InvalidArgumentError: Arguments contradict each other, there are too many keys, or the
+            timeout is invalid; at the call.
         NotFoundError: A row does not exist.
-        LockTimeoutError: A lock was not to be had in time. The transaction stays usable.
+        LockTimeoutError: A lock was not acquired in time. The transaction stays usable.
         SessionStateError: One of the instances has changes that are not flushed and the
-            session has no autoflush, or it is in AUTOCOMMIT.
+            session has no autoflush, or the session is in AUTOCOMMIT.
 
     Example:
         .. code-block:: python
@@ -89,7 +89,7 @@ async def lock_rows(
     if not keys:
         return []
     if session.autoflush:
-        # Not inside the SAVEPOINT: undoing it would undo what the session takes for done.
+        # Not inside the SAVEPOINT: its rollback would undo changes that the session has flushed.
         await cancelled_once(session.flush())
     else:
         _refuse_pending(session, mapper, keys)
@@ -102,7 +102,7 @@ async def lock_rows(
             skip_locked=skip_locked,
             read=read,
             key_share=key_share,
-            of=list(mapper.tables),  # not what is joined to them, perhaps by an outer join
+            of=list(mapper.tables),  # not the tables that are joined to them, as by an outer join
         )
         .execution_options(populate_existing=True)
     )
@@ -138,7 +138,7 @@ def _named(mapper: Mapper[Any], key: Key) -> str:
 
 
 def _refuse_pending(session: AsyncSession, mapper: Mapper[Any], keys: list[Key]) -> None:
-    """Refuse where a fresh read would overwrite what the caller has changed."""
+    """Refuse if the refresh would overwrite changes of the caller."""
     for instance in session.dirty:
         state = inspect(instance)
         if state.mapper.isa(mapper) and state.identity in keys:

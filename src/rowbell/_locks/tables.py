@@ -51,28 +51,28 @@ def lock_tables(
 ) -> AbstractAsyncContextManager[SessionT]:
     """Lock tables until the transaction ends.
 
-    The block is a transaction, or a SAVEPOINT inside the one that is open, as with
+    The block is a transaction, or a SAVEPOINT if a transaction is open, as with
     ``get_transaction``. In a SAVEPOINT the locks outlive the block: they are held until the
-    transaction around it ends. All tables are locked by one statement, in the same order
-    whatever order they are named in, so two callers cannot deadlock on them.
+    outer transaction ends. One statement locks all tables, always in the same order, so two
+    callers cannot deadlock on them.
 
     Args:
         session: The session.
         tables: Mapped classes (all of their tables, with joined inheritance) or tables.
         mode: The lock mode. The default conflicts with itself, and lets others read and write.
-        timeout: The longest wait: seconds, a ``timedelta``, or a text as PostgreSQL takes it
-            (``"500ms"``); ``None`` leaves the session's own ``lock_timeout`` in force. It
-            limits the wait for these locks only, not those of the block.
+        timeout: The longest wait: seconds, a ``timedelta``, or a text in PostgreSQL's form
+            (``"500ms"``). ``None`` keeps the session's own ``lock_timeout``. It limits only the
+            wait for these locks, not the waits of statements in the block.
 
     Yields:
         The session.
 
     Raises:
-        InvalidArgumentError: No tables, tables of several databases, an unknown mode, or a
-            timeout that is invalid; at the call.
+        InvalidArgumentError: No tables, tables of several databases, an unknown mode, or an
+            invalid timeout; at the call.
         UnmappedModelError: A model is neither a mapped class nor a table; at the call.
-        LockTimeoutError: The locks were not to be had in time. The block's transaction or
-            SAVEPOINT is rolled back.
+        LockTimeoutError: The locks were not acquired in time. The transaction or SAVEPOINT of
+            the block is rolled back.
         SessionStateError: The session is in AUTOCOMMIT.
 
     Example:
@@ -107,8 +107,8 @@ async def _locked(
     async with get_transaction(session):
         connection = await session.connection(bind_arguments={"bind": bind})
         schema_map = schema_map_of(session.sync_session, sync_connection(connection))
-        # Not by oid: asking for those takes a snapshot, which in REPEATABLE READ would be older
-        # than the locks. Without a schema a table is in the default one, as when it has that.
+        # Not by oid: the query for oids takes a snapshot, which in REPEATABLE READ would be older
+        # than the locks. A table without a schema is sorted under the default schema.
         default = bind.dialect.default_schema_name or ""
         tables.sort(key=lambda t: (schema_map.get(t.schema, t.schema) or default, t.name))
         names = [table_name(table, schema_map) for table in tables]

@@ -1,4 +1,4 @@
-"""The wait for a lock: limited, and undone in the session's settings when it is over."""
+"""The wait for a lock: limited by ``lock_timeout``, which is restored afterwards."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ async def lock_wait(
 ) -> AsyncGenerator[None, None]:
     """Set ``lock_timeout`` for the statements of the block, and restore it afterwards.
 
-    It runs inside a transaction or SAVEPOINT that ends when it fails, which restores the
-    setting too.
+    Use it inside a transaction or SAVEPOINT that is rolled back on an error: the rollback restores
+    the setting too.
 
     Args:
         connection: The session's connection.
-        timeout: The longest wait; ``None`` leaves the caller's ``lock_timeout`` in force.
-        objects: What is locked, for the error.
+        timeout: The longest wait; ``None`` keeps the caller's ``lock_timeout``.
+        objects: The locked objects, for the error.
         mode: The mode of the lock, for the error.
 
     Raises:
-        LockTimeoutError: The lock was not to be had in time.
+        LockTimeoutError: The lock was not acquired in time.
         SessionStateError: The session is in AUTOCOMMIT.
     """
     try:
@@ -46,7 +46,7 @@ async def lock_wait(
             with refuse_autocommit():
                 yield
             return
-        # Neither takes a snapshot, which in REPEATABLE READ would be older than the lock.
+        # Neither statement takes a snapshot, which in REPEATABLE READ would be older than the lock.
         previous = await connection.scalar(text("SHOW lock_timeout"))
         await connection.execute(text(f"SET LOCAL lock_timeout = '{timeout}'"))
         with refuse_autocommit():

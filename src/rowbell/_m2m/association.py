@@ -1,4 +1,4 @@
-"""The association rows of a Many-to-Many relationship, from one owner's side."""
+"""The rows of a many-to-many relationship in its secondary table, for one owner."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 
 
 Key = tuple[Any, ...]
-"""Values of the columns by which one side is known in the secondary table, in their order."""
+"""The values of the columns that the secondary table refers to on one side, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One side's columns, and those of the secondary table that refer to them."""
+    """The columns of one side, and the columns of the secondary table that refer to them."""
 
     mapper: Mapper[Any]
     columns: tuple[Column[Any], ...]
     references: tuple[Column[Any], ...]
 
     def key(self, instance: object) -> Key:
-        """The instance's values; may load them, so it runs in a greenlet.
+        """The instance's values. This may load them, so it must run in a greenlet.
 
         Raises:
             UnflushedInstanceError: It has no row yet.
@@ -58,12 +58,12 @@ class _Side:
         return key
 
     def _value(self, state: InstanceState[Any], column: Column[Any]) -> Any:
-        if state.identity and column in state.mapper.primary_key:  # known though expired
+        if state.identity and column in state.mapper.primary_key:  # known even if expired
             return state.identity[state.mapper.primary_key.index(column)]
         return getattr(state.obj(), state.mapper.get_property_by_column(column).key)
 
     def equals(self, key: Key) -> ColumnElement[bool]:
-        """The rows of the secondary table that refer to that key."""
+        """The condition that selects the rows of the secondary table that refer to the key."""
         return and_(*(c == value for c, value in zip(self.references, key, strict=True)))
 
     def check(self, rel_attr: QueryableAttribute[Any], instance: object) -> None:
@@ -77,7 +77,7 @@ class _Side:
 
 @dataclass(frozen=True, slots=True)
 class Association:
-    """A Many-to-Many relationship of one owner."""
+    """A many-to-many relationship of one owner."""
 
     instance: object
     prop: RelationshipProperty[Any]
@@ -89,7 +89,7 @@ class Association:
     def of(
         cls, instance: object, rel_attr: QueryableAttribute[Any], related: Iterable[object]
     ) -> Self:
-        """Check the arguments, as far as that needs no database."""
+        """Check the arguments, as far as possible without the database."""
         prop = getattr(rel_attr, "property", None)
         table = prop.secondary if isinstance(prop, RelationshipProperty) else None
         if not isinstance(prop, RelationshipProperty) or table is None:
@@ -121,7 +121,7 @@ class Association:
     async def written(
         self, session: AsyncSession, related: Sequence[object]
     ) -> AsyncGenerator[AssociationRows, None]:
-        """Lend the owner's rows for writing. Afterwards loaded collections of them are expired."""
+        """Yield the owner's rows for writing. Afterwards expire the loaded collections of them."""
         self._refuse_pending()
         keys = await session.run_sync(
             lambda _: [self.owner.key(self.instance), *map(self.related.key, related)]
@@ -166,7 +166,7 @@ class Association:
 def _compares_only(join: object, pairs: set[frozenset[Any]]) -> bool:
     """Whether a join condition only compares those pairs of columns.
 
-    Whatever else it says, rows that it leaves out belong to somebody else, and are not to be
+    If it has other conditions, rows that it leaves out belong to something else and must not be
     deleted.
     """
     if isinstance(join, Grouping):
@@ -187,7 +187,7 @@ def _has_changes(state: InstanceState[Any], name: str) -> bool:
 
 
 def _expire_loaded(session: AsyncSession, instance: object, names: list[str]) -> None:
-    """Expire those collections that are loaded, but none with changes that are not flushed."""
+    """Expire those of the collections that are loaded and have no changes that are not flushed."""
     state = inspect(instance)
     stale = [name for name in names if name in state.dict and not _has_changes(state, name)]
     if stale and instance in session:
@@ -222,7 +222,7 @@ class AssociationRows:
         return frozenset(tuple(row) for row in await self._execute(statement))
 
     async def insert(self, keys: Iterable[Key], *, ignore_conflicts: bool = False) -> None:
-        """Insert rows, in an order that all callers share, so that they cannot deadlock."""
+        """Insert rows, in the same order for all callers, so that they cannot deadlock."""
         ordered = _ordered(keys)
         rows = [self._row(key) for key in ordered]
         self.touched.update(ordered)
@@ -233,7 +233,7 @@ class AssociationRows:
             await self._execute(statement, rows)
 
     async def delete(self, keys: Iterable[Key]) -> None:
-        """Delete rows, in as many statements as their parameters need."""
+        """Delete rows, in several statements if one would have too many parameters."""
         side, ordered = self.association.related, _ordered(keys)
         self.touched.update(ordered)
         size = longest_in_list(len(side.references), besides=len(self.owner))
@@ -248,7 +248,7 @@ class AssociationRows:
     def _row(self, key: Key) -> dict[str, Any]:
         row = _by_name(self.association.owner, self.owner)
         for name, value in _by_name(self.association.related, key).items():
-            # Two composite foreign keys may share a column, such as a tenant's.
+            # Two composite foreign keys may share a column, such as a tenant ID.
             if row.setdefault(name, value) != value:
                 raise InvalidArgumentError(
                     "related", f"one with {name} {value!r}", f"of the owner's {name} {row[name]!r}"
@@ -270,5 +270,5 @@ def _by_name(side: _Side, key: Key) -> dict[str, Any]:
 def _ordered(keys: Iterable[Key]) -> list[Key]:
     try:
         return sorted(keys)
-    except TypeError:  # of a type that has no order, such as an enum
+    except TypeError:  # values without an order, such as enum members
         return sorted(keys, key=repr)

@@ -1,8 +1,8 @@
-"""Many-to-Many relationships, written in their secondary table without loading the collection.
+"""Many-to-many relationships: write the secondary table without loading the collection.
 
-All three functions use a SAVEPOINT, so an error in the middle changes nothing. They leave the
-commit to the caller. Rows are inserted with the keys of both sides; all other columns of the
-secondary table get their defaults. Pending changes of the session are not flushed.
+All three functions use a SAVEPOINT, so after an error nothing has changed. The caller commits. Rows
+are inserted with the keys of both sides; all other columns of the secondary table get their
+defaults. Pending changes of the session are not flushed.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ async def m2m_add(
         session: The session.
         instance: The owner.
         rel_attr: The relationship, as in ``Post.tags``.
-        *related: What to relate; twice the same is once. With none, nothing is done.
-        ignore_conflicts: Leave out those that are related already (``ON CONFLICT DO NOTHING``).
+        *related: The instances to link. Duplicates are ignored. Without any, nothing is done.
+        ignore_conflicts: Skip instances that are linked already (``ON CONFLICT DO NOTHING``).
 
     Raises:
-        RelationshipError: Not a Many-to-Many relationship, not of that instance's class, or
-            not to the class of a related one.
+        RelationshipError: The attribute is not a many-to-many relationship, does not belong to
+            the instance's class, or does not lead to the class of a related instance.
         UnflushedInstanceError: An instance has no row yet.
         SessionStateError: The instance's loaded collection has changes that are not flushed.
-        IntegrityError: SQLAlchemy's: one is related already.
+        IntegrityError: An instance is linked already. This is SQLAlchemy's exception.
 
     Example:
         .. code-block:: python
@@ -67,7 +67,7 @@ async def m2m_remove(
         session: The session.
         instance: The owner.
         rel_attr: The relationship, as in ``Post.tags``.
-        *related: What not to relate any more. With none, nothing is done.
+        *related: The instances to unlink. Without any, nothing is done.
 
     Raises:
         RelationshipError, UnflushedInstanceError, SessionStateError: As ``m2m_add``.
@@ -91,15 +91,15 @@ async def m2m_set(
 ) -> None:
     """Link exactly these instances to another. Only rows that differ are changed.
 
-    The owner's row is locked (FOR NO KEY UPDATE) until the transaction ends, so that of two
-    that set at once one whole set remains. At READ COMMITTED, that is: a REPEATABLE READ
-    snapshot may not see what the other has inserted.
+    The owner's row is locked (FOR NO KEY UPDATE) until the transaction ends. If two transactions
+    set the collection at the same time, the set of one of them remains, not a mixture. This holds
+    at READ COMMITTED: a REPEATABLE READ snapshot may not see what the other has inserted.
 
     Args:
         session: The session.
         instance: The owner.
         rel_attr: The relationship, as in ``Post.tags``.
-        *related: The new set; with none, it is cleared.
+        *related: The new set. Without any, all links are removed.
 
     Raises:
         RelationshipError, UnflushedInstanceError, SessionStateError: As ``m2m_add``.
@@ -114,8 +114,8 @@ async def m2m_set(
     try:
         await _set(association, session, related)
     except IntegrityError as error:
-        # Another transaction has added one of them since the read, without locking the owner. It
-        # is committed, so the second try sees it.
+        # Another transaction has added one of them since the read, without locking the owner. That
+        # transaction has committed, so the second attempt sees the row.
         if not has_sqlstate(error, UNIQUE_VIOLATION):
             raise
         await _set(association, session, related)

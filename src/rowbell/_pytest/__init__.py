@@ -1,1 +1,1 @@
-"""What the fixtures of ``rowbell_pytest`` are made of."""
+"""The parts of the fixtures of ``rowbell_pytest``."""

@@ -1,4 +1,4 @@
-"""What several processes of a test run share: made by the first to come, ended by the last."""
+"""Objects that the processes of a test run share: the first creates one, the last destroys it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def shared(
     """Share an object between processes: the first creates it, the last destroys it.
 
     Args:
-        directory: Where all of the processes keep what they know of it.
-        name: What it is called there.
-        make: Makes it, in the first process, and returns how the others find it.
-        end: Ends it, in the last process; the argument is what ``make`` has returned. It runs
-            also where some process was killed before it could leave.
+        directory: A directory that all of the processes use. The lock and the record are in it.
+        name: The object's name in that directory.
+        make: Creates the object, in the first process. It returns what the others need to find it.
+        end: Destroys the object, in the last process. Its argument is what ``make`` has returned.
+            It also runs if one of the processes was killed.
 
     Yields:
         What ``make`` has returned.
     """
     try:
-        import fasteners  # noqa: PLC0415  # not all users have the extra
+        import fasteners  # noqa: PLC0415  # an optional dependency
     except ImportError as error:
         raise ImportError("rowbell's fixtures need more: pip install rowbell[pytest]") from error
 
@@ -66,7 +66,7 @@ def _write(record: Path, value: str, users: list[int]) -> None:
 
 def _is_alive(pid: int) -> bool:
     if os.name == "nt":
-        return True  # os.kill() with signal 0 would end the process there
+        return True  # on Windows, os.kill() with signal 0 would end the process
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,7 +1,7 @@
-"""The database of a test worker: a clone of a template, created again when it must be clean.
+"""The database of a test worker: a copy of a template, created again when a test needs a clean one.
 
-The fixtures of ``rowbell_pytest`` use this module. It is not asynchronous, because fixtures of a
-whole test run outlive the event loops of its tests.
+The fixtures of ``rowbell_pytest`` use this module. It is synchronous, because fixtures of a whole
+test run outlive the event loops of the tests.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Run:
     """One test run.
 
     Attributes:
-        directory: Where its processes keep what they share.
-        uid: Tells its databases from those of other runs on the same server.
-        worker: The name of this process in it.
+        directory: The directory that its processes share.
+        uid: Distinguishes its databases from those of other runs on the same server.
+        worker: The name of this process in the run.
     """
 
     directory: Path
@@ -47,24 +47,24 @@ class Run:
 
 
 class Condition(StrEnum):
-    """What a worker's database may contain beside the template."""
+    """What a worker's database may contain in addition to the template."""
 
     CLEAN = "clean"
     """Nothing."""
     ROLLED_BACK = "rolled back"
-    """Sequences that have moved; no rows."""
+    """No rows, but sequences may have advanced."""
     LENT = "lent"
-    """What the test does that has it now."""
+    """Whatever the test writes that uses it now."""
     DIRTY = "dirty"
-    """Anything, or there is no such database."""
+    """Anything; or the database does not exist."""
 
 
 class WorkerDatabase:
-    """A clone of the template. It is created again when it must be clean and may not be.
+    """A copy of the template. It is created again if it must be clean and may not be.
 
     Args:
         server_url: A URL of the server.
-        name: The clone's name.
+        name: The copy's name.
         template: The template's name.
     """
 
@@ -77,7 +77,7 @@ class WorkerDatabase:
 
     @contextmanager
     def lent(self) -> Generator[URL]:
-        """Its URL, for a test that may change it; it is clean."""
+        """Yield the URL of the clean database, for a test that may change it."""
         if self.condition is not Condition.CLEAN:
             self._clone()
         self.condition = Condition.LENT
@@ -85,7 +85,7 @@ class WorkerDatabase:
         self.condition = Condition.DIRTY
 
     def to_roll_back(self) -> URL:
-        """Its URL, for work that is rolled back. In the test that it is lent to, the same URL."""
+        """The URL, for work that is rolled back. It is the same URL in the test that is lent it."""
         if self.condition is Condition.DIRTY:
             self._clone()
         if self.condition is not Condition.LENT:
@@ -98,7 +98,7 @@ class WorkerDatabase:
         self.condition = Condition.CLEAN
 
     def drop(self) -> None:
-        """Drop it, if it is there."""
+        """Drop the database, if it exists."""
         _call(drop_database, self._name, server_url=self._server_url, missing_ok=True)
 
 
@@ -113,7 +113,7 @@ def create_template(server_url: URL, name: str, schema: Schema) -> None:
 
 
 def drop_template(server_url: URL, name: str) -> None:
-    """Drop it."""
+    """Drop the template."""
     _call(drop_database, name, server_url=server_url)
 
 
@@ -140,6 +140,6 @@ async def _awaited(pending: Awaitable[None]) -> None:
 
 
 def _call(function: Callable[..., Awaitable[None]], *arguments: Any, **options: Any) -> None:
-    """Run an async function in an event loop of its own."""
+    """Run an async function in its own event loop."""
     with start_blocking_portal() as portal:
         portal.call(partial(function, *arguments, **options))

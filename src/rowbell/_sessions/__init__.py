@@ -1,1 +1,1 @@
-"""Sessions for requests and workers, and transactions inside of them."""
+"""Sessions for requests and workers, and transactions inside them."""

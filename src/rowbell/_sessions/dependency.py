@@ -1,7 +1,7 @@
 """Sessions for requests and workers.
 
-A cancellation does not interrupt what ends a session or rolls back. So a client that leaves, or a
-timeout around the block, leaves no transaction open and no connection out of its pool.
+A cancellation does not interrupt a rollback or the end of a session. So a client that disconnects,
+or a timeout around the block, leaves no open transaction and returns the connection to its pool.
 """
 
 from __future__ import annotations
@@ -35,20 +35,21 @@ def create_db_dependency(
 ) -> Callable[[], AsyncGenerator[SessionT, None]]:
     """A dependency for FastAPI's ``Depends``: a session for each request.
 
-    The session has its connection when the endpoint begins. After the endpoint it commits, if
-    a transaction is open; an exception or a cancellation rolls back. When that happens is the
-    scope's choice: ``Depends(get_db, scope="function")`` commits before the response is sent,
-    so that a commit that fails is a 500; ``Depends(get_db)`` after it, so that a streaming
-    response may go on using the session. See :mod:`rowbell.fastapi` for a ready-made form.
+    The session already has its connection when the endpoint begins. After the endpoint, it
+    commits if a transaction is open. After an exception or a cancellation, it rolls back. The
+    scope decides when: ``Depends(get_db, scope="function")`` commits before the response is
+    sent, so a failed commit gives status 500. ``Depends(get_db)`` commits after it, so a
+    streaming response can still use the session. See :mod:`rowbell.fastapi` for a ready-made
+    form.
 
     Args:
-        session_maker: Makes the sessions; of any subclass of ``AsyncSession``.
+        session_maker: Creates the sessions, of ``AsyncSession`` or any subclass.
 
     Returns:
-        An async-generator function. It raises ``PoolExhaustedError`` before the endpoint runs
-        where all connections are in use for as long as the pool waits (``pool_timeout``), and
-        ``SessionStateError`` instead of a commit that would store nothing, because the endpoint
-        has caught the error of a statement that failed.
+        An async generator function. It raises ``PoolExhaustedError`` before the endpoint runs
+        if no connection becomes free within the pool's timeout (``pool_timeout``). It raises
+        ``SessionStateError`` instead of committing if the endpoint has caught the error of a
+        failed statement, because that commit would store nothing.
 
     Example:
         .. code-block:: python
@@ -73,18 +74,17 @@ def create_db_dependency(
 def create_db_context(
     session_maker: async_sessionmaker[SessionT],
 ) -> Callable[[], AbstractAsyncContextManager[SessionT]]:
-    """The same life cycle for workers, command lines and tests.
+    """The same life cycle for workers, command-line programs and tests.
 
     Args:
-        session_maker: Makes the sessions; of any subclass of ``AsyncSession``.
+        session_maker: Creates the sessions, of ``AsyncSession`` or any subclass.
 
     Returns:
-        A function whose result is used in ``async with``. It yields a session that has its
-        connection, commits at the end if a transaction is open, and rolls back on an exception
-        or a cancellation. It raises ``PoolExhaustedError`` where all connections are in use for
-        as long as the pool waits: when it is entered, or when that happens in the block. After the
-        block the session is closed for good: using it raises SQLAlchemy's
-        ``InvalidRequestError``.
+        A function that returns an async context manager. It yields a session that already has
+        its connection. At the end it commits if a transaction is open; it rolls back on an
+        exception or a cancellation. It raises ``PoolExhaustedError`` if no connection becomes
+        free within the pool's timeout, at the start or inside the block. After the block the
+        session is closed permanently: using it raises SQLAlchemy's ``InvalidRequestError``.
 
     Example:
         .. code-block:: python
@@ -94,8 +94,8 @@ def create_db_context(
             async with db() as session:
                 session.add(Order(status="new"))
     """
-    # A session that is used after its end, by a background task say, would begin anew, and nobody
-    # would commit or close it. So it refuses, unless the maker says otherwise.
+    # If a background task used the session after its end, the session would begin a transaction
+    # that nobody commits or closes. So it refuses, unless the session maker has another setting.
     options = {"close_resets_only": False} | session_maker.kw
 
     @asynccontextmanager
@@ -119,7 +119,7 @@ def create_db_context(
 
 
 async def _check_out(session: AsyncSession) -> None:
-    """Check the session's connection out of the pool, unless its transactions are the caller's."""
+    """Check the session's connection out of the pool, unless the caller begins its transactions."""
     note_failures(session)
     engine = engine_of(session)
     if engine is None:
@@ -130,9 +130,9 @@ async def _check_out(session: AsyncSession) -> None:
 
 
 def _exhausted(error: PoolTimeoutError) -> PoolExhaustedError | None:
-    """The error with the pool's numbers as attributes; ``None`` if it is one already.
+    """The error with the pool's numbers as attributes; ``None`` if it already is that error.
 
-    They are in SQLAlchemy's sentence alone, and that may be of another engine's pool than the
+    Only SQLAlchemy's message contains them. The pool may belong to another engine than the
     session's.
     """
     numbers = _EXHAUSTED.search(str(error))

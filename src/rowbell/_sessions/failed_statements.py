@@ -1,7 +1,7 @@
 """Which connections are in a transaction in which a statement has failed.
 
-PostgreSQL answers the COMMIT of such a transaction by rolling back, and drivers take that for
-success. So where an error was caught and nothing was rolled back, a commit asks first, and raises.
+PostgreSQL answers the COMMIT of such a transaction with a rollback, and drivers treat that as
+success. So if an error was caught and nothing was rolled back, the commit is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def engine_of(session: AsyncSession) -> Engine | None:
-    """The session's engine; ``None`` where it is bound per model, and has not just one."""
+    """The session's engine; ``None`` if it has several, one for each model."""
     try:
         return session.get_bind().engine
     except UnboundExecutionError:
@@ -34,7 +34,7 @@ _failed: Final[WeakSet[Connection]] = WeakSet()
 """The connections on which a statement has failed since they were checked out."""
 
 
-# Not event.contains(), which knows its targets by id(): another's, once that is gone.
+# Not event.contains(): it compares targets by id(), and a later object may have the same id().
 _listening: Final[WeakSet[Dialect]] = WeakSet()
 
 
@@ -54,7 +54,7 @@ async def refuse_failed(session: AsyncSession) -> None:
     """Refuse to commit a transaction that PostgreSQL would roll back.
 
     Raises:
-        SessionStateError: It would.
+        SessionStateError: PostgreSQL would roll it back.
     """
     if not (_failed and session.in_transaction() and engine_of(session)):
         return
@@ -68,6 +68,6 @@ async def refuse_failed(session: AsyncSession) -> None:
             raise
         raise SessionStateError(
             "a statement of this transaction has failed, and its error was caught: a commit "
-            "would store nothing of it. Put what may fail into get_transaction(session), which "
-            "undoes it alone, or await session.rollback()"
+            "would store nothing. Run the statement in get_transaction(session), which rolls "
+            "back only that block, or await session.rollback()"
         ) from error

@@ -1,7 +1,7 @@
-"""Transactions and SAVEPOINTs inside of a session.
+"""Transactions and SAVEPOINTs inside a session.
 
-A cancellation does not interrupt what ends a transaction: a timeout around the block leaves none
-open.
+A cancellation does not interrupt the end of a transaction, so a timeout around the block leaves no
+open transaction.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ SessionT = TypeVar("SessionT", bound=AsyncSession)
 
 @asynccontextmanager
 async def get_transaction(session: SessionT) -> AsyncGenerator[SessionT, None]:
-    """A transaction in a session: a SAVEPOINT where one is open already.
+    """A transaction in a session, or a SAVEPOINT if one is open already.
 
     Without an open transaction, one is begun, committed at the end, and rolled back on an
-    exception. Inside of one, a SAVEPOINT takes its place, so that only the block is undone and
-    the transaction around it goes on; also where the block is cancelled, by a timeout say. (Not
-    in the middle of a statement: that costs the connection, and so the whole transaction.)
+    exception. Inside a transaction, the block is a SAVEPOINT: on an exception only the block is
+    rolled back, and the outer transaction continues. This also holds if the block is cancelled,
+    by a timeout for example. (But a cancellation in the middle of a statement closes the
+    connection, and so the whole transaction is lost.)
 
     Args:
-        session: The session. What it has pending is flushed before a SAVEPOINT.
+        session: The session. Pending changes are flushed before a SAVEPOINT.
 
     Yields:
         The session.
 
     Raises:
-        SessionStateError: A statement has failed in the block, its error was caught, and
+        SessionStateError: A statement in the block has failed, its error was caught, and
             nothing was rolled back: a commit would store nothing.
 
     Example:
@@ -69,18 +70,18 @@ async def get_transaction(session: SessionT) -> AsyncGenerator[SessionT, None]:
 async def savepoint(
     session: AsyncSession, bind: Engine | Connection
 ) -> AsyncGenerator[AsyncConnection]:
-    """A SAVEPOINT on a session's connection, begun without flushing what the session has pending.
+    """A SAVEPOINT on a session's connection. The session's pending changes are not flushed.
 
     Args:
-        session: The session; a transaction is begun if none is open, and left open.
+        session: The session. If no transaction is open, one is begun, and stays open.
         bind: Its engine or connection.
 
     Yields:
         The connection.
 
     Raises:
-        SessionStateError: The session is in AUTOCOMMIT, where there are no transactions, or has
-            ``autobegin=False`` and none.
+        SessionStateError: The session is in AUTOCOMMIT, where there are no transactions, or it
+            has ``autobegin=False`` and is in no transaction.
     """
     refuse_unbegun(session)
     connection = await session.connection(bind_arguments={"bind": bind})
@@ -90,7 +91,7 @@ async def savepoint(
 
 @contextmanager
 def refuse_autocommit() -> Generator[None]:
-    """Explain the error of a statement in the block that needs a transaction and has none.
+    """Explain the error of a statement that needs a transaction in a session without one.
 
     Raises:
         SessionStateError: The session is in AUTOCOMMIT.
@@ -101,8 +102,8 @@ def refuse_autocommit() -> Generator[None]:
         if not has_sqlstate(error, NO_ACTIVE_TRANSACTION):
             raise
         raise SessionStateError(
-            "the session is in AUTOCOMMIT, where nothing lasts longer than a statement: use one "
-            "with an isolation level"
+            "the session is in AUTOCOMMIT, where there are no transactions: use a session with an "
+            "isolation level"
         ) from error
 
 
@@ -122,10 +123,10 @@ async def _completed(
 
 
 def refuse_unbegun(session: AsyncSession) -> None:
-    """Refuse a session that is in no transaction and begins none by itself.
+    """Refuse a session that is in no transaction and does not begin one automatically.
 
     Raises:
-        SessionStateError: It has ``autobegin=False``, and no transaction.
+        SessionStateError: It has ``autobegin=False`` and is in no transaction.
     """
     if not session.sync_session.autobegin and not session.in_transaction():
         raise SessionStateError(
