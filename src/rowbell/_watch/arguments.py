@@ -1,4 +1,4 @@
-"""The arguments that all waits take beside the row, in one place."""
+"""The arguments that all waits take in addition to the row."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class WaitArguments(TypedDict, total=False):
     """How to wait for a row.
 
     Attributes:
-        columns: The columns to watch, as names or mapped attributes. By default those that the
-            model declares (``@watched(columns=…)``), or else all mapped columns, those of the
-            row's own subclass included. With ``until``, the columns whose change makes it be
-            asked again.
+        columns: The columns to watch, as names or mapped attributes. The default is the columns
+            that the model declares (``@watched(columns=…)``), or else all mapped columns,
+            including those of the row's own subclass. With ``until``, a change of these columns
+            makes the wait evaluate ``until`` again.
         interval: The polling interval while nothing notifies, in seconds (default 0.5) or as a
-            ``timedelta``; also how often a function ``until`` is asked again.
-        timeout: How long to wait, in seconds or as a ``timedelta``; ``None`` (the default) for
-            ever.
-        until: End the wait once this holds instead of at any change, at once if it holds
-            already. A plain function of an instance (loaded with ``options``, belonging to no
+            ``timedelta``. A function ``until`` is also called again at this interval.
+        timeout: How long to wait, in seconds or as a ``timedelta``; ``None`` (the default) means
+            without limit.
+        until: End the wait when this condition holds, not at any change; at once if it already
+            holds. A plain function of an instance (loaded with ``options``, belonging to no
             session), or an SQL expression on the model's columns. An expression that may change
-            without the row, by ``now()`` say, is polled.
-        since: What the caller last saw, as an instance or as values by attribute. A row that
-            differs from it already ends the wait at once.
+            while the row does not, for example with ``now()``, is polled.
+        since: What the caller last saw: an instance, or values by attribute. If the row already
+            differs from it, the wait ends at once.
         options: Loader options for the returned instance.
     """
 
@@ -60,7 +60,7 @@ def complete_arguments(arguments: WaitArguments) -> dict[str, Any]:
     """The arguments that a caller gives, and the defaults of the others.
 
     Raises:
-        TypeError: One has a name that no wait takes.
+        TypeError: An argument has an unknown name.
     """
     for name in arguments:
         if name not in DEFAULTS:

@@ -1,4 +1,4 @@
-"""The parts of a watcher, put together. Another notifier is chosen here."""
+"""Puts the parts of a watcher together, and chooses the notifier."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Parts:
 
     Attributes:
         board: Its watches.
-        reader: The task that reads for them.
-        notifier: What notifies.
+        notifier: The notifier.
+        subscription: The task that connects the board with the notifier.
         subscription: The task that connects the board with the notifier.
     """
 
@@ -53,12 +53,12 @@ def assemble(
 
     Args:
         connections: The connections of its reads.
-        listen_connection: What makes the connection that listens.
-        state: Where the parts say how they are.
+        listen_connection: Creates the connection that listens.
+        state: The log that the parts report their state to.
         mode: Whether waits must be armed.
-        recheck: How often the row of an armed wait is read all the same, in seconds.
+        recheck: How often the row of an armed wait is read without a notification, in seconds.
         timing: All other times.
-        changed: Called when what statistics say may have changed.
+        changed: Called when the statistics may have changed.
     """
     wake_reader, wake_subscription = asyncio.Event(), asyncio.Event()
     board = Board(

@@ -1,4 +1,4 @@
 """The watches of one watcher, in memory. Nothing here awaits; the clock is an argument.
 
-Here it is decided whether a watch may rely on notifications, and when its row is read next.
+It decides whether a watch may rely on notifications, and when its row is read next.
 """

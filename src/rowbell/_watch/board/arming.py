@@ -1,7 +1,7 @@
-"""Which phase each watch is in: the one place that changes phases, and what is registered for it.
+"""Decides which phase each watch is in, and what is registered for it. No other code does that.
 
-An event of the notifier or of a read takes watches from phase to phase, as ``phases`` says. What
-it needs it asks for: a read (``want_read``), or the subscription's ``attention``.
+An event of the notifier or of a read moves watches from phase to phase, as ``phases`` defines. If a
+phase needs something, it is requested: a read (``want_read``), or the subscription's ``attention``.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ class Arming:
 
     Args:
         clock: The time, in seconds.
-        must_arm: Whether a wait fails that cannot be armed (``mode="listen"``).
-        want_read: Has a watch's row read at once.
-        want_read_soon: Has it read within a moment.
-        attention: Called when there is something to do for the subscription.
-        changed: Called when what statistics say may have changed.
+        must_arm: Whether a wait that cannot be armed fails (``mode="listen"``).
+        want_read: Called to have a watch's row read at once.
+        want_read_soon: Called to have it read soon.
+        attention: Called when the subscription has something to do.
+        changed: Called when the statistics may have changed.
 
     Attributes:
         server: The server that notifies, as ``Evidence`` names it; ``None`` while none does.
-        is_server_in_doubt: Whether a read was answered by another primary than that.
-        obstacles: The tables whose rows cannot be notified of, and why.
+        is_server_in_doubt: Whether another primary than that server has answered a read.
+        obstacles: The tables that cannot notify, and the reasons.
         armed: The number of armed watches.
-        registrations: What is registered for them, or is to be.
+        registrations: What is registered for the watches, and what is wanted.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Arming:
         return self.server is not None
 
     def _apply(self, watch: Watch, event: Event) -> bool:
-        """Take a watch from its phase to the next; returns whether that is another one."""
+        """Move a watch to its next phase; return whether it is another phase."""
         before = watch.phase
         after = watch.phase = following(before, event, self._clock())
         if after is before:
@@ -111,7 +111,7 @@ class Arming:
             self._apply(watch, Wanted())
 
     def leave(self, watch: Watch) -> None:
-        """A wait has ended. Its row stays registered for a while."""
+        """A wait has ended. The registration of its row is kept for a while."""
         self.registrations.leave(watch, self._clock())
         self._count(watch, watch.phase, None)
         watch.phase, watch.row_ids = Polled(self._clock()), ()
@@ -119,7 +119,7 @@ class Arming:
     # -- the connection
 
     def connected(self, server: float, watches: Iterable[Watch]) -> None:
-        """A server notifies from now on: all rows are read, for their ids and for the gap."""
+        """A server notifies from now on. All rows are read, for their ids and for the gap."""
         self.server = server
         for watch in watches:
             if watch.never_armed is None:
@@ -144,7 +144,7 @@ class Arming:
         Args:
             watch: The watch that it was made for.
             begun_in: The phase of the watch when the read began.
-            evidence: What the read says.
+            evidence: The evidence of the read.
         """
         if self.server is None:
             return
@@ -158,8 +158,8 @@ class Arming:
     def _doubt(self, watch: Watch, server: float | None) -> None:
         """A read was answered by another server than the one that notifies.
 
-        Behind a balancer, a standby; after a failover, another primary. Then the notifier has to
-        find out which server is which.
+        Behind a load balancer it may be a standby; after a failover, another primary. The notifier
+        then finds out which.
         """
         if self._apply(watch, OtherServer()):
             self._prove_if_registered(watch)
@@ -168,7 +168,7 @@ class Arming:
             self._attention()
 
     def cannot_prove(self, watches: Iterable[Watch], reason: Reason) -> None:
-        """Reads do not give the evidence for these watches."""
+        """Reads cannot give the evidence that these watches need."""
         for watch in (one for one in watches if not one.is_over):
             watch.never_armed = reason
             self._apply(watch, Unnotified(reason))
@@ -176,7 +176,7 @@ class Arming:
     # -- registrations
 
     def _attach(self, watch: Watch, row_ids: tuple[RowId, ...]) -> None:
-        """Have the row registered, under the ids that a read has returned."""
+        """Have the row registered under the row ids that a read has returned."""
         self.registrations.leave(watch, self._clock())
         watch.row_ids = row_ids
         missing = self.registrations.join(watch)
@@ -186,7 +186,7 @@ class Arming:
             self._want_registered(registration)
         self._prove_if_registered(watch)
         if isinstance(watch.phase, Proving):
-            self._attention()  # the lock table may have to be asked
+            self._attention()  # it may have to query the lock table
 
     def _want_registered(self, registration: Registration) -> None:
         if registration.row_id.table_oid not in self.obstacles:
@@ -200,12 +200,12 @@ class Arming:
                 continue
             registration.committed = Committed(columns, boundary)
             for watch in registration.watches:
-                if isinstance(watch.phase, Polled):  # refused before, for another watch's sake
+                if isinstance(watch.phase, Polled):  # refused before, but another watch got it
                     self._apply(watch, self._by_obstacle(watch))
                 self._prove_if_registered(watch)
 
     def _prove_if_registered(self, watch: Watch) -> None:
-        """Want the read that proves it, if all that the watch needs is registered."""
+        """Schedule the read that proves the watch, if everything that it needs is registered."""
         needed = self.registrations.of(watch)
         committed = [one.committed for one in needed if one.committed and one.covers(watch)]
         if not needed or len(committed) < len(needed):
@@ -215,16 +215,16 @@ class Arming:
             self._want_read(watch)
 
     def refused(self, registrations: Sequence[Registration]) -> None:
-        """The database takes no more rows of this role."""
+        """The database accepts no more registrations of this role."""
         self._refused.update(registrations)
         for registration in registrations:
             for watch in registration.watches:
-                if not registration.covers(watch):  # what is committed stays
+                if not registration.covers(watch):  # a watch that is covered stays registered
                     self._apply(watch, Unnotified(Reason.TOO_MANY_REGISTRATIONS))
                     self._want_read_soon(watch)
 
     def want_refused(self) -> None:
-        """Have registered what was refused before."""
+        """Request again the registrations that were refused before."""
         wanted, self._refused = self._refused, set()
         for registration in wanted:
             for watch in registration.watches:
@@ -234,12 +234,12 @@ class Arming:
     # -- gaps
 
     def gap(self, boundary: int, tables: Iterable[int] | None = None) -> None:
-        """Notifications may have been missed: prove the watches anew, from this boundary on.
+        """Notifications may have been missed: prove the watches anew, with this boundary.
 
         Args:
-            boundary: A transaction ID that was assigned after that was found.
-            tables: The tables concerned; ``None`` for all. They may not be what they were, so
-                the types of their columns are asked for again.
+            boundary: A transaction ID that was assigned after the gap was found.
+            tables: The tables concerned; ``None`` for all. These tables may have changed, so the
+                types of their columns are queried again.
         """
         if tables is None:
             registrations = self.registrations.all()
@@ -258,7 +258,7 @@ class Arming:
             self._want_read_soon(watch)
 
     def set_obstacles(self, obstacles: dict[int, Reason]) -> dict[int, Reason]:
-        """Set which tables cannot notify, and why; returns those of which that is news."""
+        """Set which tables cannot notify, and why; return the obstacles that are new."""
         news = {oid: why for oid, why in obstacles.items() if self.obstacles.get(oid) != why}
         mended, self.obstacles = self.obstacles.keys() - obstacles.keys(), dict(obstacles)
         for oid in (*news, *mended):
@@ -280,7 +280,7 @@ class Arming:
     # -- the proof by the lock table
 
     def proving(self) -> tuple[list[int], int] | None:
-        """The tables of watches that wait for their proof, and the highest boundary of those."""
+        """The tables of watches that wait for their proof, and the highest boundary among them."""
         boundaries: list[int] = []
         tables: set[int] = set()
         for watch in self._proving:

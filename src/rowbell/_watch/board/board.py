@@ -1,7 +1,7 @@
-"""The watches of one watcher, and what is to be read for them next.
+"""The watches of one watcher, and which rows are read for them next.
 
-Two things cause a read: a notification, and the schedule. Both only put a watch on the list of
-what the reader takes next. Nothing here awaits, so nothing changes between a look and a decision.
+Two things cause a read: a notification and the schedule. Both only put a watch on the list that the
+reader takes next. Nothing here awaits, so nothing can change between a check and a decision.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from rowbell._watch.timing import Timing
 
 _MOMENTS: Final = 4
-"""Over how many moments the reads after a gap are spread: those of one are read together."""
+"""How many moments the reads after a gap are spread over. The reads of a moment are one batch."""
 
 _MANY: Final = 100
-"""From how many watches on they are spread."""
+"""They are spread if there are more watches than this."""
 
 
 class Board:
@@ -36,12 +36,12 @@ class Board:
     Args:
         clock: The time, in seconds.
         timing: The watcher's times.
-        recheck: How often the row of an armed watch is read all the same, in seconds; ``None``:
-            never.
-        must_arm: Whether a wait fails that cannot be armed (``mode="listen"``).
-        earlier: Called when there may be something to read earlier than was known.
-        attention: Called when there is something to do for the subscription.
-        changed: Called when what statistics say may have changed.
+        recheck: How often the row of an armed watch is read without a notification, in seconds;
+            ``None`` for never.
+        must_arm: Whether a wait that cannot be armed fails (``mode="listen"``).
+        earlier: Called when a read may be due earlier than before.
+        attention: Called when the subscription has something to do.
+        changed: Called when the statistics may have changed.
 
     Attributes:
         watches: The watches that have not ended.
@@ -102,7 +102,7 @@ class Board:
     # -- the notifier's connection
 
     def connected(self, server: float) -> None:
-        """That server notifies from now on."""
+        """This server notifies from now on."""
         self.arming.connected(server, self.watches)
         self._changed()
 
@@ -112,7 +112,7 @@ class Board:
         self._changed()
 
     def notified(self, table_oid: int | None, keys: Iterable[int] | None) -> None:
-        """Rows may have changed: read them now, or soon where many were read in vain.
+        """Rows may have changed: read them now, or soon if many reads have found no change.
 
         Args:
             table_oid: The table; ``None`` for all.
@@ -125,7 +125,7 @@ class Board:
                 self._read_notified(watch)
 
     def _read_notified(self, watch: Watch, *, confirms: bool = False) -> None:
-        """Read it now, or when its tables' throttle allows: what is put off is read together."""
+        """Read the row now, or when its tables' throttle allows; delayed reads are batched."""
         now = self._clock()
         why = Why.CONFIRMATION if confirms else self._why_notified(watch)
         when = max((self._throttle.until(i.table_oid, now) for i in watch.row_ids), default=now)
@@ -143,18 +143,18 @@ class Board:
     # -- reads
 
     def take_due(self) -> list[ScheduledRead]:
-        """What is to be read now. The reader returns each by ``answered``."""
+        """The reads that are due now. The reader passes each to ``answered`` afterwards."""
         due = self.schedule.take()
         self._under_way.update((read.watch, read) for read in due)
         return due
 
     def begin(self, reads: Iterable[ScheduledRead]) -> None:
-        """The SELECT of these reads begins: what it shows proves the phases of this moment."""
+        """The SELECT of these reads begins. It can prove the phases that the watches have now."""
         for read in reads:
             read.begun_in = read.watch.phase
 
     def take_in(self, read: ScheduledRead, reading: Reading | None) -> bool:
-        """Take in what a read found; returns whether it may end the wait."""
+        """Process what a read found; return whether it may end the wait."""
         watch = read.watch
         ends = watch.observe(reading)
         read.unchanged = watch.observation.is_unchanged
@@ -165,7 +165,7 @@ class Board:
         return False
 
     def answered(self, reads: Iterable[ScheduledRead], begun: float, problem: str = "") -> None:
-        """These reads are over: the rows of watches that they have not ended are read again.
+        """These reads are over. Schedule the next read of each watch that has not ended.
 
         Args:
             reads: The reads.
@@ -203,7 +203,7 @@ class Board:
             self.schedule.put(watch, min(when, max(watch.deadline, now)), Why.DUE)
 
     def _after_failure(self, watch: Watch, now: float) -> float:
-        """When to read after a read has failed; until a row is known, changes can be missed."""
+        """When to read after a failed read. Until a row was read once, changes can be missed."""
         interval = watch.request.interval
         first = min(interval, self._timing.first_read)
         return _tick(now, interval if watch.observation.is_found else first)
@@ -214,14 +214,14 @@ class Board:
         if isinstance(phase, Armed):
             return _tick(now, self._recheck) if self._recheck else math.inf
         if isinstance(phase, Proving) or (isinstance(phase, Registering) and not watch.row_ids):
-            # As long again as the phase has lasted: the pauses double.
+            # Wait as long again as the phase has lasted, so the pauses double.
             pause = max(now - phase.since, self._timing.quick)
             if pause < interval:
                 return now + pause
         return _tick(now, interval)
 
     def _want_read(self, watch: Watch, when: float = NOW) -> None:
-        """Read a row for the sake of its watch's phase."""
+        """Read a row because the watch's phase needs it."""
         if read := self._under_way.get(watch):
             read.repeated = True
             return
@@ -233,7 +233,7 @@ class Board:
             scheduled.why = Why.PROOF
 
     def _want_read_soon(self, watch: Watch) -> None:
-        """The same; where many are to be read, within a moment."""
+        """The same, but within a short time if there are many watches."""
         if len(self.watches) <= _MANY:
             self._want_read(watch)
             return
@@ -243,5 +243,5 @@ class Board:
 
 
 def _tick(now: float, interval: float) -> float:
-    """The next multiple of the interval: rows of one interval are read together."""
+    """The next multiple of the interval: rows with the same interval are read together."""
     return (math.floor(now / interval) + 1) * interval

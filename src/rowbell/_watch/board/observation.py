@@ -1,4 +1,4 @@
-"""What reads have shown of a row since its wait began, and whether that may end the wait."""
+"""What reads have found since a wait began, and whether that may end the wait."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class Reading(NamedTuple):
-    """A row as one read found it.
+    """A row as one read has found it.
 
     Attributes:
         values: The values of the watched columns, in the request's order.
-        until: What the SQL expression ``until`` said.
-        instance: The row as an instance of no session, where the read loaded it.
-        evidence: What the proof needs, where it was asked for.
+        until: The value of the SQL expression ``until``.
+        instance: The row as an instance that belongs to no session, if the read loaded it.
+        evidence: What the proof needs, if it was requested.
         is_shared: Whether other watches get the same instance.
     """
 
@@ -36,13 +36,13 @@ class Observation:
         request: What the wait asks for.
 
     Attributes:
-        baseline: The watched values as they were seen first, or as the caller gave them. With
-            ``until`` those of the last read: a predicate is asked again when they have changed.
-        is_begun: Whether what the caller last saw has been made the baseline.
+        baseline: The watched values of the first read, or those that the caller gave. With
+            ``until``, those of the last read: when they change, the predicate is called again.
+        is_begun: Whether the values that the caller gave have been made the baseline.
         is_found: Whether a read has found the row.
         is_unchanged: Whether the last read found the values of the baseline.
-        predicate_is_due: Whether the predicate is to be asked about the last reading.
-        asked_of: The instance that the predicate was asked about last.
+        predicate_is_due: Whether the predicate must be called with the last reading.
+        asked_of: The instance that the predicate was last called with.
     """
 
     __slots__ = (
@@ -65,11 +65,11 @@ class Observation:
         self.asked_of: Any = None
 
     def begin(self, baseline: tuple[Any, ...]) -> None:
-        """Begin with what the caller last saw, in the form in which reads return it."""
+        """Begin with the values that the caller gave, in the form in which reads return them."""
         self.baseline, self.is_begun = baseline, True
 
     def add(self, reading: Reading) -> bool:
-        """Add what a read found; returns whether it may end the wait."""
+        """Add what a read found; return whether it may end the wait."""
         changed = self._compare(reading.values)
         self.is_found, self.is_unchanged = True, not changed
         if self._request.until is None:
@@ -77,12 +77,12 @@ class Observation:
         self.baseline = reading.values
         if self._request.condition is not None:
             return reading.until
-        # It stays due until the predicate has answered: loading the instance may fail.
+        # It stays due until the predicate has returned: loading the instance may fail.
         self.predicate_is_due |= changed
         return self.predicate_is_due
 
     def _compare(self, values: tuple[Any, ...]) -> bool:
-        """Whether the values differ from the baseline; the first reading fills its gaps."""
+        """Whether the values differ from the baseline. The first reading fills in unseen values."""
         before = self.baseline
         if not self.is_found:
             self.baseline = tuple(

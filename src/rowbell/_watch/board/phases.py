@@ -12,19 +12,19 @@ phase          what is known                                                    
 **The danger.** A writer's trigger looks the row up before the registration is visible, and its
 transaction commits after the watch's first read. It does not notify, and the read did not see it.
 
-**The proof.** A transaction whose trigger has run has its ID. The boundary is an ID that was
-assigned after the registration was committed: so every transaction whose trigger missed the
-registration has a lower one. Once the snapshot of a read has its xmin (the lowest ID that is still
-running) above the boundary, all those transactions have ended, and the same snapshot shows what
+**The proof.** A transaction whose trigger has run has a transaction ID. The boundary is an ID that
+was assigned after the registration was committed. So every transaction whose trigger missed the
+registration has a lower ID. Once the xmin of a read's snapshot (the lowest ID that is still
+running) is above the boundary, all those transactions have ended, and the same snapshot shows what
 they committed. A trigger that runs later sees the registration, or notifies all listeners.
 
-**The shortcut.** A transaction elsewhere holds xmin down for as long as it lasts. A writer also
-holds a lock on the table until its changes are visible. Where no transaction below the boundary
-holds such a lock, the writers are gone, and any read that begins afterwards proves as much.
+**The shortcut.** A long transaction elsewhere keeps xmin low until it ends. A writer also holds a
+lock on the table until its changes are visible. If no transaction below the boundary holds such a
+lock, the writers are gone, and any read that begins afterwards is a proof too.
 
-**Which read.** A read proves the phase that its watch was in when the read began, and no other:
-after a gap a watch is in another `Proving`, and a read from before the gap proves nothing. So
-phases are compared by identity.
+**Which read.** A read proves only the phase that its watch was in when the read began. After a gap
+the watch is in another `Proving`, and a read from before the gap proves nothing. So phases are
+compared by identity.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Registering:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Proving:
-    """The row is registered; a read is wanted that proves that no change was missed.
+    """The row is registered. A read must prove that no change was missed.
 
     Attributes:
         since: When the phase began.
@@ -76,7 +76,7 @@ class Proving:
     writers_gone: bool = False
 
     def is_proven_by(self, evidence: Evidence) -> bool:
-        """Whether a read that began in this phase shows all that was not notified of."""
+        """Whether a read that began in this phase shows all changes that were not notified."""
         return self.writers_gone or self.boundary < evidence.xmin
 
 
@@ -96,14 +96,14 @@ Phase: TypeAlias = Polled | Registering | Proving | Armed
 
 @dataclass(frozen=True, slots=True)
 class Unnotified:
-    """Nothing notifies of the row: no connection, or a reason that concerns the row alone."""
+    """Nothing notifies of the row: there is no connection, or a reason concerns only this row."""
 
     reason: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The notifier is connected, and nothing is known that stands in the way."""
+    """The notifier is connected, and no obstacle is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +123,12 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class OtherServer:
-    """A read was answered by another server than the one that notifies."""
+    """Another server than the one that notifies has answered a read."""
 
 
 @dataclass(frozen=True, slots=True)
 class OtherRowIds:
-    """A read has returned other ids of the row than those that are registered."""
+    """A read has returned row ids that differ from those that are registered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class WritersGone:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Notifications may have been missed; the boundary was assigned after that was found."""
+    """Notifications may have been missed. The boundary was assigned after the gap was found."""
 
     boundary: int
 
@@ -151,7 +151,7 @@ Event: TypeAlias = (
 
 
 def following(phase: Phase, event: Event, now: float) -> Phase:  # noqa: PLR0911  # one a row
-    """The phase after an event: the table of transitions; other pairs change nothing.
+    """The phase after an event. Pairs that are not listed here change nothing.
 
     Args:
         phase: The phase before.
@@ -164,7 +164,7 @@ def following(phase: Phase, event: Event, now: float) -> Phase:  # noqa: PLR0911
         case Wanted(), Polled():
             return Registering(now)
         case Registered(boundary), Registering() | Proving() | Armed():
-            # An armed one too: somebody may have deleted the registration, and it is back.
+            # Also from armed: the registration may have been deleted, and was registered again.
             return Proving(now, boundary)
         case Read(begun_in, evidence), Proving() if begun_in is phase:
             return Armed(now) if phase.is_proven_by(evidence) else phase

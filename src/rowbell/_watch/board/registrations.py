@@ -1,4 +1,4 @@
-"""Which rows are to be registered in ``rowbell.registration``, for which watches, and which are."""
+"""Which rows must be registered in ``rowbell.registration``, for which watches, and which are."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Committed:
 
 @dataclass(eq=False, slots=True)
 class Registration:
-    """One row of ``rowbell.registration``, wanted or committed.
+    """One row of ``rowbell.registration``, either wanted or committed.
 
     Attributes:
-        row_id: The row that it names.
+        row_id: The row id in it.
         watches: The watches that need it, each with the columns that it watches in that table.
-        committed: What is committed; ``None`` before.
-        unused_since: When the last watch left it; ``None`` while one needs it.
+        committed: What is committed; ``None`` before that.
+        unused_since: When the last watch left it; ``None`` while a watch needs it.
     """
 
     row_id: RowId
@@ -44,9 +44,9 @@ class Registration:
 
     @property
     def wanted(self) -> Columns:
-        """The columns of all its watches together, and those that are committed.
+        """The columns of all its watches, and those that are committed.
 
-        It never narrows: a watch may have come meanwhile that relies on what is committed.
+        It never narrows: a new watch may already rely on the committed columns.
         """
         union: set[str] = set()
         committed = [] if self.committed is None else [self.committed.columns]
@@ -57,7 +57,7 @@ class Registration:
         return frozenset(union)
 
     def covers(self, watch: Watch) -> bool:
-        """Whether the committed registration has writers notify of all that the watch watches."""
+        """Whether writers notify of all columns that the watch watches, by what is committed."""
         if self.committed is None:
             return False
         columns, covered = self.watches[watch], self.committed.columns
@@ -65,7 +65,7 @@ class Registration:
 
 
 class Registrations:
-    """The registrations of one watcher, by the ids of their rows."""
+    """The registrations of one watcher, by row id."""
 
     def __init__(self) -> None:
         self._by_id: dict[RowId, Registration] = {}
@@ -75,7 +75,7 @@ class Registrations:
         self._unused: set[Registration] = set()
 
     def join(self, watch: Watch) -> list[Registration]:
-        """Add a watch to the registrations of its row ids; returns those that do not cover it."""
+        """Add a watch to the registrations of its row ids; return those that do not cover it."""
         rows, missing = watch.request.rows, list[Registration]()
         columns = rows.registered(watch.request.columns)
         for row_id, own, table in zip(watch.row_ids, columns, rows.watched_tables, strict=True):
@@ -100,7 +100,7 @@ class Registrations:
         return None if columns is None or before is None else before | columns
 
     def leave(self, watch: Watch, now: float) -> None:
-        """Remove a watch; what no watch needs stays registered for a while."""
+        """Remove a watch. A registration that no watch needs is kept for a while."""
         for registration in self.of(watch):
             del registration.watches[watch]
             if not registration.watches:
@@ -136,7 +136,7 @@ class Registrations:
         return list({watch: None for one in concerned for watch in one.watches})
 
     def tables(self, more: Iterable[int]) -> dict[int, tuple[WatchedTable, Columns]]:
-        """Each table here, and some more, with the columns that are watched in it."""
+        """Each table here and each of ``more``, with the columns that are watched in it."""
         return {oid: self._tables[oid] for oid in {*self._by_table, *more}}
 
     def want(self, registration: Registration) -> None:
@@ -144,13 +144,13 @@ class Registrations:
         self._wanted.add(registration)
 
     def take_wanted(self) -> list[tuple[Registration, Columns]]:
-        """What is to be registered now, and with which columns."""
+        """The registrations that must be committed now, each with its columns."""
         wanted = [(one, one.wanted) for one in self._wanted if one.watches]
         self._wanted.clear()
         return wanted
 
     def take_unused(self, before: float) -> list[RowId]:
-        """Forget the registrations that no watch has needed since then; returns their rows."""
+        """Remove the registrations that no watch has needed since then; return their row ids."""
         unused = [
             one
             for one in self._unused
@@ -167,6 +167,6 @@ class Registrations:
         return [registration.row_id for registration in unused]
 
     def clear(self) -> None:
-        """Forget everything: the connection that it was registered for is gone."""
+        """Remove everything: the connection that it was registered for is closed."""
         for each in (self._by_id, self._by_table, self._wanted, self._unused):
             each.clear()

@@ -16,36 +16,36 @@ if TYPE_CHECKING:
     from rowbell._watch.board.watch import Watch
 
 NOW: Final = -math.inf
-"""The time of a read that is due at once."""
+"""The time of a read that is due immediately."""
 
 
 class Why(Enum):
     """Why a row is to be read."""
 
     DUE = "due"
-    """The polling interval, or that of the safety re-reads, has passed."""
+    """The polling interval, or the interval of the safety re-reads, has passed."""
     PROOF = "proof"
-    """Its watch is not armed, and a read may take it a phase further."""
+    """The watch is not armed, and a read may move it to the next phase."""
     NOTIFIED = "notified"
-    """Its watch is armed and was notified of: the row has probably changed."""
+    """The watch is armed and a notification named its row: the row has probably changed."""
     CONFIRMATION = "confirmation"
-    """The read after a notification showed no change: once more, with evidence that a primary
+    """The read after a notification showed no change: read again, with evidence that a primary
     answers."""
 
 
 @dataclass(eq=False, slots=True)
 class ScheduledRead:
-    """One read of a watch's row, from when it is scheduled until it is answered.
+    """One read of a watch's row, from its scheduling until it is answered.
 
     Attributes:
-        watch: Whose row.
+        watch: The watch.
         when: When it is due, on the schedule's clock.
         why: Why.
         notified: Whether a notification has caused it, or came before it began.
-        begun_in: The phase of the watch when the read began; ``None`` before.
-        repeated: Whether it is to be read again: something happened after it was taken.
+        begun_in: The phase of the watch when the read began; ``None`` before that.
+        repeated: Whether the row must be read again, because something happened meanwhile.
         notified_again: Whether that was a notification.
-        unchanged: Whether it found the row as the read before did.
+        unchanged: Whether it found the same values as the read before.
     """
 
     watch: Watch
@@ -59,11 +59,11 @@ class ScheduledRead:
 
 
 class Schedule:
-    """The next read of each watch. Times are few where watches are many: reads come together.
+    """The next read of each watch. Many watches share a few times, so their reads are batched.
 
     Args:
         clock: The time, in seconds.
-        earlier: Called when there may be something to read earlier than was known.
+        earlier: Called when a read may be due earlier than before.
     """
 
     def __init__(self, clock: Callable[[], float], earlier: Callable[[], None]) -> None:
@@ -81,13 +81,13 @@ class Schedule:
         return self._reads.get(watch)
 
     def put(self, watch: Watch, when: float, why: Why, *, notified: bool = False) -> None:
-        """Schedule the next read of a watch, instead of the one that was scheduled.
+        """Schedule the next read of a watch. It replaces the one that was scheduled.
 
         Args:
             watch: The watch.
-            when: When; ``NOW`` for at once, ``math.inf`` for never.
+            when: When; ``NOW`` for immediately, ``math.inf`` for never.
             why: Why.
-            notified: Whether a notification has come for it.
+            notified: Whether a notification has named its row.
         """
         if when == math.inf:
             self.remove(watch)
@@ -106,11 +106,11 @@ class Schedule:
         self._entries += 1
 
     def remove(self, watch: Watch) -> None:
-        """Do not read that watch's row."""
+        """Remove the scheduled read of a watch."""
         self._reads.pop(watch, None)
 
     def next_due(self) -> float:
-        """When there is something to read next; ``math.inf`` for never."""
+        """When the next read is due; ``math.inf`` for never."""
         if self._now:
             return NOW
         while self._times:
@@ -125,7 +125,7 @@ class Schedule:
         return math.inf
 
     def take(self) -> list[ScheduledRead]:
-        """What is to be read now; the schedule forgets it."""
+        """The reads that are due now. They are removed from the schedule."""
         due, self._now = self._now, []
         now = self._clock()
         while self._times and self._times[0] <= now:

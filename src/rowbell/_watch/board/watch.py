@@ -26,14 +26,14 @@ class Watch:
 
     Attributes:
         request: What the wait asks for.
-        deadline: When its time has passed, on the event loop's clock; ``math.inf`` for never.
-        result: Becomes the instance, ``None``, or the error.
-        wants_instance: Whether the result must be an instance. Otherwise it is one only where
-            the read that ended the wait had loaded it for this wait alone.
+        deadline: When its timeout has passed, on the event loop's clock; ``math.inf`` for never.
+        result: The future of the result: the instance, ``None``, or the error.
+        wants_instance: Whether the result must be an instance. Otherwise it is one only if the
+            read that ended the wait has loaded it for this wait alone.
         never_armed: Why it can only be polled, whatever is installed; ``None`` if it can be armed.
-        observation: What was seen of the row.
+        observation: What reads have found.
         phase: Whether it relies on notifications. Only ``Arming`` changes it.
-        row_ids: The row's ids in the tables of its class, once a read has returned them.
+        row_ids: The row ids in the tables of its class, once a read has returned them.
     """
 
     request: WaitRequest
@@ -60,9 +60,9 @@ class Watch:
         return self.request.rows.describe(self.request.key)
 
     def observe(self, reading: Reading | None) -> bool:
-        """Add what a read found; returns whether it may end the wait.
+        """Add what a read found; return whether it may end the wait.
 
-        A row that is not there ends the wait here. Otherwise the caller ends it, by ``decide``.
+        If the row does not exist, the wait ends here. Otherwise the caller ends it, by ``decide``.
         """
         if reading is None:
             self.fail(self._not_found(deleted=self.observation.is_found))
@@ -70,11 +70,11 @@ class Watch:
         return self.observation.add(reading)
 
     def decide(self, instance: Any, *, alone: bool) -> None:
-        """End the wait with an instance, if the predicate agrees.
+        """End the wait with an instance, if the predicate is true.
 
         Args:
-            instance: The row; ``None`` where it is gone.
-            alone: Whether no other wait gets that instance: only then may it enter a session.
+            instance: The row; ``None`` if it does not exist any more.
+            alone: Whether no other wait gets this instance: only then may it enter a session.
         """
         if instance is None:
             self.fail(self._not_found(deleted=True))
@@ -84,7 +84,7 @@ class Watch:
             holds = predicate is None or _holds(predicate, instance)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # noqa: BLE001  # of the caller's predicate
+        except BaseException as error:  # noqa: BLE001  # the caller's predicate may raise anything
             self.fail(as_result(error))
         else:
             observation.predicate_is_due, observation.asked_of = False, instance
@@ -92,7 +92,7 @@ class Watch:
                 self.finish(instance if self.wants_instance or alone else None)
 
     def ask_again(self) -> None:
-        """Ask the predicate about the last reading again: it may depend on the time."""
+        """Call the predicate with the last reading again: its result may depend on the time."""
         observation = self.observation
         if observation.asked_of is None or observation.predicate_is_due or self.is_over:
             return
@@ -109,7 +109,7 @@ class Watch:
             self.result.set_exception(error)
 
     def time_out(self, problem: str = "") -> None:
-        """End the wait because its time has passed; a predicate is asked for the last time.
+        """End the wait because its timeout has passed. A predicate is called one last time.
 
         Args:
             problem: What was wrong with the last read, for the error.
@@ -139,6 +139,6 @@ def _holds(predicate: Callable[[Any], object], instance: Any) -> bool:
     if inspect.isawaitable(answer):
         if inspect.iscoroutine(answer):
             answer.close()
-        expected = "a plain function: this one has returned something to be awaited"
+        expected = "a plain function: this one has returned an awaitable"
         raise InvalidArgumentError("until", predicate, expected)
     return bool(answer)
