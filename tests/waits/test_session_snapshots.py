@@ -21,7 +21,7 @@ async def test_two_waits_on_one_session_are_refused(orders: AsyncEngine) -> None
     async with AsyncSession(orders) as session:
         wait = asyncio.create_task(wait_for_row_change(session, Order, 1))
         await asyncio.sleep(0)  # the wait begins
-        with pytest.raises(SessionStateError, match="waits already"):
+        with pytest.raises(SessionStateError, match="is already waiting"):
             await wait_for_row_change(session, Order, 2)
         wait.cancel()
         await asyncio.wait([wait])

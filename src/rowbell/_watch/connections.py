@@ -1,8 +1,8 @@
-"""The connections that reads borrow from the engine.
+"""The connections that reads use.
 
-A read borrows a connection that is idle in the engine's pool, or that the pool may open within
-its size. If all places are taken, perhaps by the sessions that wait, the read opens a connection
-of its own and does not queue.
+A read uses a connection that is idle in the engine's pool, or that the pool may open within its
+size. If all are in use, perhaps by the sessions that wait, the read opens a separate connection and
+does not queue.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ T = TypeVar("T")
 
 
 def check_engine(engine: object) -> None:
-    """Refuse an engine whose rows cannot be watched.
+    """Refuse an engine that rows cannot be watched on.
 
     Raises:
-        UnsupportedEngineError: Not an ``AsyncEngine``, or one whose sessions share a
-            connection, or whose URL has an argument that asyncpg does not know.
+        UnsupportedEngineError: It is not an ``AsyncEngine``, its sessions share a connection, or
+            its URL has an argument that asyncpg does not know.
     """
     if not isinstance(engine, AsyncEngine):
         raise UnsupportedEngineError(
@@ -69,13 +69,13 @@ class Connections:
         *arguments: P.args,
         **keywords: P.kwargs,
     ) -> T:
-        """Run a function on a connection in AUTOCOMMIT, for as long as a few statements take.
+        """Run a function, which takes only a few statements, on a connection in AUTOCOMMIT.
 
-        Where that fails for a reason that may be the connection's, it is run once more, at once and
-        on a new one; if that succeeds, the old connection leaves the pool.
+        If it fails and the connection may be the reason, it is run again at once on a new
+        connection. If that succeeds, the old connection is removed from the pool.
 
         Raises:
-            UnreachableError: No connection could be made.
+            UnreachableError: No connection could be opened.
         """
         pool = self._engine.pool
         if isinstance(pool, QueuePool) and not pool.checkedin() and pool.overflow() >= 0:
@@ -103,10 +103,10 @@ class Connections:
         *arguments: P.args,
         **keywords: P.kwargs,
     ) -> T:
-        """Run it on a new connection, beside the engine's pool.
+        """Run it on a new connection, outside the engine's pool.
 
         Raises:
-            UnreachableError: It could not be made.
+            UnreachableError: The connection could not be opened.
         """
         return await run_apart(self._engine, function, *arguments, **keywords)
 
@@ -117,10 +117,10 @@ class Connections:
         *arguments: P.args,
         **keywords: P.kwargs,
     ) -> T:
-        """Run it on a connection of the pool, even if that remembers an old schema.
+        """Run it on a connection of the pool, even if that has cached an old schema.
 
         Raises:
-            UnreachableError: None could be had.
+            UnreachableError: The pool could not provide a connection.
         """
         async with _connected(self._engine) as connection:
             return await _in_autocommit(connection, function, *arguments, **keywords)
@@ -146,10 +146,10 @@ async def run_apart(
     *arguments: P.args,
     **keywords: P.kwargs,
 ) -> T:
-    """Run a function on a new connection, made as the engine makes its own, beside its pool.
+    """Run a function on a new connection, created as the engine does, but outside its pool.
 
     Raises:
-        UnreachableError: It could not be made.
+        UnreachableError: The connection could not be opened.
     """
     own = apart(engine)
     try:
@@ -176,7 +176,7 @@ async def _in_autocommit(
     **keywords: P.kwargs,
 ) -> T:
     def run(sync: Connection) -> T:
-        # Set on the connection: an engine may come with an isolation level of its own.
+        # Set on the connection: the engine may have its own isolation level.
         sync.execution_options(isolation_level="AUTOCOMMIT")
         return function(sync, *arguments, **keywords)
 
@@ -184,7 +184,7 @@ async def _in_autocommit(
 
 
 def apart(engine: AsyncEngine) -> AsyncEngine:
-    """An engine that makes the same connections in a pool of its own."""
+    """An engine that creates the same connections in a separate pool."""
     original = engine.sync_engine
     sync_engine = Engine(
         original.pool.recreate(),

@@ -1,15 +1,15 @@
-"""The connection that a session holds, and whether it sees the row as other connections do.
+"""The connection that a session holds, and whether it shows the row as other connections do.
 
-Reads go over connections of the engine, not over the session's. What was set on the session's own
-connection does not reach those:
+Reads use connections of the engine, not the session's connection. Settings of the session's own
+connection do not apply to them:
 
 ==========================  ====================================================================
-``schema_translate_map``    followed: it is read off the connection
+``schema_translate_map``    respected: it is taken from the connection
 ``search_path``, a role,    the wait polls on the session's own connection
 row-level security
 a temporary table           refused: no other connection has it
 REPEATABLE READ and above   refused: the transaction would never show the change
-read-only, time-outs        of no concern: a wait only reads
+read-only, time-outs        ignored: a wait only reads
 ==========================  ====================================================================
 """
 
@@ -57,8 +57,8 @@ class Outlook:
     """How a session sees the tables of a class.
 
     Attributes:
-        differs: Why other connections may see other rows there; empty if they do not.
-        idle_limit: How long the server lets its transaction be idle, ``"0"`` for ever.
+        differs: Why other connections may show other rows; empty if they do not.
+        idle_limit: The server's ``idle_in_transaction_session_timeout``, ``"0"`` for no limit.
     """
 
     differs: str = ""
@@ -66,10 +66,10 @@ class Outlook:
 
 
 def held_connection(session: Session, bind: Engine | Connection) -> Connection | None:
-    """The connection that the session holds, if it does.
+    """The connection that the session holds, if it holds one.
 
-    ``Session.connection()`` would take one out of the pool, and nothing public tells
-    beforehand, hence the private attribute.
+    ``Session.connection()`` would check one out of the pool. No public API shows whether the
+    session holds one, hence the private attribute.
     """
     if isinstance(bind, Connection):
         return bind if bind.in_transaction() else None
@@ -83,7 +83,7 @@ async def outlook_of(session: AsyncSession, held: Connection | None, rows: Mappe
 
     Raises:
         SessionStateError: The transaction would never show a change: it is REPEATABLE READ or
-            SERIALIZABLE, or a statement of it has failed. Or a table is a temporary one.
+            SERIALIZABLE, or a statement in it has failed. Or a table is a temporary table.
     """
     if held is None or not rows.on_postgresql:
         return Outlook()
@@ -111,15 +111,15 @@ def _refuse_temporary(rows: MappedRows, schemas: Sequence[str | None]) -> None:
     for table, schema in zip(rows.tables, schemas, strict=True):
         if schema is not None and schema.startswith("pg_temp"):
             raise SessionStateError(
-                f"{table.name} is a temporary table of this session, which no other connection can "
-                "see change: wait for rows of a permanent one"
+                f"{table.name} is a temporary table of this session, so no other connection can "
+                "change it: wait for rows of a permanent table"
             )
 
 
 async def _difference(held: Connection, rows: MappedRows, names: list[str], seen: Any) -> str:
-    """Why other connections of the engine may see other rows; empty if they do not."""
+    """Why other connections of the engine may show other rows; empty if they do not."""
     if seen.is_restricted:
-        return "row-level security is in force there"
+        return "row-level security applies to it"
     usual = {None, rows.dialect.default_schema_name}
     named = [schema for _, schema in _placed(rows)]
     places = zip(named, seen.schemas, strict=True)

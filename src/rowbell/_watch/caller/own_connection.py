@@ -1,4 +1,4 @@
-"""A wait that polls on the connection which the session holds or is bound to."""
+"""A wait that polls on the connection that the session holds or is bound to."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def wait_on_connection(
 ) -> Any:
     """Wait on the connection that the session is bound to or holds, inside its transaction.
 
-    Other connections do not see what is written there, so there the row is polled.
+    Other connections do not see what is written in that transaction, so the row is polled.
     """
     if differs:
         warn_once(
@@ -57,7 +57,7 @@ async def wait_on_connection(
             await finished(connection.run_sync(_look, watch))
             failed_since = math.inf
         except DBAPIError as error:
-            # A statement of the caller has failed; the caller is about to roll back.
+            # A statement of the caller has failed. The caller will roll back.
             failed_since = min(failed_since, started)
             if not has_sqlstate(error, IN_FAILED_TRANSACTION) or started > failed_since + _UNDO:
                 raise
@@ -69,7 +69,7 @@ async def wait_on_connection(
 
 
 _UNDO: Final = 1.0
-"""How long, in seconds, others who use the connection may take to undo what has failed."""
+"""How long, in seconds, other users of the connection may take to roll back a failed statement."""
 
 
 def _narrowed(connection: Connection, request: WaitRequest) -> WaitRequest:

@@ -1,4 +1,4 @@
-"""How the caller's session gets the row after the wait: it is adopted, or loaded afresh."""
+"""How the caller's session gets the row after the wait: it adopts the instance, or loads it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 def adopt(session: Session, instance: Any, *, begins: bool) -> bool:
-    """Add the instance that the read has made to the session, if nothing prevents that.
+    """Add the instance that the read has loaded to the session, if nothing prevents that.
 
-    It saves the session a SELECT. Not where the session has that row already, where other
-    instances would come along, or where somebody listens to the session's own statements, or to
-    the transaction that it ``begins``: that may set what decides which rows it sees.
+    This saves a SELECT. It is not possible if the session already has that row, if related
+    instances would be added too, or if a listener handles the session's statements or the
+    transaction that it ``begins``: the listener may set which rows the session sees.
     """
     state = inspect(instance)
     if state.key in session.identity_map or session.dispatch.do_orm_execute:
@@ -47,15 +47,15 @@ def adopt(session: Session, instance: Any, *, begins: bool) -> bool:
 
 
 async def refresh(session: AsyncSession, request: WaitRequest, deadline: float) -> Any:
-    """The row as the session's instance, which keeps what the caller has changed in it.
+    """The row as the session's instance. The caller's changes to it are kept.
 
-    The wait has ended, so a server that is just restarting, or a connection that remembers a type
-    that is gone, must not make it fail: in a session that has no connection it is done again.
+    The wait has ended, so a server that restarts, or a connection that has cached a type that was
+    dropped, must not make it fail. So in a session that holds no connection, it is tried again.
 
     Args:
         session: The session.
-        request: What was waited for.
-        deadline: The wait's, on the loop's clock.
+        request: The request of the wait.
+        deadline: The deadline of the wait, on the event loop's clock.
     """
     loop = asyncio.get_running_loop()
     bind = session.sync_session.get_bind(request.rows.mapper)
@@ -87,11 +87,11 @@ async def refresh(session: AsyncSession, request: WaitRequest, deadline: float) 
 
 _LAST: Final = 5.0
 _WITHOUT_TIMEOUT: Final = 30.0
-"""How long a session's row is tried to be loaded after a wait's deadline, or where it has none."""
+"""How long loading a row is tried, in seconds: after a wait's deadline, or if it has none."""
 
 
 async def _can_be_loaded(engine: Engine, request: WaitRequest) -> bool:
-    """Whether a new connection can load the row, so that the session's own is to blame."""
+    """Whether a new connection can load the row. If so, the session's connection is the cause."""
 
     def load(connection: Connection) -> None:
         statement, parameters = request.rows.load([request.key])
@@ -110,10 +110,10 @@ async def _can_be_loaded(engine: Engine, request: WaitRequest) -> bool:
 
 
 def _is_ours_to_end(session: Session, bind: Engine | Connection) -> bool:
-    """Whether nothing of the caller's is in the session's transaction, if there is one.
+    """Whether the session's transaction, if any, contains nothing of the caller.
 
-    Adding an object begins one, which has no connection yet; what was begun by ``begin()`` is for
-    the caller to end.
+    Adding an object begins a transaction that has no connection yet. A transaction that was begun
+    by ``begin()`` must be ended by the caller.
     """
     if isinstance(bind, Connection) or held_connection(session, bind) is not None:
         return False
@@ -127,7 +127,7 @@ def _is_ours_to_end(session: Session, bind: Engine | Connection) -> bool:
 def _end_transaction(session: Session) -> None:
     """End the transaction and discard its connection. The session's objects stay as they are.
 
-    Not by a rollback, which expires changes and forgets objects that were added.
+    A rollback would not do: it expires changes and removes objects that were added.
     """
     transaction = session.get_transaction()
     if transaction is not None:
@@ -135,10 +135,10 @@ def _end_transaction(session: Session) -> None:
 
 
 class _Refreshing:
-    """The row of a session, loaded afresh.
+    """Loads the row in a session again.
 
-    Expired and selected, not ``refresh()`` or ``populate_existing``: those flush, or overwrite
-    what is pending in this instance and in those that are loaded along with it.
+    It expires and selects. ``refresh()`` or ``populate_existing`` would flush or overwrite pending
+    changes in this instance and in those that are loaded with it.
     """
 
     def __init__(self, session: AsyncSession, request: WaitRequest) -> None:
@@ -147,10 +147,10 @@ class _Refreshing:
         self._expired: dict[Any, list[ORMOption]] = {}
 
     async def load(self) -> Any:
-        """Load it.
+        """Load the row.
 
         Raises:
-            NotFoundError: There is no such row any more.
+            NotFoundError: The row does not exist any more.
         """
         rows, session = self._request.rows, self._session
         name = rows.mapper.identity_key_from_primary_key(self._request.key)
@@ -160,13 +160,13 @@ class _Refreshing:
             if present is None:
                 get = session.get(rows.model, self._request.key, options=self._request.options)
                 instance = await cancelled_once(get)
-                # The database may find keys equal that Python does not: then it was there before.
+                # Keys may be equal in the database but not in Python: then the session had it.
                 if instance is not None and inspect(instance).key[1] != name[1]:
                     present = instance
             if present is not None:
                 instance = await cancelled_once(self._select(present))
             if instance is None and session.sync_session.dispatch.do_orm_execute:
-                # Criteria that a listener adds, of soft deletes say, hide nothing from a wait.
+                # A listener may add criteria, for example of soft deletes. A wait ignores them.
                 instance = await cancelled_once(self._select_unfiltered())
         if instance is None:
             raise NotFoundError(rows.model, rows.describe(self._request.key), deleted=True)
@@ -196,11 +196,11 @@ def _places(engine: Engine) -> int:
 
 
 def _expire(session: Session, present: Any) -> list[ORMOption]:
-    """Expire what the caller has not changed; returns the options that load it again."""
+    """Expire what the caller has not changed; return the options that load it again."""
     state, entity = inspect(present), type(present)
     kept = set(state.committed_state)
     if kept and state.mapper.version_id_col is not None:
-        # With a fresh version, the caller's pending change would overwrite another's.
+        # With a new version, the caller's pending change would overwrite another's.
         kept.add(state.mapper.get_property_by_column(state.mapper.version_id_col).key)
     stale = [name for name in state.dict if name in state.attrs and name not in kept]
     if stale:  # an empty list would mean all attributes, also those with pending changes

@@ -1,9 +1,9 @@
-"""Reads on a connection that belongs to the caller, whose transaction they must not abort.
+"""Reads on a connection that belongs to the caller. They must not abort its transaction.
 
-Each read has a SAVEPOINT of its own. But the caller may use the connection at the same time, as a
-test does that waits for what it writes there. A statement of the caller between those of the read
-would be undone with the read, or would release its SAVEPOINT. So the caller's statements wait
-until the read has ended.
+Each read has its own SAVEPOINT. But the caller may use the connection at the same time, as a test
+does that waits for what it writes there. A statement of the caller between the statements of the
+read would be rolled back with the read, or would release its SAVEPOINT. So the caller's statements
+wait until the read has ended.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def in_savepoint(connection: Connection) -> Generator[None]:
-    """Run the statements of the block in a SAVEPOINT, with none of others between them.
+    """Run the statements of the block in a SAVEPOINT, without other statements between them.
 
     Args:
-        connection: A connection in a transaction, used in a greenlet of SQLAlchemy's.
+        connection: A connection in a transaction, used in a greenlet of SQLAlchemy.
     """
     turns = _turns.get(connection)
     if turns is None:
@@ -52,12 +52,12 @@ def in_savepoint(connection: Connection) -> Generator[None]:
 
 
 class _Turns:
-    """Which task may use a connection: any, or one."""
+    """Which task may use a connection: any task, or only one."""
 
     def __init__(self, connection: Connection) -> None:
         self._holder: Task[Any] | None = None
         self._over = asyncio.Event()
-        # For as long as the connection lives: events cannot be removed while one is handled.
+        # They are never removed: events cannot be removed while one is handled.
         for name in ("before_cursor_execute", "commit", "rollback"):
             event.listen(connection, name, self._wait)
 

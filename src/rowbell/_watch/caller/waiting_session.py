@@ -33,8 +33,9 @@ def alone(session: Session) -> Generator[None]:
     """
     if session in _waiting:
         raise SessionStateError(
-            "this session waits already, in another task, and a session serves one task at a "
-            "time: give each wait a session, or use RowWatcher.wait_for_change, which takes none"
+            "this session is already waiting in another task, and a session can only be used by "
+            "one task at a time: use one session for each wait, or RowWatcher.wait_for_change, "
+            "which needs no session"
         )
     _waiting.add(session)
     try:
@@ -51,18 +52,18 @@ async def connection_kept(
 
     Args:
         session: The session.
-        held: That connection, if it held one.
+        held: The connection, if the session held one.
         idle_limit: The server's ``idle_in_transaction_session_timeout`` for it.
 
     Raises:
-        SessionStateError: It was lost, and the transaction with it.
+        SessionStateError: The connection was lost, and so was its transaction.
     """
     try:
         yield
     except DBAPIError as error:
         if held is None or not (held.invalidated or error.connection_invalidated):
             raise
-        await complete(session.run_sync(lambda _: held.invalidate()))  # otherwise no rollback works
+        await complete(session.run_sync(lambda _: held.invalidate()))  # or rollback() would fail
         why = "it was lost"
         if idle_limit != "0":
             why = (
