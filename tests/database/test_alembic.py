@@ -142,7 +142,7 @@ def test_what_cannot_be_installed_is_refused(empty: URL) -> None:
     def check(connection: Connection) -> None:
         connection.execute(text("CREATE TABLE t (id int PRIMARY KEY)"))
         op = operations(connection)
-        with pytest.raises(TriggerError, match="no such table"):
+        with pytest.raises(TriggerError, match="the table does not exist"):
             op.create_row_triggers("nowhere")
         with pytest.raises(TriggerError, match=r"key=\['name'\] is not its primary key \(id\)"):
             op.create_row_triggers("t", key=["name"])

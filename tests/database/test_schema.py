@@ -70,7 +70,7 @@ async def test_a_schema_that_is_too_new_is_polled_and_says_so(
 ) -> None:
     async with connected(database) as owner:
         await owner.execute(_version(7, 2))
-        with pytest.raises(TriggerError, match="version 7, which wants a newer rowbell"):
+        with pytest.raises(TriggerError, match="version 7, which requires a newer rowbell"):
             await run(orders, install_triggers, Order)
         async with RowWatcher(orders, timing=QUICK) as watcher:
             assert watcher.statistics().reason is Reason.SCHEMA_NEWER

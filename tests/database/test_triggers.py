@@ -133,7 +133,7 @@ async def test_autocommit_is_refused_before_anything_is_done(engine: AsyncEngine
 @pytest.mark.parametrize(
     ("ddl", "table", "message"),
     [
-        ("SELECT 1", "nowhere", "no such table"),
+        ("SELECT 1", "nowhere", "the table does not exist"),
         ("CREATE VIEW v AS SELECT 1 AS id", "v", "only ordinary and partitioned"),
         ("CREATE TABLE keyless (n int)", "keyless", "no primary key"),
         (

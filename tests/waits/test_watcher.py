@@ -154,5 +154,5 @@ def test_waiting_under_another_event_loop_says_what_it_needs() -> None:
     """Here no event loop runs. Under trio the error is the same."""
     engine = create_async_engine("postgresql+asyncpg://nobody@nowhere/nothing")
     waiting = RowWatcher(engine).__aenter__()
-    with pytest.raises(WatcherStateError, match="a running event loop of asyncio"):
+    with pytest.raises(WatcherStateError, match="a running asyncio event loop"):
         waiting.send(None)

@@ -1,4 +1,4 @@
-"""What a model says of its triggers: ``@watched``."""
+"""The decorator ``@watched``, by which a model declares its triggers."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ def watched(
     for_each: ForEach | str | None = None,
     replicated: bool = False,
 ) -> ModelT | Callable[[ModelT], ModelT]:
-    """Declare that a model's rows are waited for: ``create_all()`` then installs its triggers.
+    """Declare that waits watch a model's rows: ``create_all()`` then installs its triggers.
 
-    In a database that migrations create, ``op.create_row_triggers()`` does it; the options
-    declared here are what ``install_triggers()`` uses either way.
+    If migrations create the database, use ``op.create_row_triggers()``. In both cases
+    ``install_triggers()`` uses the options that are declared here.
 
     Args:
-        model: The mapped class, where the decorator is used without parentheses.
-        columns: The columns worth watching, as names or mapped attributes. An UPDATE that
-            leaves them alone costs next to nothing; a wait watches these unless it names
-            others, and one that names others is polled. All by default.
-        for_each: ``"statement"`` (the default of ordinary tables) or ``"row"`` (that of
-            partitioned tables, of replicated ones, and with ``columns``).
-        replicated: Fire for changes that arrive by logical replication too.
+        model: The mapped class, if the decorator is used without parentheses.
+        columns: The columns worth watching, as names or mapped attributes; by default all. An
+            UPDATE that changes none of them costs very little. A wait watches these columns unless
+            it names others. A wait that names others is polled.
+        for_each: ``"statement"`` (the default for ordinary tables) or ``"row"`` (the default for
+            partitioned tables, for replicated tables, and with ``columns``).
+        replicated: Also fire for changes by logical replication.
 
     Returns:
         The class itself.
 
     Raises:
         UnmappedModelError: The class is not mapped to tables.
-        InvalidColumnError: One of ``columns`` is no column of the class.
+        InvalidColumnError: One of ``columns`` is not a column of the class.
         InvalidArgumentError: ``for_each`` is neither.
 
     Example:
@@ -80,7 +80,7 @@ def watched(
         inherited = set(parent.tables) if parent is not None else set[Any]()
         for table in tables_of([model]):
             own = None if declared is None else tuple(declared.get(table, ()))
-            if table in inherited:  # a subclass may add to what its parents declare, not narrow it
+            if table in inherited:  # a subclass may extend its parent's declaration, not narrow it
                 before = options_of(table).columns
                 own = None if before is None else tuple(dict.fromkeys((*before, *(own or ()))))
             declare_options(table, TriggerOptions(form, replicated, own), _install)
@@ -95,5 +95,5 @@ def _install(table: Table, connection: Connection) -> None:
     try:
         install_triggers(connection, table)
     except KeyWithoutHashError as error:
-        # The table is as good without triggers: its rows are polled, and waits say why.
+        # The table is usable without triggers: its rows are polled, and waits say why.
         logger.warning("rowbell: no triggers are created with the table: %s", error)

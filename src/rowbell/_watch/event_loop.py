@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 def running_loop() -> AbstractEventLoop:
-    """The running event loop of asyncio.
+    """The running asyncio event loop.
 
     Raises:
-        WatcherStateError: There is none, or another library's.
+        WatcherStateError: No event loop is running, or one of another library.
     """
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise WatcherStateError(
-            "waiting needs a running event loop of asyncio, as SQLAlchemy's asyncio API does: use "
-            "asyncio.run(), and with anyio or trio the backend 'asyncio'"
+            "waiting needs a running asyncio event loop, as SQLAlchemy's asyncio API does: use "
+            "asyncio.run(), or the backend 'asyncio' of anyio"
         ) from None

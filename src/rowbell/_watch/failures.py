@@ -1,9 +1,9 @@
-"""The kinds of errors of reads: those that pass, those of the connection, and all others.
+"""The kinds of errors of reads: errors that pass, errors of the connection, and all others.
 
 After an error that passes, the read is repeated at the wait's interval. After any other error it is
-repeated once on a new connection, because a connection remembers prepared statements and types
-that a migration has changed. Only if that fails too, a wait ends with the error. No list of the
-errors of stale connections could be complete.
+repeated once on a new connection, because a connection caches prepared statements and types that a
+migration may have changed. Only if that fails too, a wait ends with the error. A complete list of
+the errors of stale connections is not possible.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from rowbell._sqlstate import sqlstate_of
 ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 _LOST: Final = ("08", "57P", "25P03", "25P04")
-"""The connection is lost: its own errors, a server that goes, time-outs that end a session."""
+"""The connection is lost: its own errors, a server shutdown, timeouts that end a session."""
 
 _PASSING: Final = (*_LOST, "40", "53", "55", "57", "58")
-"""And rollback, resources, object state, intervention, I/O (appendix A, "Error Codes")."""
+"""Also rollback, resources, object state, intervention, I/O (appendix A, "Error Codes")."""
 
 _ANSWERED: Final = ("40", "532", "534", "55", "57014")
-"""Of these, what a slow or a locked row can cause."""
+"""Those of them that a slow or a locked row can cause."""
 
 _STALE: Final = ("0A", "26", "XX")
-"""Of the others, what prepared statements and types cause that are gone."""
+"""Those of the others that outdated prepared statements and types cause."""
 
 _PASSING_SQLITE: Final = {
     sqlite3.SQLITE_BUSY,
@@ -44,7 +44,7 @@ _PASSING_SQLITE: Final = {
 
 
 class UnreachableError(Exception):
-    """No connection could be made; ``reason`` is the error that says why."""
+    """No connection could be opened; ``reason`` is the error of the attempt."""
 
     def __init__(self, reason: Exception) -> None:
         self.reason = reason
@@ -52,7 +52,7 @@ class UnreachableError(Exception):
 
     @property
     def passes(self) -> bool:
-        """Whether a connection may be made later."""
+        """Whether a later attempt may succeed."""
         return isinstance(self.reason, HookCancelledError) or is_passing(self.reason)
 
 
@@ -69,14 +69,14 @@ def is_passing(error: BaseException) -> bool:
         # asyncpg reports a value that it cannot bind as an interface error too.
         unbindable = _is_for_good(getattr(error.orig, "__cause__", None))
         return not unbindable and isinstance(error, InterfaceError | OperationalError)
-    if isinstance(error, asyncpg.InterfaceError):  # on the LISTEN connection, past SQLAlchemy
+    if isinstance(error, asyncpg.InterfaceError):  # on the LISTEN connection, without SQLAlchemy
         return not _is_for_good(error)
-    # A certificate that does not verify is an OSError and a ValueError.
+    # A certificate that cannot be verified is an OSError and a ValueError.
     return isinstance(error, OSError | TimeoutError | EOFError) and not _is_for_good(error)
 
 
 def is_of_the_connection(error: BaseException) -> bool:
-    """Whether a new connection may succeed at once: the old one is lost, or is stale."""
+    """Whether a new connection may succeed at once, because the old one is lost or stale."""
     if state := sqlstate_of(error):
         return state.startswith(_LOST) or not state.startswith(_PASSING)
     if isinstance(error, DBAPIError):
@@ -85,16 +85,16 @@ def is_of_the_connection(error: BaseException) -> bool:
 
 
 def may_be_stale(error: BaseException) -> bool:
-    """Whether a stale connection may raise this error: it remembers an old schema.
+    """Whether a stale connection, which has cached an old schema, may raise this error.
 
-    Only used if no new connection can be made, which would show it.
+    Only used if no new connection can be opened. A new one would show it.
     """
     state = sqlstate_of(error)
     return not state or state.startswith(_STALE)
 
 
 def is_answered(error: BaseException) -> bool:
-    """Whether the error is the server's answer, and may concern one of many rows."""
+    """Whether the error is an answer of the server, and may concern one of many rows."""
     return sqlstate_of(error).startswith(_ANSWERED)
 
 
@@ -103,7 +103,7 @@ def _is_for_good(error: object) -> bool:
 
 
 def own(error: ErrorT) -> ErrorT:
-    """A copy of an error for one of several waits: each adds its own traceback and notes."""
+    """A copy of an error, for one of several waits: each adds its own traceback and notes."""
     try:
         copied = type(error).__new__(type(error), *error.args)
         vars(copied).update(vars(error))
@@ -117,13 +117,13 @@ def own(error: ErrorT) -> ErrorT:
 
 
 def as_result(error: BaseException) -> BaseException:
-    """The error of application code as one that may be raised by ``await``.
+    """The error of application code, in a form that ``await`` may raise.
 
-    StopIteration and GeneratorExit may not, and CancelledError would say that the caller was
-    cancelled.
+    ``await`` may not raise StopIteration or GeneratorExit. CancelledError would mean that the
+    caller was cancelled.
     """
     if isinstance(error, StopIteration | asyncio.CancelledError | GeneratorExit):
-        wrapped = RuntimeError(f"the application's function raised {type(error).__name__}")
+        wrapped = RuntimeError(f"a function of the application raised {type(error).__name__}")
         wrapped.__cause__ = error
         return wrapped
     return error

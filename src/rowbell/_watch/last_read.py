@@ -1,4 +1,4 @@
-"""The limit of a wait's last read, for a server that does not answer."""
+"""The time limit of a wait's last read, for a server that does not answer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _STEPS: Final = 10
 
 
 class LastRead:
-    """Ends a wait some seconds after its deadline, unless its last read has done so.
+    """Ends a wait some seconds after its deadline, unless its last read has ended it before.
 
-    Only seconds in which the event loop ran are counted, a tenth of them at a time: a loop that is
-    held up, or a process that is stopped, could not have taken an answer that has come long since.
+    Only time in which the event loop runs is counted, in steps of a tenth. While the event loop is
+    blocked or the process is stopped, an answer that has arrived cannot be processed.
 
     Args:
         watch: The wait.
-        seconds: How long its last read may take.
+        seconds: The longest time that its last read may take.
     """
 
     def __init__(self, watch: Watch, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""A wait's request for the class that its row is of, whose columns count as well."""
+"""A wait's request for the row's own class, which may have more columns."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ async def narrowed(
     timing: Timing,
     check_open: Callable[[], None],
 ) -> WaitRequest:
-    """The request for the row's own class; the same request if there is no time to ask.
+    """The request for the row's own class; the same request if the deadline is too near.
 
     Args:
         request: The request, for a class that may have subclasses.
-        connections: Where to ask which one it is.
+        connections: The connections for the query.
         begun: When the wait began, on the event loop's clock.
         timing: The watcher's times.
         check_open: Raises if the watcher was closed meanwhile.
 
     Raises:
-        Exception: It cannot be asked, for a reason that does not pass.
+        Exception: The query failed, for a reason that does not pass.
     """
     if request.again is None or request.rows.subclass(request.key) is None:
         return request

@@ -1,5 +1,5 @@
-"""The database side: the schema ``rowbell``, the triggers, and the calls to its functions.
+"""The database side: the schema ``rowbell``, the triggers, and the calls of its functions.
 
-The SQL is in the folder ``sql``. Here it is decided what a trigger notifies of, and who may call
-what.
+The SQL is in the folder ``sql``. This package decides what a trigger notifies of, and which role
+may call which function.
 """

@@ -1,4 +1,4 @@
-"""What the database answers to the calls of ``calls``."""
+"""The answers of the database to the calls of ``calls``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Server:
         backend_pid: The server process.
         in_recovery: Whether it is a standby.
         database: The database's name.
-        started: When the server was started, in seconds: it is known by that.
-        schema: The version of the schema ``rowbell`` and the oldest that it is compatible with;
-            ``None`` where it is not installed.
+        started: When the server was started, in seconds. It identifies the server.
+        schema: The version of the schema ``rowbell`` and the oldest version that it is compatible
+            with; ``None`` if it is not installed.
     """
 
     backend_pid: int
@@ -27,13 +27,14 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """What the database says of a table that is waited for.
+    """The state of a watched table in the database.
 
     Attributes:
-        obstacle: Why its rows cannot be waited for by notification, ``None`` if they can.
-        registers: Whether the database registers its rows; it does where only the client objects.
-        version: Changes when the table, its partitions, its triggers or the meaning of its name
-            do.
+        obstacle: Why the table cannot notify; ``None`` if it can.
+        registers: Whether ``register()`` registers its rows. It also does if only the client found
+            the obstacle.
+        version: It changes when the table, its partitions or its triggers change, or when its name
+            means another table.
     """
 
     obstacle: str | None
@@ -46,8 +47,8 @@ class Registered:
     """The answer to ``register()``.
 
     Attributes:
-        tables: What the database says of each table, by oid.
-        over_limit: Nothing was registered: the role would have had too many.
+        tables: The state of each table, by oid.
+        over_limit: Nothing was registered, because the role would have had too many registrations.
     """
 
     tables: dict[int, TableState]
@@ -60,12 +61,12 @@ class Heartbeat:
 
     Attributes:
         backend_pid: The server process.
-        in_recovery: Whether it is a standby by now.
-        listens: Whether this session listens on the channels that it is notified on.
-        unsent: How many notifications could not be sent, ever.
+        in_recovery: Whether it is a standby now.
+        listens: Whether this session listens on the channels that notifications for it are sent to.
+        unsent: How many notifications could not be sent, in total.
         registered: How many rows are registered for this session.
-        checksum: Their ``checksum()``.
-        tables: What the database says of each table, by oid.
+        checksum: The ``checksum()`` of these rows.
+        tables: The state of each table, by oid.
     """
 
     backend_pid: int

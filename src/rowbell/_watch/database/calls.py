@@ -1,4 +1,4 @@
-"""All that the listener asks the database: the functions of the schema ``rowbell``, as methods."""
+"""All calls of the listener to the database: the functions of schema ``rowbell``, as methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), pg_catalog.c
        pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()),
        pg_catalog.to_regprocedure('rowbell.schema_version()') IS NOT NULL"""
 
-# The role's, the database's or the engine's settings may not suit a session that listens.
+# Settings of the role, the database or the engine may not suit a session that listens.
 _PREPARE_SESSION: Final = """
 SELECT pg_catalog.set_config('application_name', pg_catalog.left('rowbell ' || coalesce(
          nullif(pg_catalog.current_setting('application_name'), ''), 'listener'), 63), false),
@@ -34,7 +34,7 @@ SELECT pg_catalog.set_config('application_name', pg_catalog.left('rowbell ' || c
        pg_catalog.set_config('statement_timeout', '0', false),
        pg_catalog.set_config('lock_timeout', '0', false)"""
 
-# The oids of the names now; NULL for a name in a schema that this role may not use.
+# The current oids of the names; NULL for a name in a schema that this role may not use.
 _OIDS: Final = """
 ARRAY(SELECT CASE WHEN t.schema IS NULL OR (
                 SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
@@ -45,7 +45,7 @@ ARRAY(SELECT CASE WHEN t.schema IS NULL OR (
 
 
 def _query(function: str) -> str:
-    """A call, with what only the caller's role can ask: what names mean, and owners."""
+    """A call, with what only the caller's role can query: the oids of names, and owners."""
     untrusted = sql("untrusted_owners").replace("@tables@", "$1::oid[]")
     return (  # made of constants
         f"SELECT answer.*, {_OIDS}, ARRAY(SELECT DISTINCT u.table_oid FROM ({untrusted}) AS u)"
@@ -60,7 +60,7 @@ _HEARTBEAT: Final = _query("rowbell.heartbeat($1::oid[], $2::bytea[], $3::text[]
 
 
 class Calls:
-    """The calls on one connection. It is terminated if an answer does not come in time.
+    """The calls on one connection. It is terminated if an answer takes too long.
 
     Args:
         connection: The LISTEN connection.
@@ -77,7 +77,7 @@ class Calls:
         return self._connection.is_closed()
 
     def on_close(self, callback: Callable[[], None]) -> None:
-        """Have a function called when the connection is closed."""
+        """Add a function that is called when the connection is closed."""
         self._connection.add_termination_listener(lambda _: callback())
 
     async def identify(self) -> Server:
@@ -92,14 +92,14 @@ class Calls:
         return Server(pid, recovering, database, started, schema)
 
     async def prepare_session(self) -> None:
-        """Set what a listener needs, and let ``application_name`` say whose session it is.
+        """Set what a listener needs. ``application_name`` then shows that it is rowbell's session.
 
-        Not before delivery is proven: behind a transaction pooler the settings would go to others.
+        Only after delivery is proven: behind a transaction pooler other sessions would get them.
         """
         await self._fetch(_PREPARE_SESSION)
 
     async def listen(self, channel: str, received: Callable[[str], None]) -> Any:
-        """LISTEN; returns what ``unlisten`` takes."""
+        """LISTEN; return the argument for ``unlisten``."""
 
         def callback(_connection: object, _pid: int, _channel: str, payload: object) -> None:
             received(str(payload))
@@ -112,12 +112,12 @@ class Calls:
         await self._answer(self._connection.remove_listener(channel, listening))
 
     async def open_listener(self) -> str:
-        """Make this session a listener; returns its channel."""
+        """Make this session a listener; return its channel."""
         [(_, channel)] = await self._fetch("SELECT * FROM rowbell.open_listener()")
         return str(channel)
 
     async def close_listener(self) -> None:
-        """Delete what this session has registered."""
+        """Delete the registrations of this session."""
         await self._fetch("SELECT rowbell.close_listener()")
         await self._fetch("SELECT rowbell.lower_flag()")
 
@@ -151,7 +151,7 @@ class Calls:
         )
 
     async def boundary(self) -> int:
-        """Assign a transaction ID. Writers that wrote before have lower ones."""
+        """Assign a transaction ID. Transactions that have written before have lower ones."""
         [(boundary,)] = await self._fetch("SELECT pg_catalog.pg_current_xact_id()::text::bigint")
         return int(boundary)
 
@@ -169,7 +169,7 @@ class Calls:
         )
 
     async def tables_without_writers(self, tables: Sequence[int], boundary: int) -> list[int]:
-        """Those tables that no transaction below that boundary can still change."""
+        """The tables of these that no transaction below the boundary can still change."""
         query = "SELECT * FROM rowbell.tables_without_writers($1::oid[], $2::bigint)"
         return [row[0] for row in await self._fetch(query, tables, boundary)]
 
@@ -183,7 +183,7 @@ class Calls:
 
     async def _answer(self, query: Awaitable[T]) -> T:
         loop = asyncio.get_running_loop()
-        # Not a timeout of the query: cancelling it would open another connection to do so.
+        # Not a query timeout: asyncpg would open another connection to cancel the query.
         limit = loop.call_later(self._limit, self._connection.terminate)
         try:
             return await query
@@ -192,13 +192,13 @@ class Calls:
 
 
 def checksum(rows: Iterable[tuple[int, int]]) -> int:
-    """What ``heartbeat()`` computes of rows, by table oid and hash of the key."""
+    """The checksum that ``heartbeat()`` computes, of rows given by table oid and key hash."""
     keys = (_signed(oid << 32) ^ key for oid, key in rows)
     return sum(key * key for key in keys) % (2**63 - 1)
 
 
 def _signed(bits: int) -> int:
-    """64 bits as PostgreSQL's bigint has them."""
+    """A 64-bit pattern as a PostgreSQL bigint, which is signed."""
     return bits - 2**64 if bits >= 2**63 else bits
 
 

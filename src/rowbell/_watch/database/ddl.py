@@ -1,9 +1,10 @@
-"""Executes our DDL: under a lock timeout, one installation at a time, in pg_catalog's own terms.
+"""Executes rowbell's DDL: with a lock timeout, one installation at a time, and a fixed search_path.
 
-Names of functions and operators, too, are looked up in the ``search_path`` of the session. A role
-that may create in one of its schemas could have the installer run code: by an operator that fits
-the types of a comparison better than PostgreSQL's own, say. So all queries and all DDL run under
-``pg_catalog, pg_temp``, and everything of the user's is named with its schema.
+PostgreSQL looks up names of functions and operators in the session's ``search_path`` too. A role
+that may create objects in one of those schemas could make the installer run its code, for example
+with an operator that fits the types of a comparison better than PostgreSQL's own. So all queries
+and all DDL run with the ``search_path`` ``pg_catalog, pg_temp``, and all names of the user's
+objects include their schema.
 """
 
 from __future__ import annotations
@@ -34,33 +35,33 @@ _ONE_AT_A_TIME: Final = (
 
 
 def kept(name: str) -> str:
-    """The statement that keeps a setting for ``restored``, for ``--sql``."""
+    """The statement that saves a setting for ``restored``, for ``--sql``."""
     value = f"pg_catalog.current_setting('{name}')"
     return f"SELECT pg_catalog.set_config('rowbell.{name}', {value}, true)"
 
 
 def restored(name: str) -> str:
-    """The statement that ends what was set after ``kept``."""
+    """The statement that restores a setting that ``kept`` has saved."""
     value = f"pg_catalog.current_setting('rowbell.{name}')"
     return f"SELECT pg_catalog.set_config('{name}', {value}, true)"
 
 
 def limited(statements: Iterable[str], timeout: LockTimeout) -> list[str]:
-    """Statements for ``--sql``, one installation at a time and with limited waits for locks."""
+    """Statements for ``--sql``, one installation at a time and with a lock timeout."""
     limit = f"SELECT pg_catalog.set_config('lock_timeout', '{timeout}', true)"
     before = [kept("lock_timeout"), limit, _ONE_AT_A_TIME]
     return [*before, *statements, restored("lock_timeout")]
 
 
 def pinned(statements: Iterable[str]) -> list[str]:
-    """Statements of one transaction, for ``--sql``, in pg_catalog's terms."""
+    """Statements of one transaction, for ``--sql``, with the fixed ``search_path``."""
     pin = f"SELECT pg_catalog.set_config('search_path', '{_PINNED}', true)"
     return [kept("search_path"), pin, *statements, restored("search_path")]
 
 
 @contextmanager
 def in_terms_of_pg_catalog(connection: Connection) -> Generator[None]:
-    """Set the ``search_path`` of the block to ``pg_catalog``; other names need their schema."""
+    """Set the ``search_path`` of the block to ``pg_catalog``. Other names need their schema."""
     before = connection.scalar(_READ)
     connection.execute(_SET, {"path": _PINNED, "is_local": True})
     is_local = connection.scalar(_READ) == _PINNED  # not in AUTOCOMMIT
@@ -69,7 +70,7 @@ def in_terms_of_pg_catalog(connection: Connection) -> Generator[None]:
     try:
         yield
     except BaseException:
-        with suppress(DBAPIError):  # a transaction that has failed is rolled back, and this with it
+        with suppress(DBAPIError):  # in a failed transaction, the rollback restores it
             connection.execute(_SET, {"path": before, "is_local": is_local})
         raise
     connection.execute(_SET, {"path": before, "is_local": is_local})
@@ -79,21 +80,21 @@ def in_terms_of_pg_catalog(connection: Connection) -> Generator[None]:
 def installing(
     connection: Connection, table: str, timeout: LockTimeout, mode: str = "SHARE ROW EXCLUSIVE"
 ) -> Generator[None]:
-    """Run the block's DDL under the lock timeout, one installation at a time.
+    """Run the DDL of the block with a lock timeout, one installation at a time.
 
     Args:
-        connection: Where it is executed.
+        connection: The connection that executes it.
         table: The table, for errors.
         timeout: The longest wait for a lock.
-        mode: The lock that it takes on the table, for errors.
+        mode: The mode of its lock on the table, for errors.
 
     Raises:
-        TriggerError: The connection is in AUTOCOMMIT, or its role may not do this.
+        TriggerError: The connection is in AUTOCOMMIT, or its role lacks a privilege.
         LockTimeoutError: A lock was not granted in time.
     """
     execute(connection, [kept("lock_timeout")])
     if not connection.scalar(text("SELECT current_setting('rowbell.lock_timeout', true)")):
-        why = "the connection is in AUTOCOMMIT, so half of it could be done: begin() first"
+        why = "the connection is in AUTOCOMMIT, so an error would leave half of it: begin() first"
         raise TriggerError(table, why)
     execute(connection, [f"SELECT set_config('lock_timeout', '{timeout}', true)"])
     _wait_for_the_others(connection, timeout)
@@ -105,7 +106,7 @@ def installing(
         if has_sqlstate(error, INSUFFICIENT_PRIVILEGE):
             why = f"the current role may not install here: {error.orig}; use the table's owner"
             raise TriggerError(table, why) from error
-        raise  # a transaction that has failed is rolled back, and the setting with it
+        raise  # the rollback of the failed transaction also restores the setting
     except BaseException:
         execute(connection, [restored("lock_timeout")])
         raise
@@ -113,7 +114,7 @@ def installing(
 
 
 def _wait_for_the_others(connection: Connection, timeout: LockTimeout) -> None:
-    """One installation at a time. The lock is public: the error names its holder."""
+    """Take the lock for one installation at a time. Any role may hold it: the error names who."""
     try:
         with connection.begin_nested():
             execute(connection, [_ONE_AT_A_TIME])
@@ -133,14 +134,14 @@ def _wait_for_the_others(connection: Connection, timeout: LockTimeout) -> None:
 
 
 def execute(connection: Connection, statements: Iterable[str]) -> None:
-    """Execute statements as they are."""
+    """Execute statements without parameters."""
     for statement in statements:
         connection.execute(verbatim(statement))
 
 
 @contextmanager
 def as_owner_of_the_schema(connection: Connection, owner: str | None) -> Generator[None]:
-    """Create what the block creates as the schema's owner, whose name is given as SQL."""
+    """Create the objects of the block as the schema's owner, who is named as SQL."""
     if owner is None:
         yield
         return

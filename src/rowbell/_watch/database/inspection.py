@@ -1,4 +1,4 @@
-"""What stands on a table, as the catalog has it, compared with what should."""
+"""The triggers of a table in the catalog, compared with those that it should have."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 class TriggerState(StrEnum):
-    """What stands on a table."""
+    """The state of a table's triggers."""
 
     INSTALLED = "installed"
-    """The triggers of this version and these options, enabled."""
+    """The triggers have this version and these options, and are enabled."""
     OUTDATED = "outdated"
-    """Triggers of another version or of other options."""
+    """The triggers have another version or other options."""
     DISABLED = "disabled"
-    """At least one was disabled by ``ALTER TABLE … DISABLE TRIGGER``."""
+    """At least one trigger was disabled by ``ALTER TABLE … DISABLE TRIGGER``."""
     MISSING = "missing"
-    """At least one is not there."""
+    """At least one trigger does not exist."""
     UNTRUSTED = "untrusted"
-    """What they run belongs to a role that could not change the table itself, or may be created by
-    one."""
+    """The triggers run code that is owned, or may be created, by a role that cannot change the
+    table itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class TriggerStatus:
     """What ``trigger_status()`` found on one table.
 
     Attributes:
-        schema: The table's schema, ``None`` where the ``search_path`` decides.
+        schema: The table's schema; ``None`` if the ``search_path`` decides.
         table: The table's name.
-        state: What stands there.
+        state: The state of its triggers.
     """
 
     schema: str | None
@@ -52,10 +52,10 @@ class TriggerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What stands on a table.
+    """The triggers that were found on a table.
 
     Attributes:
-        state: Compared with what should.
+        state: Their state, compared with the triggers that the table should have.
         functions: The oids of the functions that its triggers run.
         disabled: The names of the triggers that are disabled.
     """
@@ -125,7 +125,7 @@ def inspect_triggers(
 
 
 def functions_of(connection: Connection, oids: Iterable[int]) -> Sequence[Row[Any]]:
-    """Trigger functions by name, whether they are the current role's, and whether any trigger runs
+    """Trigger functions by name, whether the current role owns them, and whether any trigger runs
     them.
     """
     return connection.execute(_FUNCTIONS, {"functions": list(oids)}).all()

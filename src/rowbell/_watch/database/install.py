@@ -1,7 +1,7 @@
 """Installs the triggers of tables, removes them, and reports their state.
 
-The three functions take SQLAlchemy's sync ``Connection``. Alembic calls them directly, asyncio
-code through ``AsyncConnection.run_sync``.
+The three functions take SQLAlchemy's synchronous ``Connection``. Alembic calls them directly.
+asyncio code uses ``AsyncConnection.run_sync``.
 """
 
 from __future__ import annotations
@@ -45,36 +45,35 @@ if TYPE_CHECKING:
 
 
 class KeyWithoutHashError(TriggerError):
-    """The type of a table's key has no hash function, so triggers have no name for its rows."""
+    """The type of a table's key has no hash function, so triggers cannot identify its rows."""
 
 
 def install_triggers(
     connection: Connection, *models: ModelOrTable, lock_timeout: LockTimeoutValue = "2s"
 ) -> list[str]:
-    """Install the triggers of models, and what they need, where it does not stand already.
+    """Install the triggers of models and what they need, unless already installed.
 
-    Creating a trigger takes a SHARE ROW EXCLUSIVE lock on its table, which waits for the
-    writers at work and holds up those that come after; hence the lock timeout. Where nothing
-    differs no lock is taken and nothing is executed but catalog reads. A disabled trigger
-    stays disabled.
+    Creating a trigger takes a SHARE ROW EXCLUSIVE lock on its table. The lock waits for active
+    writers, and later writers wait for the lock; hence the lock timeout. If nothing differs, no
+    lock is taken and only the catalog is read. A disabled trigger stays disabled.
 
     Args:
         connection: A connection to PostgreSQL, in a transaction.
         models: Mapped classes (all of their tables) or tables.
-        lock_timeout: The longest wait for a lock: a text as PostgreSQL takes it (``"2s"``),
+        lock_timeout: The longest wait for a lock: a text in PostgreSQL's form (``"2s"``),
             seconds, or a ``timedelta``.
 
     Returns:
-        The statements that were executed; none where everything stood already.
+        The statements that were executed; none if everything was already installed.
 
     Raises:
         UnmappedModelError: A model is neither a mapped class nor a table.
         InvalidArgumentError: ``lock_timeout`` is invalid.
-        TriggerError: There is no such table, it has no primary key, or one of a type that cannot
-            be hashed; it is a view, a foreign table or a single partition; the connection is in
-            AUTOCOMMIT; the current role may not install there; or the schema ``rowbell`` is of a
-            later version that this library does not work with, or belongs to a role that could
-            not change the table.
+        TriggerError: The table does not exist, has no primary key, or its key has a type without
+            a hash function; it is a view, a foreign table or a single partition; the connection
+            is in AUTOCOMMIT; the current role may not install there; the schema ``rowbell`` has a
+            later version that this library does not work with; or it belongs to a role that
+            cannot change the table.
         LockTimeoutError: A lock was not acquired within ``lock_timeout``.
 
     Example:
@@ -114,7 +113,7 @@ def _install(connection: Connection, named: TableTriggers, timeout: LockTimeout)
 def _look(
     connection: Connection, named: TableTriggers
 ) -> tuple[SchemaStatus, TableTriggers, Found]:
-    """The schema's status, and the triggers as they should be and as they are."""
+    """The schema's status, the triggers that the table should have, and those that it has."""
     schema = schema_status(connection)
     triggers = _placed(connection, resolve(connection, named), schema)
     _refuse(connection, triggers, schema)
@@ -122,7 +121,7 @@ def _look(
 
 
 def _placed(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> TableTriggers:
-    """The triggers, with the place of their function: where the current role may create one."""
+    """The triggers, with the schema of their function: one in which the role may create it."""
     if schema.state is SchemaState.MISSING or schema.mine:
         return triggers
     return replace(triggers, role=connection.scalar(text("SELECT current_user")))
@@ -135,23 +134,23 @@ def _refuse(
     *,
     installed: bool = False,
 ) -> None:
-    """Refuse a schema that this library does not work with, or that is not trusted.
+    """Refuse a schema that this library does not work with or that is not trusted.
 
-    Installing replaces a trigger function that is not trusted; afterwards there must be none.
+    Installing replaces a trigger function that is not trusted. Afterwards there must be none.
     """
     if schema.state is SchemaState.INCOMPATIBLE:
-        why = f"the schema {SCHEMA} has version {schema.version}, which wants a newer rowbell"
+        why = f"the schema {SCHEMA} has version {schema.version}, which requires a newer rowbell"
         raise TriggerError(triggers.name, why)
     for _, what, role in untrusted_owners(connection, [triggers.oid or 0]):
         if installed or what != TRIGGER_FUNCTION:
             why = (
-                f"{what} is {role}'s, whose code every writer of the table would run. Let the "
-                "table's owner or a superuser own it (ALTER … OWNER TO, REVOKE CREATE), or, if "
-                f"nobody uses it, DROP SCHEMA {SCHEMA} CASCADE"
+                f"{what} belongs to {role}, and every writer of the table would run its code. Make "
+                "the table's owner or a superuser the owner (ALTER … OWNER TO, REVOKE CREATE). If "
+                f"nobody uses the schema, you can also DROP SCHEMA {SCHEMA} CASCADE"
             )
             raise TriggerError(triggers.name, why)
     if schema.state is SchemaState.INCOMPLETE and not schema.mine:
-        why = f"the schema {SCHEMA} must be mended by its owner {schema.owner}: "
+        why = f"the schema {SCHEMA} must be repaired by its owner {schema.owner}: "
         raise TriggerError(triggers.name, why + "; ".join(schema.differences))
 
 
@@ -160,13 +159,13 @@ def _install_schema(
 ) -> list[str]:
     statements = schema_statements()
     if schema.owner is None:
-        # Not IF NOT EXISTS: another role may have created it a moment ago.
+        # Not IF NOT EXISTS: another role may have created it meanwhile.
         execute(connection, [f"CREATE SCHEMA {SCHEMA}"])
     with as_owner_of_the_schema(connection, schema.owner):
         execute(connection, statements)
     after = schema_status(connection)
     if after.state is not SchemaState.INSTALLED:
-        why = f"the schema {SCHEMA} cannot be mended: {'; '.join(after.differences)}"
+        why = f"the schema {SCHEMA} cannot be repaired: {'; '.join(after.differences)}"
         raise TriggerError(triggers.name, f"{why}. DROP SCHEMA {SCHEMA} CASCADE, and install again")
     return statements
 
@@ -174,7 +173,7 @@ def _install_schema(
 def _install_table(
     connection: Connection, schema: SchemaStatus, triggers: TableTriggers, found: Found
 ) -> list[str]:
-    # In the order in which the application locks them: a table before its partitions.
+    # In the order in which applications lock them: a table before its partitions.
     lock = [f"LOCK TABLE {triggers.name} IN SHARE ROW EXCLUSIVE MODE"]
     function = triggers.create_function()
     create = triggers.create_triggers()
@@ -195,31 +194,31 @@ def _refuse_key_without_hash(connection: Connection, triggers: TableTriggers) ->
     except DBAPIError as error:
         if not has_sqlstate(error, UNDEFINED_FUNCTION):
             raise
-        why = f"its key has no hash, by which triggers name rows ({error.orig}); poll its rows"
+        why = f"the type of its key has no hash function ({error.orig}), so poll its rows"
         raise KeyWithoutHashError(triggers.name, why) from error
 
 
 def remove_triggers(
     connection: Connection, *models: ModelOrTable, lock_timeout: LockTimeoutValue = "2s"
 ) -> list[str]:
-    """Remove the triggers of models, and the functions that no other table's triggers run.
+    """Remove the triggers of models, and the functions that no other trigger runs.
 
-    The schema ``rowbell`` stays: it is shared. ``DROP SCHEMA rowbell CASCADE`` removes
-    everything, the triggers of all tables included.
+    The schema ``rowbell`` stays, because it is shared. ``DROP SCHEMA rowbell CASCADE`` removes
+    everything, including the triggers of all tables.
 
     Args:
         connection: A connection to PostgreSQL, in a transaction.
         models: Mapped classes (all of their tables) or tables.
-        lock_timeout: The longest wait for a lock: a text as PostgreSQL takes it (``"2s"``),
+        lock_timeout: The longest wait for a lock: a text in PostgreSQL's form (``"2s"``),
             seconds, or a ``timedelta``.
 
     Returns:
-        The statements that were executed; none where no trigger stood.
+        The statements that were executed; none if there were no triggers.
 
     Raises:
         UnmappedModelError: A model is neither a mapped class nor a table.
         InvalidArgumentError: ``lock_timeout`` is invalid.
-        TriggerError: There is no such table, or the connection is in AUTOCOMMIT.
+        TriggerError: The table does not exist, or the connection is in AUTOCOMMIT.
         LockTimeoutError: A lock was not acquired within ``lock_timeout``.
     """
     timeout = LockTimeout.of(lock_timeout, "lock_timeout")
@@ -255,11 +254,11 @@ def trigger_status(connection: Connection, *models: ModelOrTable) -> list[Trigge
         models: Mapped classes (all of their tables) or tables.
 
     Returns:
-        One entry a table, in the order given.
+        One entry for each table, in the given order.
 
     Raises:
         UnmappedModelError: A model is neither a mapped class nor a table.
-        TriggerError: There is no such table, or none that could have triggers.
+        TriggerError: The table does not exist, or cannot have triggers.
 
     Example:
         .. code-block:: python

@@ -1,19 +1,19 @@
-"""The schema ``rowbell``, which is in a database once. Its SQL is in the folder ``sql``.
+"""The schema ``rowbell``, which exists once in a database. Its SQL is in the folder ``sql``.
 
 =========================  ==================================================================
 ``registration``           the rows that listeners want to be notified of
 ``listener``               the sessions that listen, each with a number
-``registration_limit``     how many rows a role may register, where an administrator says so
+``registration_limit``     how many rows a role may register, if an administrator sets that
 ``has_registrations``      a sequence: 0 while no row is registered
-``unsent_notifications``   a sequence: counts what could not be notified
-``channel_secret``         a random value, of which channels are made
+``unsent_notifications``   a sequence: counts the notifications that could not be sent
+``channel_secret``         a random value, from which the names of channels are made
 ``notify()``               called by the triggers
 the other functions        called by the listener, all through ``calls``
 =========================  ==================================================================
 
-Installing is idempotent. Each object is compared with the catalog: who owns it, who may call it,
-what it does. The schema has a version, which only grows (``schema_version()``): an older library
-leaves a newer schema alone.
+Installing is idempotent. Each object is compared with the catalog: its owner, its privileges and
+its definition. The schema's version (``schema_version()``) only increases. An older library does
+not change a newer schema.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ SCHEMA: Final = "rowbell"
 """The schema's name."""
 
 SCHEMA_VERSION: Final = 1
-"""The version of the schema that this library installs and works with."""
+"""The version of the schema that this library installs."""
 
 TRIGGERS: Final = ("rowbell_update", "rowbell_delete", "rowbell_truncate")
 """The names of a table's triggers."""
 
 COMPACT_BEYOND: Final = 4_194_304
-"""The size in bytes from which on dead registrations are not left to VACUUM alone."""
+"""Above this size in bytes, dead registrations are not left to VACUUM alone."""
 
 KEYS_PER_PAYLOAD: Final = 350
-"""A key takes 21 bytes at most with its comma; PostgreSQL refuses payloads of 8000."""
+"""A key and its comma take 21 bytes at most; PostgreSQL refuses payloads of 8000 bytes."""
 
 KEYS_PER_TRANSACTION: Final = 1_000
-"""Beyond it, a transaction notifies of whole tables: it must not fill the queue by itself."""
+"""With more keys, a transaction notifies of whole tables, so that it cannot fill the queue."""
 
 REGISTRATIONS_PER_ROLE: Final = 100_000
-"""How many rows a role may have registered, unless ``registration_limit`` says otherwise."""
+"""How many rows a role may have registered, unless ``registration_limit`` has another number."""
 
 _RELATIONS: Final = (
     "registration",
@@ -79,7 +79,7 @@ FUNCTIONS: Final = (
     "heartbeat",
     "tables_without_writers",
 )
-"""The fixed functions, each in the file of its name."""
+"""The functions of the schema. Each is in the file of the same name."""
 
 _OF_THE_OWNER: Final = frozenset({"channel", "compact"})
 _SHAPES: Final = {
@@ -114,7 +114,7 @@ _PUBLIC_MAY: Final = {
 
 @cache
 def sql(name: str) -> str:
-    """The text of a file of the folder ``sql``, without the comment at its top."""
+    """The text of a file in the folder ``sql``, without the comment at its top."""
     lines = (
         files("rowbell._watch.database")
         .joinpath("sql", f"{name}.sql")
@@ -127,23 +127,23 @@ def sql(name: str) -> str:
 
 
 def schema_statements() -> list[str]:
-    """The statements that create what is missing in the schema and replace the rest, in order."""
+    """The statements that create missing objects of the schema and replace the others, in order."""
     return [*map(sql, (*_RELATIONS, *FUNCTIONS, "rights"))]
 
 
 class SchemaState(StrEnum):
-    """What stands in a database."""
+    """The state of the schema in a database."""
 
     MISSING = "missing"
     """There is no schema of that name."""
     INSTALLED = "installed"
-    """The schema as this library installs it."""
+    """The schema is as this library installs it."""
     INCOMPLETE = "incomplete"
-    """Of this version or an older one; objects or rights are missing or differ: install again."""
+    """This version or an older one; objects or privileges are missing or differ: install again."""
     NEWER = "newer"
-    """Of a later version, which this library works with; it is left alone."""
+    """A later version that this library works with. It is not changed."""
     INCOMPATIBLE = "incompatible"
-    """Of a later version, which wants a newer library."""
+    """A later version that requires a newer library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +151,11 @@ class SchemaStatus:
     """What ``schema_status()`` found.
 
     Attributes:
-        state: What stands there.
-        version: The schema's version; ``None`` where it has none.
-        differences: What is missing or differs, a phrase each.
-        owner: The schema's owner, quoted as SQL; ``None`` where there is no schema.
-        mine: Whether the current role is, or may become, the owner.
+        state: The state of the schema.
+        version: The schema's version; ``None`` if it has none.
+        differences: What is missing or differs, one phrase each.
+        owner: The schema's owner, quoted as SQL; ``None`` if there is no schema.
+        mine: Whether the current role is the owner, or may SET ROLE to it.
     """
 
     state: SchemaState
@@ -166,12 +166,12 @@ class SchemaStatus:
 
     @property
     def is_usable(self) -> bool:
-        """Whether this library works with it as it stands."""
+        """Whether this library works with the schema in this state."""
         return self.state in {SchemaState.INSTALLED, SchemaState.NEWER}
 
 
 def schema_status(connection: Connection) -> SchemaStatus:
-    """The state of the schema ``rowbell``, as the catalog has it."""
+    """The state of the schema ``rowbell`` in the catalog."""
     found = connection.execute(
         text(
             "SELECT n.nspowner::regrole::text AS owner, CASE"
@@ -196,14 +196,14 @@ def schema_status(connection: Connection) -> SchemaStatus:
         compatible = compatible_with is not None and compatible_with <= SCHEMA_VERSION
         state = SchemaState.NEWER if compatible else SchemaState.INCOMPATIBLE
     else:
-        unusable = [] if found.usable else ["not everybody may use the schema"]
+        unusable = [] if found.usable else ["PUBLIC may not use the schema"]
         differences = (*unusable, *_wrong_relations(connection), *_wrong_functions(connection))
         state = SchemaState.INCOMPLETE if differences else SchemaState.INSTALLED
     return SchemaStatus(state, version, differences, found.owner, found.mine)
 
 
 def _numbers(source: str) -> tuple[int, int]:
-    """Version and oldest compatible version, from the text of ``schema_version()``."""
+    """The version and the oldest compatible version, from the text of ``schema_version()``."""
     version, compatible_with = source.replace("SELECT", "").split(",")
     return int(version), int(compatible_with)
 
@@ -232,13 +232,13 @@ def _wrong_relations(connection: Connection) -> list[str]:
         if row is None:
             wrong.append(f"{name} is missing")
         elif row.relkind != kind or (columns is not None and row.columns != columns):
-            wrong.append(f"{name} is another object than rowbell's")
+            wrong.append(f"{name} is not the object that rowbell creates")
         elif row.altered:
-            wrong.append(f"{name} has triggers, rules or row security of somebody else")
+            wrong.append(f"{name} has triggers, rules or row-level security of others")
         elif not row.populated:
             wrong.append(f"{name} is not populated")
         elif kind != "i" and (row.public_may != _PUBLIC_MAY[name] or row.others_may):
-            wrong.append(f"{name} has other rights")
+            wrong.append(f"{name} has other privileges")
     return wrong
 
 
@@ -255,7 +255,7 @@ def _wrong_functions(connection: Connection) -> list[str]:
         )
     ).all()
     wrong = [
-        f"function {row.proname}() runs with its owner's rights and is not rowbell's"
+        f"function {row.proname}() runs with its owner's rights and is not one of rowbell's"
         for row in rows
         if row.proname not in FUNCTIONS and row.prosecdef
     ]
@@ -273,14 +273,14 @@ def _wrong_functions(connection: Connection) -> list[str]:
             or same[0].prosecdef != ("SECURITY DEFINER" in header)
             or settings(same[0].config) != tuple(config)
         ):
-            wrong.append(f"function {name}() is another one")
+            wrong.append(f"function {name}() differs")
         elif name != "register" and (
             same[0].public_may != (name not in _OF_THE_OWNER) or same[0].others_may
         ):
-            wrong.append(f"function {name}() has other rights")
+            wrong.append(f"function {name}() has other privileges")
     return wrong
 
 
 def settings(config: Iterable[str]) -> tuple[str, ...]:
-    """A function's ``proconfig``, whatever ``quote_all_identifiers`` was when it was created."""
+    """A function's ``proconfig``, independent of ``quote_all_identifiers`` at its creation."""
     return tuple(sorted(setting.replace('"', "") for setting in config))

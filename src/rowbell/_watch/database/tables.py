@@ -1,4 +1,4 @@
-"""From tables to the keys and options that their triggers are made for."""
+"""The key and the options of a table, for which its triggers are made."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     Created = Callable[[Table, Connection], None]
 
 Columns: TypeAlias = frozenset[str] | None
-"""Columns of a table in the database; ``None`` for any."""
+"""Names of a table's columns in the database; ``None`` for any column."""
 
 _KINDS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 
 @dataclass(frozen=True, slots=True)
 class TriggerOptions:
-    """How a table's triggers are made.
+    """The options of a table's triggers.
 
     Attributes:
-        for_each: The form; ``None`` takes the row form for partitioned and replicated tables
-            and for declared columns, and the statement form for all others.
-        replicated: Whether changes that arrive by logical replication count.
-        columns: The columns worth watching, by their names in the database; ``None``: all.
+        for_each: The form. ``None`` means the row form for partitioned and replicated tables and
+            for declared columns, and the statement form for all others.
+        replicated: Whether the triggers fire for changes by logical replication.
+        columns: The declared columns, by their names in the database; ``None`` for all.
     """
 
     for_each: ForEach | None = None
@@ -41,11 +41,11 @@ class TriggerOptions:
 
 @dataclass(frozen=True, slots=True)
 class WatchedTable:
-    """A table that is watched, as the database is asked about it.
+    """A watched table, with what the database is queried with.
 
     Attributes:
         name: Its name.
-        schema: Its schema; ``None`` leaves it to the connection's ``search_path``.
+        schema: Its schema; ``None`` if the connection's ``search_path`` decides.
         options: The argument that its triggers must have.
         mapped: The names of its mapped columns.
     """
@@ -62,10 +62,10 @@ class WatchedTable:
 
 
 class _Declared:
-    """Keeps a table's options as a listener to the event ``after_create``.
+    """Stores a table's options, as a listener to the event ``after_create``.
 
-    Not in ``Table.info``, which Alembic writes into migrations. Copies of the table
-    (``to_metadata()``) have it too.
+    They are not in ``Table.info``, which Alembic writes into migrations. Copies of the table
+    (``to_metadata()``) have this listener too.
     """
 
     def __init__(self, options: TriggerOptions, created: Created | None) -> None:
@@ -78,7 +78,7 @@ class _Declared:
 
 
 def declare(table: Table, options: TriggerOptions, created: Created | None = None) -> None:
-    """Declare a table's options, instead of earlier ones.
+    """Declare a table's options. They replace earlier ones.
 
     Args:
         table: The table.
@@ -97,7 +97,7 @@ def is_declared(table: Table) -> bool:
 
 
 def options_of(table: Table) -> TriggerOptions:
-    """The options that were declared for a table, or the default ones."""
+    """The options that were declared for a table, or the defaults."""
     declared = _declared(table)
     return TriggerOptions() if declared is None else declared.options
 
@@ -108,7 +108,7 @@ def _declared(table: Table) -> _Declared | None:
 
 
 def declared_columns(table: Table) -> tuple[str, ...] | None:
-    """The columns worth watching, by their names in the database; ``None``: all."""
+    """The declared columns, by their names in the database; ``None`` for all."""
     columns = options_of(table).columns
     return None if columns is None else tuple(sorted(columns))
 
@@ -120,12 +120,12 @@ def options_argument(table: Table) -> bytes:
 
 
 def table_triggers(connection: Connection, table: Table) -> TableTriggers:
-    """The triggers that a table should have in that database.
+    """The triggers that a table should have in this database.
 
-    Only this looks a name up in the connection's ``search_path``; ``resolve`` goes by the oid.
+    Only this function uses the ``search_path`` to find the table; ``resolve`` uses the oid.
 
     Raises:
-        TriggerError: There is no such table.
+        TriggerError: The table does not exist.
     """
     options = options_of(table)
     schema = connection.schema_for_object(table)
@@ -142,15 +142,15 @@ def table_triggers(connection: Connection, table: Table) -> TableTriggers:
     )
     oid = connection.scalar(find, {"name": triggers.name})
     if oid is None:
-        raise TriggerError(triggers.name, "there is no such table in this database")
+        raise TriggerError(triggers.name, "the table does not exist in this database")
     return replace(triggers, oid=oid)
 
 
 def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
-    """The triggers with the table's schema, in the form that the table needs.
+    """The triggers, with the table's schema and the form that the table needs.
 
     Raises:
-        TriggerError: The table cannot have such triggers.
+        TriggerError: The table cannot have these triggers.
     """
     schema, kind, is_partition = connection.execute(
         text(
@@ -163,11 +163,11 @@ def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
         why = "it is a partition; install the triggers on the partitioned table"
         raise TriggerError(triggers.name, why)
     if kind not in {"r", "p"}:
-        what = _KINDS.get(kind, "no table")
+        what = _KINDS.get(kind, "not a table")
         why = f"it is {what}, and only ordinary and partitioned tables have row triggers; wait for "
         raise TriggerError(triggers.name, why + "rows of the tables behind it, or poll")
     if not triggers.key:
-        raise TriggerError(triggers.name, "it has no primary key, so no row of it has a name")
+        raise TriggerError(triggers.name, "it has no primary key to identify its rows")
     by_row = kind == "p" or triggers.needs_rows
     if by_row and triggers.for_each is ForEach.STATEMENT:
         why = 'partitioned and replicated tables, and declared columns, need for_each="row"'

@@ -1,11 +1,10 @@
 """The triggers of a table, and the function that they run, as SQL text.
 
 There are two forms. The *statement* form looks up all rows of a statement with one join over the
-transition tables. The *row* form looks up each row. It is for cases in which there are no
-transition tables: partitioned tables, whose partitions are also written directly; declared
-columns; and changes by logical replication, which fires no statement triggers.
-
-A writer pays in steps, each only if the one before says so:
+transition tables. The *row* form looks up each row. It is used where there are no transition
+tables: for partitioned tables, because their partitions are also written to directly; for declared
+columns; and for changes by logical replication, which fires no statement triggers.
+The cost for a writer is in steps. Each step is taken only if the one before requires it:
 
 1. the trigger's ``WHEN``, in the row form: did the row, or a declared column, change?
 2. the flag: is any row registered?
@@ -13,8 +12,8 @@ A writer pays in steps, each only if the one before says so:
 4. only then: what changed, and the notification.
 
 The function runs as the writer. It depends only on the names of the key columns, the declared
-columns and the form. So it is named after a hash of all that, and is never altered: two versions
-of rowbell can be used side by side during a deploy. Its text is in ``sql/trigger_*.sql``.
+columns and the form. So its name contains a hash of these, and it is never altered: two versions
+of rowbell can be used side by side during a deployment. Its text is in ``sql/trigger_*.sql``.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ _ROW, _DELETE, _UPDATE, _TRUNCATE = 1, 8, 16, 32  # bits of pg_trigger.tgtype
 
 
 class ForEach(StrEnum):
-    """For what a trigger runs: PostgreSQL's ``FOR EACH { ROW | STATEMENT }``."""
+    """What a trigger fires for: PostgreSQL's ``FOR EACH { ROW | STATEMENT }``."""
 
     ROW = "row"
     STATEMENT = "statement"
 
     @classmethod
     def of(cls, value: ForEach | str | None) -> ForEach | None:
-        """What a caller names; ``None`` leaves it to the other options.
+        """The form that a caller names; ``None`` if the other options decide.
 
         Raises:
             InvalidArgumentError: It is neither.
@@ -57,7 +56,7 @@ class ForEach(StrEnum):
 def trigger_options(key: tuple[KeyColumn, ...], declared: tuple[str, ...] | None = None) -> str:
     """The argument of the triggers: which hashes they notify of, and for what changes.
 
-    A listener compares it, byte by byte, with ``pg_trigger.tgargs``; it is ASCII in any database.
+    A listener compares it byte by byte with ``pg_trigger.tgargs``. It is ASCII in any database.
     """
     options = {"version": 1, "key": {c.name: c.cast for c in key}, "columns": declared}
     return json.dumps(options, separators=(",", ":"))
@@ -65,7 +64,7 @@ def trigger_options(key: tuple[KeyColumn, ...], declared: tuple[str, ...] | None
 
 @dataclass(frozen=True, slots=True)
 class TriggerFunction:
-    """What a trigger function is: its text, and the settings that it runs with."""
+    """The definition of a trigger function: its text, and its settings."""
 
     source: str
     settings: tuple[str, ...] = (
@@ -80,17 +79,17 @@ class TableTriggers:
     """A table's triggers, as SQL.
 
     Attributes:
-        schema: The table's schema; ``None`` leaves it to the connection's ``search_path``.
+        schema: The table's schema; ``None`` if the connection's ``search_path`` decides.
         table: The table's name.
         key: The columns of its primary key, sorted by name.
-        for_each: The form; ``None`` is the one that the other options want.
-        replicated: Whether they fire for changes that arrive by logical replication as well
-            (``ENABLE ALWAYS``).
-        declared: The columns worth watching, where the model says so: an UPDATE that leaves
-            them alone does not even call the function. ``None``: all. For the row form only.
-        role: The role whose functions stand beside its tables, because the schema ``rowbell``
-            belongs to another. ``None``: the function stands in the schema ``rowbell``.
-        oid: The table's oid, where it was looked up.
+        for_each: The form; ``None`` if the other options decide.
+        replicated: Whether they also fire for changes by logical replication (``ENABLE
+            ALWAYS``).
+        declared: The declared columns; ``None`` for all. An UPDATE that changes none of them does
+            not call the function. Only for the row form.
+        role: The role whose functions are in the schemas of its tables, because the schema
+            ``rowbell`` belongs to another role. ``None``: they are in the schema ``rowbell``.
+        oid: The table's oid, if it was looked up.
     """
 
     schema: str | None
@@ -119,7 +118,7 @@ class TableTriggers:
 
     @property
     def function_name(self) -> str:
-        """The function's name as SQL; it ends in a hash of what it and its triggers do."""
+        """The function's name as SQL. It ends in a hash of what the function and triggers do."""
         text = "\n".join([self._source, *self._conditions().values(), self.role or ""])
         digest = sha256(text.encode()).hexdigest()[:16]
         if self.role is None:
@@ -128,7 +127,7 @@ class TableTriggers:
 
     @property
     def function(self) -> TriggerFunction:
-        """The function as the catalog must have it."""
+        """The function that the catalog must contain."""
         return TriggerFunction(self._source)
 
     @property
@@ -143,11 +142,11 @@ class TableTriggers:
         return dict(zip(TRIGGERS, (_UPDATE | each, _DELETE | each, _TRUNCATE), strict=True))
 
     def check_key(self) -> str:
-        """The statement that fails where the key is of a type that cannot be hashed."""
+        """The statement that fails if the type of the key has no hash function."""
         return f"SELECT pg_catalog.{key_hash(f'(NULL::{self.name})', self.key)}"
 
     def create_function(self) -> list[str]:
-        """The statements that create the function; everybody who owns a table may use it."""
+        """The statements that create the function. Any owner of a table may use it."""
         name, quote = self.function_name, self._unused("$rowbell$")
         header, _, _ = sql("trigger_guard").split("$rowbell$")
         return [
@@ -173,8 +172,8 @@ class TableTriggers:
     def _conditions(self) -> dict[str, str]:
         """The ``FOR EACH`` and ``WHEN`` clauses of each event's trigger.
 
-        Operators of a WHEN are looked up when the trigger is created, so they are named with their
-        schema. These two compare rows as they are stored and run no code of a type.
+        Operators in WHEN are looked up when the trigger is created, so they are written with their
+        schema. These two compare rows as they are stored, and run no code of their types.
         """
         each = f"FOR EACH {'ROW' if self.by_row else 'STATEMENT'}"
         if not self.by_row:
@@ -207,7 +206,7 @@ class TableTriggers:
             root = "TG_RELID"
             old, new, body = key_hash("o", self.key), key_hash("n", self.key), "trigger_statement"
             all_keys = f"ARRAY(SELECT {old} FROM old_rows AS o LIMIT {KEYS_PER_TRANSACTION + 1})"
-            # Never used: a statement's queries are planned again when its table changes.
+            # Never used: PostgreSQL plans the queries of a statement again when its table changes.
             retyped_keys = "SELECT NULL::bigint[] AS keys WHERE $1 IS NULL"
         return _filled(
             sql("trigger_guard").split("$rowbell$")[1],
@@ -233,7 +232,7 @@ class TableTriggers:
 
 
 def _registered(key: str) -> str:
-    """The probe: the registrations of the row whose key has that hash, given as SQL."""
+    """The probe: the registrations of the row with this key hash, which is given as SQL."""
     return (
         "SELECT r.listener, r.key_hash, r.columns FROM rowbell.registration AS r "
         f"WHERE r.table_oid = root AND r.key_hash = {key} OFFSET 0"
@@ -241,21 +240,21 @@ def _registered(key: str) -> str:
 
 
 def _filled(template: str, **parts: str) -> str:
-    """A file of the folder ``sql`` with its @parts@ filled in, in one pass: names may have @."""
+    """A file in the folder ``sql`` with its @parts@ filled in, in one pass: names may contain @."""
     return re.sub(r"@(\w+)@", lambda part: parts[part[1]], template)
 
 
 def drop_statements(table: str) -> list[str]:
-    """The statements that drop the triggers of a table, named as SQL.
+    """The statements that drop the triggers of a table, which is named as SQL.
 
-    The lock is taken first: DROP TRIGGER locks partitions before the table that they belong to,
-    and applications the other way round.
+    The lock comes first: DROP TRIGGER locks partitions before their partitioned table, and
+    applications lock them in the other order.
     """
     drop = [f"DROP TRIGGER IF EXISTS {trigger} ON {table}" for trigger in TRIGGERS]
     return [f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE", *drop, announcement(table)]
 
 
 def announcement(table: str) -> str:
-    """The statement that has listeners look at a table's triggers, at commit."""
+    """The statement that makes listeners check a table's triggers, at commit."""
     name = quote_literal(table)
     return f"SELECT pg_notify('rowbell', '1:' || to_regclass({name})::oid || ':?')"

@@ -1,4 +1,4 @@
-"""Whose code would run: the owners of what triggers call, as the catalog has them."""
+"""The owners of the code that triggers run, as the catalog has them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 TRIGGER_FUNCTION = "the trigger function"
-"""What ``untrusted_owners`` calls the function of a table's triggers."""
+"""The name of a table's trigger function in the result of ``untrusted_owners``."""
 
 
 def untrusted_owners(connection: Connection, tables: Sequence[int]) -> list[tuple[int, str, str]]:
-    """The objects that a role owns, or may create, that could not change the tables itself.
+    """The objects that are owned, or may be created, by a role that cannot change the tables.
 
     Args:
         connection: A connection to PostgreSQL.
         tables: The tables' oids.
 
     Returns:
-        For each of the tables concerned its oid, what it is, and the role.
+        For each table concerned: its oid, the object, and the role.
     """
     query = text(sql("untrusted_owners").replace("@tables@", ":tables"))
     query = query.bindparams(bindparam("tables", list(tables), ARRAY(OID)))
@@ -34,7 +34,7 @@ def untrusted_owners(connection: Connection, tables: Sequence[int]) -> list[tupl
 
 
 def refuse_untrusted_owners(table: str) -> str:
-    """The statement that fails if there are any, for ``--sql``; the table is an SQL literal."""
+    """The statement that fails if there are any, for ``--sql``. The table is an SQL literal."""
     query = sql("untrusted_owners").replace("@tables@", f"ARRAY[to_regclass({table})::oid]")
     return f"""
 DO $rowbell$
@@ -42,7 +42,7 @@ DECLARE
   untrusted record;
 BEGIN
   FOR untrusted IN {query} LOOP
-    RAISE EXCEPTION 'rowbell: % is %''s, whose code every writer would run',
+    RAISE EXCEPTION 'rowbell: % belongs to %, and every writer would run its code',
       untrusted.what, untrusted.role;
   END LOOP;
 END

@@ -1,4 +1,4 @@
-"""Notifiers say that rows may have changed. ``contract`` says what all of them promise.
+"""Notifiers report that rows may have changed. ``contract`` says what all of them promise.
 
-``postgres`` is PostgreSQL's LISTEN; ``memory`` is one in memory, for tests.
+``postgres`` uses PostgreSQL's LISTEN; ``memory`` is a notifier in memory, for tests.
 """

@@ -1,20 +1,20 @@
-"""The contract of a notifier, which says that rows may have changed.
+"""The contract of a notifier, which reports that rows may have changed.
 
 A notifier need not deliver every notification, in order or only once: a notification only causes
-a read. What it must do is to *know* when it may have missed one, and to say so. Where it promises
-too much, changes are lost:
+a read. But it must *know* when it may have missed one, and report that. If it breaks one of these
+promises, changes are lost:
 
 1. ``register`` returns when the rows are registered, committed, and visible to all writers that
    begin from then on; its boundary is a transaction ID that was assigned after that.
 2. A writer that begins after that, and changes a registered row, causes a notification once its
    change is visible, or a gap that ``check`` reports.
-3. A notification that was lost on the way is a gap, or the session is lost: ``is_lost`` becomes
+3. A notification that was lost on the way is a gap, or the session is lost. Then ``is_lost`` is
    true, and ``on_gap`` is called.
 4. ``on_notification`` and ``on_gap`` are called in the event loop's thread, in order of arrival,
    and do not block.
 
-A notifier knows nothing of watches, of the schedule, or of reads. ``subscription`` connects it
-with the board.
+A notifier has no access to watches, the schedule or reads. ``subscription`` connects it with the
+board.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 
 class CannotNotifyError(Exception):
-    """A notifier cannot notify, or cannot any more.
+    """A notifier cannot notify, or can no longer notify.
 
     Args:
-        reason: Why, in one word.
-        detail: What was seen.
+        reason: Why, as a ``Reason``.
+        detail: What was observed.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -51,7 +51,7 @@ class CannotNotifyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why the rows of a table cannot be notified of.
+    """Why a table cannot notify.
 
     Attributes:
         reason: Why.
@@ -67,8 +67,8 @@ class Gap:
     """Notifications may have been missed.
 
     Attributes:
-        boundary: A transaction ID that was assigned after that was found.
-        detail: What was missed, for the log; empty where a table is not what it was.
+        boundary: A transaction ID that was assigned after the gap was found.
+        detail: What was missed, for the log; empty if a table has changed.
         tables: The tables concerned; ``None`` for all.
     """
 
@@ -82,7 +82,7 @@ class Report:
     """What a notifier has found about the watched tables.
 
     Attributes:
-        obstacles: All tables whose rows cannot be notified of, by oid.
+        obstacles: All tables that cannot notify, by oid.
         gaps: What may have been missed since the last report.
     """
 
@@ -95,9 +95,9 @@ class Registered:
     """The answer to ``register``.
 
     Attributes:
-        report: What was found about the tables; rows of those with an obstacle are not registered.
+        report: What was found about the tables. Rows of tables with an obstacle are not registered.
         boundary: A transaction ID that was assigned after the registration was committed;
-            ``None`` where nothing was registered, because it would be too many rows.
+            ``None`` if nothing was registered, because there would be too many rows.
     """
 
     report: Report
@@ -106,12 +106,12 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class NotifierStatus:
-    """How a notifier is.
+    """The status of a notifier.
 
     Attributes:
-        evidence: What has shown that notifications arrive; empty while none do.
-        notifications: The notifications that were received and understood, ever.
-        ignored: Those that were received and are not rowbell's.
+        evidence: What has shown that notifications arrive; empty while they do not.
+        notifications: The number of notifications that were received and understood.
+        ignored: The number of received payloads that are not rowbell's.
     """
 
     evidence: str = ""
@@ -120,32 +120,32 @@ class NotifierStatus:
 
 
 class Receiver(Protocol):
-    """What a notifier calls."""
+    """The methods that a notifier calls."""
 
     def on_notification(self, notification: Notification) -> None:
         """Rows may have changed."""
         ...
 
     def on_gap(self) -> None:
-        """Notifications may have been missed: ``check`` is to be called soon, and says which."""
+        """Notifications may have been missed. ``check``, which is to be called soon, finds out."""
         ...
 
 
 class NotifierSession(Protocol):
-    """The time in which a notifier is connected, from its first message to its last."""
+    """One connection of a notifier, from its first message to its last."""
 
     @property
     def server(self) -> float:
-        """The server whose changes it notifies of, as ``Evidence`` names it."""
+        """The server that notifies, as ``Evidence`` identifies it."""
         ...
 
     @property
     def is_lost(self) -> bool:
-        """Whether nothing will arrive any more."""
+        """Whether no more notifications will arrive."""
         ...
 
     async def register(self, rows: Sequence[tuple[RowId, Columns]], tables: Tables) -> Registered:
-        """Have writers notify of these rows, each with the columns that are watched in it.
+        """Make writers notify of these rows, each with the columns that are watched in it.
 
         Raises:
             CannotNotifyError: The session is lost.
@@ -153,11 +153,11 @@ class NotifierSession(Protocol):
         ...
 
     async def unregister(self, row_ids: Sequence[RowId]) -> None:
-        """Have writers not notify of these rows any more."""
+        """Stop notifications of these rows."""
         ...
 
     async def check(self, tables: Tables) -> Report:
-        """Find out whether the session stands, and whether anything was missed.
+        """Find out whether the session still works, and whether anything was missed.
 
         Raises:
             CannotNotifyError: The session is lost.
@@ -165,7 +165,7 @@ class NotifierSession(Protocol):
         ...
 
     async def tables_without_writers(self, tables: Sequence[int], boundary: int) -> Collection[int]:
-        """Those tables that no transaction below the boundary can still change."""
+        """The tables of these that no transaction below the boundary can still change."""
         ...
 
     async def end(self) -> None:
@@ -174,15 +174,15 @@ class NotifierSession(Protocol):
 
 
 class Notifier(Protocol):
-    """What says that rows may have changed."""
+    """Reports that rows may have changed."""
 
     @property
     def status(self) -> NotifierStatus:
-        """How it is."""
+        """The current status."""
         ...
 
     def session(self, receiver: Receiver) -> AbstractAsyncContextManager[NotifierSession]:
-        """Connect; the session is lost at the latest when the block ends.
+        """Connect. The session ends with the block, or earlier if it is lost.
 
         Raises:
             CannotNotifyError: It cannot connect, or notifications do not arrive.

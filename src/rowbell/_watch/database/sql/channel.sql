@@ -1,4 +1,4 @@
--- The channel of one listener. For the other functions only: it reads the secret.
+-- The channel of one listener. Only the other functions may call it, because it reads the secret.
 CREATE OR REPLACE FUNCTION rowbell.channel(listener bigint)
 RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $rowbell$

@@ -1,6 +1,6 @@
--- What makes channels unguessable: 244 random bits. A table would have to be readable by those who
--- dump the database; pg_dump neither reads nor locks a materialized view, and makes a new value
--- where it restores one.
+-- This value makes channels unguessable: 244 random bits. If it were in a table, every role that
+-- dumps the database would have to read it. pg_dump does not read or lock a materialized view, and
+-- a restore creates a new value.
 DO $rowbell$
 BEGIN
   IF to_regclass('rowbell.channel_secret') IS NULL THEN

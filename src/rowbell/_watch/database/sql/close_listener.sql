@@ -1,5 +1,5 @@
--- Deletes what this session has registered. What another session deletes at this moment is left to
--- it: nobody waits here for the end of somebody's transaction.
+-- Deletes the registrations of this session. Rows that another session is deleting are skipped, so
+-- this does not wait for the end of another transaction.
 CREATE OR REPLACE FUNCTION rowbell.close_listener()
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'

@@ -1,7 +1,7 @@
--- Gives the table of registrations a new file when it is large and mostly dead rows: while an old
--- transaction keeps VACUUM from removing those, nothing else does. The lock lasts until the
--- caller's transaction ends, so only members of the schema's owner may call it. Writers that have
--- read the table hold a lock on it until they commit; they are waited for very shortly.
+-- Rewrites the table of registrations when it is large and consists mostly of dead rows, which
+-- VACUUM cannot remove while an old transaction runs. The lock lasts until the caller's transaction
+-- ends, so only members of the schema's owner may call this. Writers that have read the table hold
+-- a lock on it until they commit; this function waits for them only 20 ms.
 CREATE OR REPLACE FUNCTION rowbell.compact()
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms'
 AS $rowbell$

@@ -1,6 +1,6 @@
--- Deletes what listeners have left whose sessions are gone. The list of sessions is cached for a
--- transaction, so it is read anew; it is read after the snapshot that shows the listeners, so a
--- listener that opens meanwhile is not taken for one that is gone.
+-- Deletes registrations of listeners whose session no longer exists. The list of sessions is cached
+-- for a transaction, so the cache is cleared. The list is read after the snapshot that shows the
+-- listeners, so a listener that opens meanwhile is not deleted.
 CREATE OR REPLACE FUNCTION rowbell.delete_stale()
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'

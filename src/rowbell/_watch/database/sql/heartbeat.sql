@@ -1,6 +1,6 @@
--- What a listener asks every few seconds: is it still the same session on a primary, does it listen
--- on its channels, is everything registered that it believes to be, and did anything about its
--- tables change? It runs as the caller; what needs more is done by the functions that it calls.
+-- A listener calls this every few seconds. Is this still the same session, on a primary? Does it
+-- listen on its channels? Is everything registered that it has registered? Have its tables changed?
+-- It runs as the caller. The functions that it calls run with more rights where they need them.
 CREATE OR REPLACE FUNCTION rowbell.heartbeat(
   tables oid[], options bytea[], table_columns text[],
   OUT backend_pid integer, OUT in_recovery boolean, OUT listens boolean, OUT unsent bigint,
@@ -16,7 +16,7 @@ BEGIN
   IF pg_has_role(owner, 'USAGE') THEN
     PERFORM rowbell.compact();
   END IF;
-  -- A queue that has been full recovers when somebody asks how full it is.
+  -- A queue that was full recovers when a session queries its usage.
   PERFORM pg_notification_queue_usage();
   SELECT pg_backend_pid(), pg_is_in_recovery(),
          ARRAY['rowbell', rowbell.own_channel()] <@ ARRAY(SELECT pg_listening_channels()),
@@ -24,7 +24,7 @@ BEGIN
   INTO backend_pid, in_recovery, listens, unsent
   FROM rowbell.unsent_notifications AS s;
   SELECT max(l.number) INTO own FROM rowbell.listener AS l WHERE l.backend_pid = pg_backend_pid();
-  -- The sum of squares: an XOR or a plain sum stays when several keys are moved alike.
+  -- Squares are summed: an XOR or a plain sum would not change if several keys moved in parallel.
   SELECT count(*), coalesce(mod(sum(r.key * r.key), 9223372036854775807), 0)
   INTO registered, checksum
   FROM (SELECT (r.key_hash # (r.table_oid::bigint << 32))::numeric AS key

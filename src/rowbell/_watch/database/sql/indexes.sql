@@ -1,5 +1,5 @@
--- For what a listener does with its own rows, and for tables that were restored without their keys.
--- IF NOT EXISTS would lock the table all the same.
+-- Indexes for the listener's queries on its own rows, and keys of tables that were restored without
+-- them. CREATE INDEX IF NOT EXISTS would lock the table even if the index exists.
 DO $rowbell$
 BEGIN
   IF to_regclass('rowbell.registration_pkey') IS NULL THEN

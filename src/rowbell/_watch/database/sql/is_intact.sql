@@ -1,5 +1,5 @@
--- Whether a trigger of ours fires for what its options say. After a column was renamed, WHEN still
--- names the same column, by its new name.
+-- Whether a trigger of rowbell fires for what its options say. After a column was renamed, WHEN
+-- contains the new name of the same column.
 CREATE OR REPLACE FUNCTION rowbell.is_intact(trigger_oid oid, options bytea)
 RETURNS boolean LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off

@@ -1,4 +1,4 @@
--- The sessions that listen. A number is used once, a process ID again and again.
+-- The sessions that listen. A number is used only once; a process ID can be used again.
 CREATE UNLOGGED TABLE IF NOT EXISTS rowbell.listener (
   number bigint PRIMARY KEY,
   backend_pid integer NOT NULL,

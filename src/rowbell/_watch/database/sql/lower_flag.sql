@@ -1,8 +1,8 @@
--- Sets has_registrations to 0 when nothing is registered. register() holds ROW EXCLUSIVE on the
--- table until its commit, so under a SHARE lock nobody registers. The lock is taken in a
--- subtransaction that is rolled back: it is released before this function returns, while the
--- sequence keeps its value. A snapshot from before the lock would not show who has registered
--- since, so READ COMMITTED only.
+-- Sets has_registrations to 0 if nothing is registered. register() holds ROW EXCLUSIVE on the table
+-- until its commit, so while a SHARE lock is held nothing is being registered. The lock is taken in
+-- a subtransaction that is rolled back: the lock is released before this function returns, and the
+-- sequence keeps its value. This runs only in READ COMMITTED: an older snapshot would not show the
+-- rows that were registered since.
 CREATE OR REPLACE FUNCTION rowbell.lower_flag()
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms'
@@ -12,7 +12,7 @@ DECLARE
     pg_sequence_last_value('rowbell.has_registrations') IS NOT DISTINCT FROM 0;
 BEGIN
   IF EXISTS (SELECT FROM rowbell.registration) THEN
-    -- A restored dump, or setval() by its owner: what was written meanwhile has notified nobody.
+    -- After a restored dump or a setval() by the owner: changes since then were not notified.
     IF lowered THEN
       PERFORM setval('rowbell.has_registrations', 1);
       PERFORM nextval('rowbell.unsent_notifications');

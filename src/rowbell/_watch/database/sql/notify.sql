@@ -1,6 +1,6 @@
--- Sends what a trigger found: to the listeners named, or to all where there are none named.
--- A forged call makes listeners read rows again, a limited number of times a second; so everybody
--- may call it, and the caller is not checked: inside a definer function of the user's, it is not
+-- Notifies of the rows that a trigger found: the given listeners, or all listeners if none are
+-- given. A forged call makes listeners read rows again, but only a limited number a second, so every
+-- role may call it. The caller is not checked: in a SECURITY DEFINER function of the user, it is not
 -- the writer.
 CREATE OR REPLACE FUNCTION rowbell.notify(
   table_oid oid, listeners bigint[], key_hashes bigint[])
@@ -17,15 +17,15 @@ BEGIN
   ELSIF lower(current_setting('rowbell.notify', true)) IN ('off', 'false', 'no', '0') THEN
     PERFORM nextval('rowbell.unsent_notifications');
   ELSIF usage > 0.5 THEN
-    -- A full queue fails the COMMIT of a transaction that notifies.
+    -- With a full queue, the COMMIT of a transaction that notifies fails.
     PERFORM nextval('rowbell.unsent_notifications');
     IF current_setting('rowbell.warned', true) IS DISTINCT FROM 'on' THEN
       PERFORM set_config('rowbell.warned', 'on', true);
       RAISE WARNING 'rowbell: the notification queue is half full, listeners will catch up later'
-        USING HINT = 'A listening session has been in a transaction for long: see pg_stat_activity.';
+        USING HINT = 'A listening session has a transaction open for long: see pg_stat_activity.';
     END IF;
   ELSIF key_hashes IS NULL OR usage > 0.25 OR sent + cardinality(key_hashes) > 1000 THEN
-    -- Equal notifications of one transaction are sent once, so this cannot fill the queue.
+    -- PostgreSQL sends equal notifications of a transaction once, so these cannot fill the queue.
     PERFORM pg_notify(coalesce(rowbell.channel(l.listener), 'rowbell'), '1:' || table_oid || ':*')
     FROM (SELECT DISTINCT listener
           FROM unnest(coalesce(listeners, ARRAY[NULL]::bigint[])) AS w(listener)) AS l;

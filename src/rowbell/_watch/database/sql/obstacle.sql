@@ -1,11 +1,11 @@
--- Why rows of a table cannot be waited for by notification; NULL where they can. `options` is the
--- argument that the table's triggers must have, `watched` the columns to be watched.
+-- Why a table cannot notify; NULL if it can. `options` is the argument that the table's triggers
+-- must have, `watched` the columns to be watched.
 CREATE OR REPLACE FUNCTION rowbell.obstacle(
   role name, table_oid oid, options bytea, watched text[])
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $rowbell$
 DECLARE
-  -- A column that is gone needs no right: the waits that watch it learn of that by their next read.
+  -- A dropped column needs no privilege: the next read of the waits that watch it fails.
   needed CONSTANT text[] := ARRAY(
     SELECT a.attname FROM pg_attribute AS a
     WHERE a.attrelid = table_oid AND a.attnum > 0 AND NOT a.attisdropped

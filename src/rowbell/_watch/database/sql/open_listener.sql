@@ -1,6 +1,6 @@
--- Makes this session a listener: its number, and the channel that only it is told. A number is
--- never given out twice, so nobody learns the channel of another. Registrations that belong to no
--- listener, as a restored dump may have them, are deleted.
+-- Makes this session a listener. It returns the listener's number, and a channel that only this
+-- session gets to know. A number is never assigned twice, so no session learns the channel of
+-- another. Registrations without a listener, which a restored dump may contain, are deleted.
 CREATE OR REPLACE FUNCTION rowbell.open_listener(OUT number bigint, OUT channel text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'

@@ -1,4 +1,4 @@
--- The channel of this session's own number; NULL where it is not a listener.
+-- The channel of this session's own number; NULL if it is not a listener.
 CREATE OR REPLACE FUNCTION rowbell.own_channel()
 RETURNS text LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $rowbell$

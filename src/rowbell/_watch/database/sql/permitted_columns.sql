@@ -1,4 +1,4 @@
--- Of a table's columns those that a role may SELECT.
+-- The columns of a table that a role may SELECT.
 CREATE OR REPLACE FUNCTION rowbell.permitted_columns(role name, table_oid oid)
 RETURNS text[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $rowbell$

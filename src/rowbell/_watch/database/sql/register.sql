@@ -1,11 +1,12 @@
 -- Registers rows for this session, which has called open_listener(). First the lock, then the flag,
--- then the rows: while lower_flag() holds its lock nobody gets here, and afterwards the flag is seen
--- to be 0 and set. Returns for each table what stands in the way, if anything does, and its version.
--- `row_columns` names what is watched in each row, NULL: any column, which for a role that may not
--- SELECT them all are those of `table_columns`. Rows with other columns than the caller may SELECT
--- are not registered. A virtual column is not stored, so triggers see nothing of it: what it derives
--- from is registered with it. `over_limit`: none were, because the role would have more than
--- registration_limit allows it (by default a hundred thousand).
+-- then the rows: while lower_flag() holds its lock, this function waits; after that it sees the flag
+-- at 0 and sets it. It returns the obstacle of each table, if there is one, and the table's version.
+-- `row_columns` has the columns that are watched in each row. NULL means any column; to a role that
+-- may not SELECT all columns, it means those of `table_columns`. A row is not registered if the
+-- caller may not SELECT its columns. A virtual generated column is not stored, so triggers do not
+-- see its value; the columns that it is computed from are registered with it. `over_limit` means
+-- that nothing was registered, because the role would have more registrations than
+-- registration_limit allows (by default a hundred thousand).
 CREATE OR REPLACE FUNCTION rowbell.register(
   tables oid[], options bytea[], table_columns text[],
   row_tables oid[], key_hashes bigint[], row_columns text[],

@@ -1,5 +1,5 @@
--- The rows that somebody waits for. Trigger functions read it as the writer, so everybody may.
--- It holds no secret: a table, the hash of a key, the number of a listener, names of columns.
+-- The rows that listeners want to be notified of. Trigger functions read it as the writer, so every
+-- role may. It has no secrets: a table, the hash of a key, a listener's number, names of columns.
 CREATE UNLOGGED TABLE IF NOT EXISTS rowbell.registration (
   table_oid oid NOT NULL,
   key_hash bigint NOT NULL,

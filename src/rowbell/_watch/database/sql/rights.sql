@@ -1,7 +1,8 @@
--- The rights on everything here, given explicitly: default privileges may have given others, and
--- a dump restored without rights has none. What writers call or read is PUBLIC's, because who
--- writes cannot be listed: cascades, deferred triggers and subscriptions run as other roles. Only
--- register() keeps what an administrator has granted, once anybody but the owner may call it.
+-- The privileges on all objects of the schema. They are granted explicitly: default privileges may
+-- have added others, and a dump restored without privileges has none. What writers call or read is
+-- granted to PUBLIC, because the writers cannot be listed: cascades, deferred triggers and
+-- subscriptions run as other roles. Only register() keeps the privileges that an administrator has
+-- granted, if any role but the owner may call it.
 DO $rowbell$
 DECLARE
   right_of_others record;

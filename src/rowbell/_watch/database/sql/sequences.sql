@@ -1,7 +1,7 @@
 -- A change of a sequence is visible to all sessions at once, independent of their snapshots.
--- has_registrations: 0 while no row is registered, so that triggers need not look.
--- unsent_notifications: counts what should have been notified and could not be.
--- listener_number: the next number of a listener.
+-- has_registrations: 0 while no row is registered, so that triggers do not search.
+-- unsent_notifications: counts notifications that were due and could not be sent.
+-- listener_number: numbers the listeners.
 DO $rowbell$
 BEGIN
   IF to_regclass('rowbell.has_registrations') IS NULL THEN

@@ -1,4 +1,4 @@
--- Of some tables those that no transaction from before a boundary can still change: a writer holds
+-- The tables of these that no transaction from before a boundary can still change. A writer holds
 -- ROW EXCLUSIVE on its table, or on the partition, until its commit is visible.
 CREATE OR REPLACE FUNCTION rowbell.tables_without_writers(tables oid[], boundary bigint)
 RETURNS SETOF oid LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp

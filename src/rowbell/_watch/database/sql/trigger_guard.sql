@@ -1,8 +1,7 @@
--- The frame of every trigger function, which runs as the writer. Nothing of ours may fail a write
--- or make it wait: an error, a missing right or a lock that is not granted within 50 ms ends the
--- block, and the fallback tells all listeners to read the table again. It calls nothing but
--- PostgreSQL's own functions. A transaction that has fallen back once does not try again, so it
--- waits once and warns once.
+-- The outer part of every trigger function. It runs as the writer. It must not make a write fail or
+-- wait. An error, a missing privilege or a lock that is not granted within 50 ms ends the block. Then
+-- the fallback notifies all listeners, which read the table again. It calls only PostgreSQL's own
+-- functions. After a fallback, a transaction does not try again, so it waits once and warns once.
 CREATE OR REPLACE FUNCTION @function@() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET enable_seqscan = off
 AS $rowbell$
@@ -18,7 +17,7 @@ BEGIN
       IF pg_sequence_last_value('rowbell.has_registrations') = 0 THEN
         RETURN NULL;
       END IF;
-      -- A writer outside READ COMMITTED sees registrations as of its snapshot, so it tells all.
+      -- A writer outside READ COMMITTED sees old registrations, so it notifies all listeners.
       IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         IF TG_OP = 'TRUNCATE' THEN
           PERFORM rowbell.notify(root, NULL, NULL);
@@ -35,8 +34,8 @@ BEGIN
       RETURN NULL;
     EXCEPTION
       WHEN datatype_mismatch THEN
-        -- This session has compiled the function for another type of the key, which was altered
-        -- since. That compiles nothing anew, so until the session ends it tells all listeners.
+        -- This session has compiled the function for the old type of a key that was altered since.
+        -- It does not compile it again, so until the session ends it notifies all listeners.
         BEGIN
           EXECUTE @retyped_keys@ INTO match USING OLD;
           PERFORM rowbell.notify(root, NULL, match.keys);
@@ -60,7 +59,7 @@ BEGIN
       PERFORM nextval('rowbell.unsent_notifications');
     END IF;
   EXCEPTION WHEN OTHERS THEN
-    problem := concat_ws('; nor could they be told: ', problem, SQLERRM);
+    problem := concat_ws('; nor could they be notified: ', problem, SQLERRM);
     PERFORM set_config('rowbell.uncounted', 'on', true);
   END;
   IF problem IS NOT NULL THEN

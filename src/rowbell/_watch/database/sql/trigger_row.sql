@@ -11,7 +11,7 @@
       LOOP
         differs := match.columns IS NULL OR TG_OP = 'DELETE' OR @new_key@ <> @old_key@;
         IF NOT differs THEN
-          -- Old and new are compared as they are stored: no operator, cast or setting has a say.
+          -- Stored bytes are compared: no operator, cast or setting has an influence.
           BEGIN
             EXECUTE format(
               'SELECT record_image_ne(ROW(%1$s), ROW(%2$s))',

@@ -1,6 +1,6 @@
-      -- The first rows by one index probe each, which is all that most statements need: LATERAL with
-      -- OFFSET 0 and enable_seqscan = off hold the cached plan to it. The rest by a join that is
-      -- planned when there are many.
+      -- The first rows are looked up with one index probe each. Most statements need no more. LATERAL
+      -- with OFFSET 0 and enable_seqscan = off make the cached plan do so. The other rows are looked
+      -- up with a join, which is planned for many rows.
       SELECT count(*) AS looked, count(r.listener) AS watched INTO match
       FROM (SELECT * FROM old_rows LIMIT 1000) AS o
       LEFT JOIN LATERAL (@registered_old@) AS r ON true;
@@ -15,7 +15,7 @@
         FROM old_rows AS o CROSS JOIN LATERAL (@registered_old@) AS r;
         RETURN NULL;
       END IF;
-      -- Old and new are compared as they are stored: no operator, cast or setting has a say.
+      -- Stored bytes are compared: no operator, cast or setting has an influence.
       IF match.looked = 1 THEN
         FOR match IN
           SELECT r.columns, array_agg(r.listener) AS listeners, array_agg(r.key_hash) AS key_hashes,
@@ -43,7 +43,7 @@
         END LOOP;
         RETURN NULL;
       END IF;
-      -- Many are grouped, not joined: the cached plan serves a few and a hundred thousand.
+      -- Many rows are grouped, not joined: the cached plan suits a few rows and a hundred thousand.
       FOR match IN
         SELECT changed.columns,
                array_agg(changed.listener) AS listeners, array_agg(changed.key_hash) AS key_hashes

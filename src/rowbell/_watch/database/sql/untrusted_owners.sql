@@ -1,7 +1,7 @@
--- The roles that could change what the writers or the listeners of these tables run, and could not
--- change the tables themselves. A trigger function runs as every writer, so its owner, and that of
--- what it reads, must be the table's owner, the current role, or a role that may become one of
--- them, as superusers may. Asked by the client, because a function of the schema is its owner's.
+-- The roles that could change the code that writers or listeners of these tables run, but could not
+-- change the tables. A trigger function runs as every writer. So its owner, and the owners of what
+-- it reads, must be the table's owner, the current role, or a role that may become one of them, as
+-- superusers may. The client runs this query, because functions of the schema belong to its owner.
 SELECT c.oid AS table_oid, o.what, coalesce(r.rolname, 'PUBLIC') AS role
 FROM pg_catalog.pg_class AS c
 CROSS JOIN LATERAL (
