@@ -122,7 +122,7 @@ class RowTriggersOp(MigrateOperation):
                 resolve_fks=False,
             )
         except NoSuchTableError:
-            why = "there is no such table in this database"
+            why = "the table does not exist in this database"
             raise TriggerError(self.qualified_name, why) from None
         if self.key is not None and set(self.key) != {c.name for c in table.primary_key}:
             found = ", ".join(c.name for c in table.primary_key)

@@ -1,7 +1,7 @@
 -- Notifies of the rows that a trigger found: the given listeners, or all listeners if none are
--- given. A forged call makes listeners read rows again, but only a limited number a second, so every
--- role may call it. The caller is not checked: in a SECURITY DEFINER function of the user, it is not
--- the writer.
+-- given. A forged call makes listeners read rows again, but only a limited number a second, so
+-- every role may call it. The caller is not checked: in a SECURITY DEFINER function of the user, it
+-- is not the writer.
 CREATE OR REPLACE FUNCTION rowbell.notify(
   table_oid oid, listeners bigint[], key_hashes bigint[])
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -1,11 +1,11 @@
 -- Registers rows for this session, which has called open_listener(). First the lock, then the flag,
--- then the rows: while lower_flag() holds its lock, this function waits; after that it sees the flag
--- at 0 and sets it. It returns the obstacle of each table, if there is one, and the table's version.
--- `row_columns` has the columns that are watched in each row. NULL means any column; to a role that
--- may not SELECT all columns, it means those of `table_columns`. A row is not registered if the
--- caller may not SELECT its columns. A virtual generated column is not stored, so triggers do not
--- see its value; the columns that it is computed from are registered with it. `over_limit` means
--- that nothing was registered, because the role would have more registrations than
+-- then the rows: while lower_flag() holds its lock, this function waits; after that it sees the
+-- flag at 0 and sets it. It returns the obstacle of each table, if there is one, and the table's
+-- version. `row_columns` has the columns that are watched in each row. NULL means any column; to a
+-- role that may not SELECT all columns, it means those of `table_columns`. A row is not registered
+-- if the caller may not SELECT its columns. A virtual generated column is not stored, so triggers
+-- do not see its value; the columns that it is computed from are registered with it. `over_limit`
+-- means that nothing was registered, because the role would have more registrations than
 -- registration_limit allows (by default a hundred thousand).
 CREATE OR REPLACE FUNCTION rowbell.register(
   tables oid[], options bytea[], table_columns text[],

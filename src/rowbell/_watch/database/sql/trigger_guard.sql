@@ -1,7 +1,8 @@
 -- The outer part of every trigger function. It runs as the writer. It must not make a write fail or
--- wait. An error, a missing privilege or a lock that is not granted within 50 ms ends the block. Then
--- the fallback notifies all listeners, which read the table again. It calls only PostgreSQL's own
--- functions. After a fallback, a transaction does not try again, so it waits once and warns once.
+-- wait. An error, a missing privilege or a lock that is not granted within 50 ms ends the block.
+-- Then the fallback notifies all listeners, which read the table again. It calls only PostgreSQL's
+-- own functions. After a fallback, a transaction does not try again, so it waits once and warns
+-- once.
 CREATE OR REPLACE FUNCTION @function@() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET enable_seqscan = off
 AS $rowbell$

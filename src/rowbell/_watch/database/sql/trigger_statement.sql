@@ -1,6 +1,6 @@
-      -- The first rows are looked up with one index probe each. Most statements need no more. LATERAL
-      -- with OFFSET 0 and enable_seqscan = off make the cached plan do so. The other rows are looked
-      -- up with a join, which is planned for many rows.
+      -- The first rows are looked up with one index probe each. Most statements need no more.
+      -- LATERAL with OFFSET 0 and enable_seqscan = off make the cached plan do so. The other rows
+      -- are looked up with a join, which is planned for many rows.
       SELECT count(*) AS looked, count(r.listener) AS watched INTO match
       FROM (SELECT * FROM old_rows LIMIT 1000) AS o
       LEFT JOIN LATERAL (@registered_old@) AS r ON true;
