@@ -183,7 +183,7 @@ async def test_a_trigger_function_that_a_stranger_has_prepared_is_refused(
             triggers = TableTriggers("common", "shared", (KeyColumn("id"),), role=deployer.username)
         create, _ = triggers.create_function()
         await evil.execute(create)
-        with pytest.raises(TriggerError, match=f"the trigger function belongs to {stranger.username}"):
+        with pytest.raises(TriggerError, match=f"trigger function belongs to {stranger.username}"):
             await run(engine, install_triggers, table)
         assert await state_of(engine, table) is TriggerState.MISSING
         await engine.dispose()

@@ -77,7 +77,7 @@ def test_another_detail_of_the_same_state_is_no_transition() -> None:
     log.enter(WatcherState.POLLING, Reason.CONNECTION_LOST, "refused")
     log.enter(WatcherState.POLLING, Reason.CONNECTION_LOST, "timed out")
     assert log.changes == 1
-    assert log.detail == "timed out; it is tried again by itself"
+    assert log.detail == "timed out; it is retried automatically"
 
 
 def test_each_return_to_listening_is_a_reconnect_and_the_first_time_is_none() -> None:

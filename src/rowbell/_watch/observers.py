@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Observers:
-    """The conditions on the statistics that somebody waits for.
+    """The conditions on the statistics that callers wait for.
 
     Args:
-        statistics: The statistics as they are now.
+        statistics: Returns the current statistics.
     """
 
     def __init__(self, statistics: Callable[[], WatcherStatistics]) -> None:
@@ -64,11 +64,11 @@ class Observers:
                     reached.set_exception(WatcherStateError("the watcher was closed"))
             except (KeyboardInterrupt, SystemExit):
                 raise
-            except BaseException as error:  # noqa: BLE001  # of the caller's condition
+            except BaseException as error:  # noqa: BLE001  # the caller's condition may raise any
                 reached.set_exception(as_result(error))
 
 
 def take_notice(result: Future[Any]) -> None:
-    """Retrieve an error that came together with a cancellation; asyncio would log it."""
+    """Retrieve an error that came together with a cancellation. Otherwise asyncio would log it."""
     if result.done() and not result.cancelled():
         result.exception()

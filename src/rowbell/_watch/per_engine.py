@@ -18,8 +18,8 @@ T = TypeVar("T")
 class PerEngine(Generic[T]):
     """At most one object for each engine in each event loop.
 
-    An engine is known by its dialect, which its copies by ``execution_options()`` share, and
-    which survives ``dispose()``.
+    The key is the engine's dialect: copies by ``execution_options()`` share it, and it survives
+    ``dispose()``.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Asks a predicate again while its row stays as it is: it may look at the clock."""
+"""Calls a predicate again while its row does not change, because it may depend on the time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class PredicateTimer:
-    """Asks the predicate of a watch again at its interval, without a read.
+    """Calls the predicate of a watch again at its interval, without a read.
 
     Args:
         watch: The watch, which has a predicate.

@@ -1,4 +1,4 @@
-"""What a watcher is doing, and why: one named state, with the evidence behind it."""
+"""The state of a watcher, the reason for it, and the evidence."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ logger = logging.getLogger("rowbell")
 
 
 class Mode(StrEnum):
-    """How a watcher learns of changes."""
+    """How a watcher finds changes."""
 
     AUTO = "auto"
-    """Listen where that works, poll where it does not, and say so."""
+    """Listen if possible; otherwise poll, and log that."""
     LISTEN = "listen"
-    """Listen; raise ``ListenError`` where that cannot work."""
+    """Listen; raise ``ListenError`` if that is not possible."""
     POLL = "poll"
     """Poll."""
 
@@ -46,24 +46,24 @@ class WatcherState(StrEnum):
     IDLE = "idle"
     """Not entered yet."""
     CONNECTING = "connecting"
-    """On the way to its first LISTEN; waits are polled meanwhile."""
+    """Before its first LISTEN; waits are polled meanwhile."""
     LISTENING = "listening"
     """LISTEN was accepted, and a notification from another connection was received."""
     POLLING = "polling"
-    """Not listening, for the ``reason`` given; where it can pass it is tried again."""
+    """Not listening, because of ``reason``. Connecting is retried unless that cannot help."""
     CLOSED = "closed"
-    """Closed for good."""
+    """Closed permanently."""
 
 
 _warned: WeakKeyDictionary[Dialect, set[tuple[Reason, str]]] = WeakKeyDictionary()
-"""The warnings already given, so that a watcher opened for each wait gives them once."""
+"""The warnings that were logged, so that a watcher that is opened for each wait logs them once."""
 
 
 class StateLog:
     """The current state. Each transition is logged once.
 
     Args:
-        engine: Whose watcher it is.
+        engine: The engine of the watcher.
         changed: Called after each transition.
     """
 
@@ -79,7 +79,7 @@ class StateLog:
         self._listened = False
 
     def enter(self, state: WatcherState, reason: Reason | None = None, detail: str = "") -> None:
-        """Enter a state, or stay in it for another reason."""
+        """Enter a state, or change the reason of the current state."""
         if self.state is WatcherState.CLOSED:
             return
         self.detail = explain(reason, detail) if reason else detail
@@ -90,7 +90,7 @@ class StateLog:
         if state is WatcherState.LISTENING:
             self.reconnects += self._listened
             self._listened = True
-            # Reasons of tables are not logged again: a watcher may be opened for each wait.
+            # Reasons of tables are not logged again, because a watcher may be opened for each wait.
             self._warned -= {one for one in self._warned if one[0] in OF_THE_CONNECTION}
         self.state, self.reason = state, reason
         if reason is None or reason is Reason.REQUESTED:
@@ -100,7 +100,7 @@ class StateLog:
         self._changed()
 
     def warn(self, reason: Reason, detail: str) -> None:
-        """Log once that waits are polled, why, and what to do about it."""
+        """Log once that waits are polled, the reason, and the remedy."""
         _warn(self._warned, self._name, reason, detail)
 
     def note(self, what: str) -> None:

@@ -25,14 +25,14 @@ class WatcherStatistics:
     Attributes:
         state: The state.
         since: When the state began.
-        reason: Why waits are polled, ``None`` while all can be armed.
-        detail: What was seen, and the remedy; empty where there is no reason.
+        reason: Why waits are polled; ``None`` while all can be armed.
+        detail: What was observed, and the remedy; empty if there is no reason.
         armed: The number of waits that a notification will wake.
         polled: The number of waits that are polled.
-        notifications: The notifications that were received and understood.
-        ignored: The notifications that were received and are not rowbell's.
+        notifications: The number of notifications that were received and understood.
+        ignored: The number of received payloads that are not rowbell's.
         rereads: The rows read again for waits, after their first read.
-        queries: The SELECT statements that all reads took.
+        queries: The number of SELECT statements of all reads.
         failed_reads: The reads that failed for a reason that passes, and were repeated.
         reconnects: How often LISTENING was reached again after a loss.
     """
@@ -54,7 +54,7 @@ class WatcherStatistics:
 def statistics_of(
     board: Board, reader: Reader, notifier: NotifierStatus, state: StateLog
 ) -> WatcherStatistics:
-    """What these parts of one watcher are doing now."""
+    """The statistics of these parts of one watcher, now."""
     armed, reason, detail = board.arming.armed, state.reason, state.detail
     if reason is None and armed < len(board.watches):
         reasons = (_reason_of(watch) for watch in board.watches)
@@ -76,7 +76,7 @@ def statistics_of(
 
 
 def _reason_of(watch: Watch) -> tuple[Reason, str] | None:
-    """Why a watch is polled, where that concerns it alone, and the remedy."""
+    """Why a watch is polled, if the reason concerns only this watch, and the remedy."""
     if not isinstance(watch.phase, Polled) or watch.phase.reason is None:
         return None
     reason = watch.phase.reason

@@ -1,8 +1,8 @@
 """The subscription task: connects the board with a notifier, and keeps it connected.
 
-It registers what the board wants registered, has the session checked at intervals, and passes
-what it finds to the board. A session that is lost is not revived: all watches are polled at once,
-and after a while a new session begins.
+It registers the rows that the board wants, checks the session at intervals, and passes what it
+finds to the board. A lost session is not revived: all watches are polled at once, and after a pause
+a new session begins.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from rowbell._watch.timing import Timing
 
 _EARLIEST: Final = 0.1
-"""How soon one check may follow another, as a share of the time between two heartbeats."""
+"""The shortest time between two checks, as a fraction of the time between two heartbeats."""
 
 
 class Subscription:
     """The task that subscribes a board to a notifier.
 
     Args:
-        board: What is notified.
-        wake: Has ``run`` look for what there is to do; the board sets it as well.
-        notifier: What notifies.
-        state: Where it says how it is.
+        board: The board that is notified.
+        wake: Makes ``run`` check what there is to do; the board sets it too.
+        notifier: The notifier.
+        state: The log that it reports its state to.
         timing: The watcher's times.
     """
 
@@ -56,16 +56,16 @@ class Subscription:
         self._received = Merged()
 
     def stop(self) -> None:
-        """End ``run`` when what is under way has ended."""
+        """End ``run`` when the current work has ended."""
         self._is_stopping = True
         self._wake.set()
 
     # -- what the notifier calls
 
     def on_notification(self, notification: Notification) -> None:
-        """Pass it to the board, with all that come in the same turn of the event loop.
+        """Pass it to the board, together with all that arrive in the same turn of the event loop.
 
-        Anybody may send thousands of notifications that all mean the same.
+        Any role may send thousands of notifications with the same meaning.
         """
         if not self._received:
             asyncio.get_running_loop().call_soon(self._notify_board)
@@ -87,7 +87,7 @@ class Subscription:
     # -- the task
 
     async def run(self) -> None:
-        """Keep a session, until stopped; after a loss another, unless there can never be one."""
+        """Keep a session until stopped. After a loss, begin another, unless that cannot help."""
         loop = asyncio.get_running_loop()
         backoff = Backoff(self._timing)
         self._state.enter(WatcherState.CONNECTING)
@@ -105,7 +105,7 @@ class Subscription:
             self._state.enter(WatcherState.POLLING, reason, detail)
 
     async def _pause(self, until: float) -> None:
-        """Wait before the next try; only ``stop`` shortens it."""
+        """Wait before the next attempt; only ``stop`` ends this early."""
         loop = asyncio.get_running_loop()
         while not self._is_stopping and loop.time() < until:
             self._wake.clear()
@@ -113,7 +113,7 @@ class Subscription:
                 await self._wake.wait()
 
     async def _keep_session(self) -> tuple[Reason, str]:
-        """Live through one session; returns why it has ended."""
+        """Run one session; return why it has ended."""
         try:
             async with self._notifier.session(self) as session:
                 self._may_have_gap = False
@@ -134,7 +134,7 @@ class Subscription:
             self._wake.clear()
             self._refuse_lost(session)
             await self._register(session)
-            # Anybody may announce a change of triggers: not a check for each.
+            # Any role may announce a change of triggers, so not every announcement is checked.
             pause = self._timing.heartbeat * (_EARLIEST if self._may_have_gap else 1)
             if loop.time() >= checked + pause:
                 await self._check(session)
@@ -152,11 +152,11 @@ class Subscription:
         if session.is_lost:
             raise CannotNotifyError(Reason.CONNECTION_LOST, "the server closed the connection")
         if self._board.arming.is_server_in_doubt:
-            why = "reads are answered by another server than the one that notifies"
+            why = "another server than the one that notifies answers the reads"
             raise CannotNotifyError(Reason.NOT_DELIVERED, why)
 
     async def _register(self, session: NotifierSession) -> None:
-        """Register what is wanted."""
+        """Register the wanted rows."""
         arming = self._board.arming
         batch = arming.registrations.take_wanted()
         if not batch:
@@ -171,7 +171,7 @@ class Subscription:
             arming.registered(batch, answer.boundary)
 
     async def _check(self, session: NotifierSession) -> None:
-        """Have the session checked, and unregister what no watch has needed for a while."""
+        """Check the session, and unregister rows that no watch has needed for a while."""
         self._may_have_gap = False
         arming = self._board.arming
         self._take_in(await session.check(self._tables()))
@@ -181,7 +181,7 @@ class Subscription:
             await session.unregister(unused)
 
     def _tables(self) -> Tables:
-        """The tables that the session checks: those of all registrations, and with obstacles."""
+        """The tables that the session checks: those of registrations, and those with obstacles."""
         return self._board.arming.registrations.tables(self._board.arming.obstacles)
 
     def _take_in(self, report: Report) -> None:
@@ -196,7 +196,7 @@ class Subscription:
             arming.gap(gap.boundary, gap.tables)
 
     async def _look_for_writers(self, session: NotifierSession) -> None:
-        """Ask the lock table whether the writers from before the boundary are gone."""
+        """Query the lock table: have the writers from before the boundary ended?"""
         proving = self._board.arming.proving()
         if proving is not None:
             tables, boundary = proving

@@ -1,6 +1,6 @@
 """A notifier in memory, for tests: it can be late, doubled, forged, or lose what it should send.
 
-It stands for a server with writers. A test changes rows, and decides what becomes of the
+It represents a server with writers. A test changes rows, and decides what happens to the
 notifications.
 """
 
@@ -32,7 +32,7 @@ class MemoryNotifier:
     """Notifies of changes that a test makes.
 
     Attributes:
-        obstacles: The tables whose rows cannot be notified of, and why.
+        obstacles: The tables that cannot notify, and why.
         is_reachable: Whether a session can begin.
     """
 
@@ -49,7 +49,7 @@ class MemoryNotifier:
 
     @property
     def status(self) -> NotifierStatus:
-        """How it is."""
+        """The current status."""
         evidence = "the receiver is called directly" if self._sessions else ""
         return NotifierStatus(evidence, self._notifications, self._ignored)
 
@@ -90,7 +90,7 @@ class MemoryNotifier:
 
     @contextmanager
     def late(self) -> Generator[None]:
-        """Deliver what is sent in the block at its end."""
+        """Hold the notifications of the block, and deliver them at its end."""
         for session in self._sessions:
             session.held = []
         yield
@@ -99,7 +99,7 @@ class MemoryNotifier:
 
     @contextmanager
     def losing(self) -> Generator[None]:
-        """Lose what is sent in the block; the next check finds that."""
+        """Lose the notifications of the block. The next check finds the gap."""
         for session in self._sessions:
             session.loses = True
         yield
@@ -107,7 +107,7 @@ class MemoryNotifier:
             session.loses = False
 
     def forge(self, notification: Notification) -> None:
-        """Send a notification of what has not happened."""
+        """Send a notification of a change that has not happened."""
         for session in self._sessions:
             session.send(notification)
 
@@ -145,11 +145,11 @@ class MemorySession:
 
     Attributes:
         server: Its server; there is only one.
-        is_lost: Whether nothing will arrive any more.
-        receiver: What it notifies.
-        held: The notifications that are late; ``None`` while none are held.
+        is_lost: Whether no more notifications will arrive.
+        receiver: The receiver of its notifications.
+        held: The held notifications; ``None`` while none are held.
         loses: Whether notifications are lost.
-        redefined: The tables that are not what they were.
+        redefined: The tables that have changed.
     """
 
     def __init__(self, notifier: MemoryNotifier, receiver: Receiver) -> None:
@@ -164,7 +164,7 @@ class MemorySession:
         self.redefined: list[int] = []
 
     def is_registered(self, row_id: RowId, columns: Collection[str]) -> bool:
-        """Whether a change of these columns of a row is notified of."""
+        """Whether a change of these columns of a row is notified."""
         if row_id not in self._registered:
             return False
         registered = self._registered[row_id]
@@ -181,7 +181,7 @@ class MemorySession:
             self.receiver.on_notification(notification)
 
     def deliver(self) -> None:
-        """Send what was held."""
+        """Send the held notifications."""
         held, self.held = self.held or [], None
         for notification in held:
             self.send(notification)
@@ -221,7 +221,7 @@ class MemorySession:
         return Report(obstacles, gaps)
 
     async def tables_without_writers(self, tables: Sequence[int], boundary: int) -> Collection[int]:
-        """Those tables that no writer below the boundary can still change."""
+        """The tables of these that no writer below the boundary can still change."""
         return [oid for oid in tables if not self._notifier.has_writers(oid, boundary)]
 
     async def end(self) -> None:

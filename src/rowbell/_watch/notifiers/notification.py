@@ -1,4 +1,4 @@
-"""A notification: which rows may have changed. It says nothing of how."""
+"""A notification: which rows may have changed. It does not contain the change."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Notification:
 
 @dataclass(slots=True)
 class Merged:
-    """Notifications that came together: each table and row once.
+    """Notifications that arrived together. Each table and row is in it once.
 
     Attributes:
-        everything: Whether all rows of all tables are meant.
-        keys: The hashes of keys by the table's oid; ``None`` for all of its rows.
+        everything: Whether it concerns all rows of all tables.
+        keys: The hashes of keys by table oid; ``None`` for all rows of the table.
     """
 
     everything: bool = False
@@ -34,7 +34,7 @@ class Merged:
         return self.everything or bool(self.keys)
 
     def add(self, notification: Notification) -> None:
-        """Add one."""
+        """Add a notification."""
         if notification.table_oid is None:
             self.everything = True
         elif notification.keys is None:

@@ -1,4 +1,4 @@
-"""The notifier of PostgreSQL's LISTEN: makes the connection, and says why it cannot notify."""
+"""The notifier that uses PostgreSQL's LISTEN. It connects, and says why it cannot notify."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from rowbell._watch.timing import Timing
 
 _REASONS: Final = {
-    READ_ONLY_TRANSACTION: Reason.IN_RECOVERY,  # what a standby answers to LISTEN and NOTIFY
+    READ_ONLY_TRANSACTION: Reason.IN_RECOVERY,  # the answer of a standby to LISTEN and NOTIFY
     INSUFFICIENT_PRIVILEGE: Reason.NOT_PERMITTED,
     # A pooler has given the session to another server process.
     INVALID_SQL_STATEMENT_NAME: Reason.NOT_DELIVERED,
-    # Parts of the schema are gone.
+    # Parts of the schema are missing.
     UNDEFINED_FUNCTION: Reason.SCHEMA_OUTDATED,
     UNDEFINED_TABLE: Reason.SCHEMA_OUTDATED,
     INVALID_SCHEMA_NAME: Reason.SCHEMA_OUTDATED,
@@ -43,10 +43,10 @@ _REASONS: Final = {
 
 
 class PostgresNotifier:
-    """Notifies by LISTEN on a connection of its own.
+    """Notifies by LISTEN on a dedicated connection.
 
     Args:
-        listen_connection: What makes that connection.
+        listen_connection: Creates that connection.
         notify: Sends the notification that proves delivery, on a connection of the engine.
         timing: The watcher's times.
     """
@@ -65,7 +65,7 @@ class PostgresNotifier:
 
     @property
     def status(self) -> NotifierStatus:
-        """How it is, with the counts of all its sessions."""
+        """The current status, with the counts of all its sessions."""
         if self._session is None:
             return self._before
         return NotifierStatus(
@@ -79,7 +79,7 @@ class PostgresNotifier:
         """Connect, LISTEN, and prove that notifications arrive.
 
         Raises:
-            CannotNotifyError: One of these fails; or the connection is lost in the block.
+            CannotNotifyError: One of these fails, or the connection is lost in the block.
         """
         try:
             async with self._listen_connection.opened() as connection:
@@ -103,7 +103,7 @@ class PostgresNotifier:
 
 
 def _reason(error: Exception) -> Reason:
-    """What an error on the way to the session, or in it, says."""
+    """The reason that an error means, before or during a session."""
     if isinstance(error, UnreachableError):
         return Reason.CONNECTION_LOST if error.passes else Reason.CANNOT_LISTEN
     passes = Reason.CONNECTION_LOST if is_passing(error) else Reason.CANNOT_LISTEN
@@ -111,7 +111,7 @@ def _reason(error: Exception) -> Reason:
 
 
 def _described(error: Exception) -> str:
-    """The driver's own error, from behind SQLAlchemy's."""
+    """The driver's own error, which SQLAlchemy's error contains."""
     cause: BaseException = error.reason if isinstance(error, UnreachableError) else error
     if isinstance(cause, DBAPIError) and cause.orig:
         cause = cause.orig.__cause__ or cause.orig

@@ -1,14 +1,14 @@
-"""One LISTEN connection, from its first query to its last, and what is registered for it.
+"""One LISTEN connection, from its first query to its last, and its registrations.
 
 ::
 
     identify → LISTEN, and prove delivery → open_listener() → register, check, register, … → end
 
-That a server accepts LISTEN proves nothing: a transaction pooler does, and nothing ever arrives.
-So delivery is proven by one notification that another connection sends. Checks are queries, not
-notifications, which would write WAL. A check finds a connection that is half open, a pooler that
-has swapped the server process, a standby, and every gap: notifications that could not be sent,
-registrations that somebody has deleted, tables and triggers that are not what they were.
+An accepted LISTEN proves nothing: a transaction pooler accepts it too, and nothing ever arrives. So
+delivery is proven by one notification from another connection. Checks are queries, because
+notifications would write WAL. A check finds a half-open connection, a pooler that has changed the
+server process, a standby, and every gap: notifications that could not be sent, deleted
+registrations, changed tables and triggers.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class PostgresSession:
 
     Args:
         calls: The calls on that connection.
-        receiver: What is notified.
+        receiver: The receiver of the notifications.
         notify: Sends an empty notification to a channel, from another connection.
         timing: The watcher's times.
 
     Attributes:
         server: When the server was started, in seconds.
         evidence: What has shown that notifications arrive.
-        notifications: The notifications that were understood.
-        ignored: Those that were not.
+        notifications: The number of notifications that were understood.
+        ignored: The number of payloads that were not understood.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class PostgresSession:
         """Listen, and prove that notifications arrive.
 
         Raises:
-            CannotNotifyError: They do not.
+            CannotNotifyError: They do not arrive.
         """
         server = await self._calls.identify()
         if server.in_recovery:
@@ -128,7 +128,7 @@ class PostgresSession:
         await self._calls.unlisten(channel, proof)
 
     def _receive(self, payload: str) -> None:
-        """Take in a payload: called by asyncpg, in the order of arrival."""
+        """Process a payload. asyncpg calls this, in the order of arrival."""
         said = decode(payload)
         if said is None:
             self.ignored += 1
@@ -147,7 +147,7 @@ class PostgresSession:
         return self._calls.closed
 
     async def register(self, rows: Sequence[tuple[RowId, Columns]], tables: Tables) -> Registered:
-        """Register rows, and take the boundary after that."""
+        """Register rows, and then take a boundary."""
         answer = await self._calls.register(tables, rows)
         report = await self._report(answer.tables)
         if answer.over_limit:
@@ -162,20 +162,20 @@ class PostgresSession:
         self._registered.difference_update(row_ids)
 
     async def tables_without_writers(self, tables: Sequence[int], boundary: int) -> Collection[int]:
-        """Those tables that no transaction below the boundary holds a writer's lock on."""
+        """The tables of these on which no transaction below the boundary holds a writer's lock."""
         return await self._calls.tables_without_writers(tables, boundary)
 
     async def end(self) -> None:
-        """Delete what is registered."""
+        """Delete all registrations."""
         await self._calls.close_listener()
 
-    # -- what may have gone wrong meanwhile
+    # -- checks
 
     async def check(self, tables: Tables) -> Report:
         """The heartbeat: is it the same session, on a primary, and was nothing missed?
 
         Raises:
-            CannotNotifyError: It is not, or its registrations are gone.
+            CannotNotifyError: It is not, or registrations were deleted.
         """
         answer = await self._calls.heartbeat(tables)
         if answer.in_recovery:
@@ -189,7 +189,7 @@ class PostgresSession:
         expected = (len(self._registered), checksum(self._registered))
         if (answer.registered, answer.checksum) != expected:
             why = f"{answer.registered} of {len(self._registered)} registrations are left"
-            raise CannotNotifyError(Reason.CONNECTION_LOST, f"{why}: somebody has deleted some")
+            raise CannotNotifyError(Reason.CONNECTION_LOST, f"{why}: some were deleted")
         report = await self._report(answer.tables)
         if self._unsent is not None and answer.unsent != self._unsent:
             missed = f"{answer.unsent - self._unsent} notifications were not sent"
@@ -199,7 +199,7 @@ class PostgresSession:
         return report
 
     async def _report(self, tables: dict[int, TableState]) -> Report:
-        """What the state of the tables means."""
+        """The obstacles and gaps that follow from the state of the tables."""
         obstacles: dict[int, Obstacle] = {}
         for oid, table in tables.items():
             if table.obstacle is not None:
@@ -226,8 +226,8 @@ def _check_schema(schema: tuple[int, int] | None, database: str) -> None:
         raise CannotNotifyError(Reason.NOT_INSTALLED, why)
     version, compatible_with = schema
     if version < SCHEMA_VERSION:
-        why = f"the schema rowbell has version {version}, this library wants {SCHEMA_VERSION}"
+        why = f"the schema rowbell has version {version}, this library needs {SCHEMA_VERSION}"
         raise CannotNotifyError(Reason.SCHEMA_OUTDATED, why)
     if compatible_with > SCHEMA_VERSION:
-        why = f"the schema rowbell has version {version}, for libraries that know {compatible_with}"
+        why = f"the schema rowbell has version {version}, for libraries from {compatible_with} on"
         raise CannotNotifyError(Reason.SCHEMA_NEWER, why)

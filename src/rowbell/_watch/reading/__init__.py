@@ -1,4 +1,4 @@
 """Reads rows for the board, many in one SELECT.
 
-Here it is decided which connection a read uses, and whose waits a failed read ends.
+It decides which connection a read uses, and which waits a failed read ends.
 """

@@ -1,8 +1,8 @@
-"""One SELECT for many rows of a class, and what it means for each of their watches.
+"""One SELECT for many rows of a class, and its result for each of their watches.
 
 The code is synchronous, on SQLAlchemy's own ``Connection``: a read enters SQLAlchemy's greenlet
-once, not once for each call. Thousands of rows are processed a few hundred at a time, with a turn
-of the event loop in between.
+once, not once for each call. Thousands of rows are processed a few hundred at a time. In between,
+the event loop runs other tasks.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ def read(
 ) -> Iterator[tuple[Watch, Reading | None]]:
     """Read the rows of watches of one class and one condition with one SELECT, each row once.
 
-    A reading is of no use once it is taken in, so they come one by one: thousands that lie
-    about would have the garbage collector walk through the whole process.
+    Readings are yielded one by one and not kept: if thousands existed at a time, the garbage
+    collector would search the whole process.
 
     Args:
-        connection: Where to read.
+        connection: The connection to read on.
         rows: The rows of the class.
-        watches: Whose rows.
-        evidence: Whether to read what arming needs.
-        instances: Whether to load the instances along with the values.
+        watches: The watches to read for.
+        evidence: Whether to read the evidence too.
+        instances: Whether to load the instances too.
 
     Yields:
-        Each watch with its reading, ``None`` where there is no row.
+        Each watch with its reading; ``None`` if the row does not exist.
     """
     maker = rows.maker if instances else None
     by_orm = instances and maker is None and not _may_be_filtered(Session())
@@ -98,7 +98,7 @@ def read(
             missing.discard(found.place - 1)
             is_shared = maker is None and len(sharing) > 1
             for watch in sharing:
-                # An instance of its own for each, where that is no more than its attributes.
+                # Each watch gets its own instance if making one only sets attributes.
                 instance = maker.make(found.raw, codes) if maker else found.instance
                 values = found.values
                 if watch.request.columns != names:
@@ -128,7 +128,7 @@ def _ask_baselines(connection: Connection, watches: Sequence[Watch]) -> None:
 
 
 _SHARED: Final = frozenset({int, str, bytes, UUID, date, datetime, Decimal})
-"""The types of which two keys that are equal in Python are the same row's."""
+"""The types for which two keys that are equal in Python always mean the same row."""
 
 
 def _places(watches: Sequence[Watch]) -> list[list[Watch]]:
@@ -148,7 +148,7 @@ def _is_shared(part: object) -> bool:
 
 
 def _columns(rows: MappedRows, watches: Sequence[Watch]) -> tuple[str, ...]:
-    """The columns that any of the watches watches, in the class's order."""
+    """The columns that at least one of the watches watches, in the class's order."""
     wanted = {watch.request.columns for watch in watches}
     if len(wanted) == 1:
         return watches[0].request.columns
@@ -157,12 +157,12 @@ def _columns(rows: MappedRows, watches: Sequence[Watch]) -> tuple[str, ...]:
 
 
 def finish(connection: Connection, rows: MappedRows, ended: Sequence[tuple[Watch, Reading]]) -> int:
-    """End watches whose row has changed, with an instance where one is wanted.
+    """End the watches whose row has changed, with an instance if one is wanted.
 
-    A predicate is asked here; where it says no, the watch goes on.
+    Predicates are called here. If a predicate is false, its watch continues.
 
     Returns:
-        The number of statements that it took.
+        The number of statements that this took.
     """
     wanting: list[Watch] = []
     for watch, reading in in_turns(sliced(ended)):
@@ -189,7 +189,7 @@ def load_all(
     places: Sequence[Sequence[Watch]],
     options: Sequence[ORMOption],
 ) -> dict[int, Any]:
-    """Load the instances of rows, by their place among those of ``places`` (from 1)."""
+    """Load the instances of rows, by their position in ``places`` (from 1)."""
     statement, parameters = rows.load([sharing[0].request.key for sharing in places])
     with _session(connection) as session:
         result = session.execute(
@@ -208,31 +208,31 @@ def load_all(
 
 
 def _may_be_filtered(session: Session) -> bool:
-    """Whether a ``do_orm_execute`` listener of all sessions may add criteria (soft deletes, say).
+    """Whether a ``do_orm_execute`` listener of all sessions may add criteria, as for soft deletes.
 
-    A wait sees the row all the same: the row is the truth.
+    A wait ignores such criteria: the row is the truth.
     """
     return bool(session.dispatch.do_orm_execute)
 
 
 def _session(connection: Connection) -> Session:
-    """A session for loading. It leaves the connection's transaction as it was."""
+    """A session for loading. It does not end the connection's transaction."""
     return Session(connection, join_transaction_mode="rollback_only")
 
 
 def loads_at_once(watch: Watch) -> bool:
-    """Whether a read of that watch can load its instance along with the values."""
+    """Whether a read for this watch can load its instance together with the values."""
     request = watch.request
     return not request.options and request.rows.instances_come_with_values
 
 
 def sliced(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Slices of as many items as are processed before yielding to the event loop."""
+    """Slices of the size that is processed before yielding to the event loop."""
     return (items[start : start + SLICE] for start in range(0, len(items), SLICE))
 
 
 def in_turns(slices: Iterable[Sequence[T]]) -> Iterator[T]:
-    """All items, with a turn of the event loop between two slices."""
+    """All items. Between two slices, it yields to the event loop."""
     for number, some in enumerate(slices):
         if number:
             await_only(asyncio.sleep(0))
@@ -240,7 +240,7 @@ def in_turns(slices: Iterable[Sequence[T]]) -> Iterator[T]:
 
 
 def grouped(items: Iterable[T], by: Callable[[T], Hashable]) -> Iterator[list[T]]:
-    """The items that are alike, together."""
+    """Groups of items with the same key."""
     groups: defaultdict[Hashable, list[T]] = defaultdict(list)
     for item in items:
         groups[by(item)].append(item)

@@ -1,10 +1,10 @@
-"""Finds the waits that a failed SELECT ends: all that ask alike, or the one of an unreadable row.
+"""Finds the waits that a failed SELECT ends: all with the same query, or that of the bad row.
 
-A column that a migration has dropped fails every read of its class. So the waits that ask alike
-are judged together first, by the same SELECT for no row at all. Only if that succeeds, one of the
-rows is at fault, and the waits are halved until it is found. Other waits of the class have to wait
-meanwhile. So this takes a quarter of a second at most; waits that are not judged by then are read
-for again.
+A column that a migration has dropped fails every read of its class. So the waits with the same
+query are judged together first, by the same SELECT for no row. Only if that succeeds, one of the
+rows is the cause, and the waits are halved until it is found. Meanwhile other waits of the class
+have to wait. So this takes a quarter of a second at most. Waits that are not judged by then are
+read again.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _UNPROVABLE: Final = {
     UNDEFINED_FUNCTION: Reason.NO_HASH,
     INSUFFICIENT_PRIVILEGE: Reason.NOT_PERMITTED,
 }
-"""Why a row cannot be armed, by what reading the evidence fails with."""
+"""Why a row cannot be armed, by the SQLSTATE with which reading the evidence fails."""
 
 
 class Asked(NamedTuple):
-    """What a SELECT asks for beside the values.
+    """What a SELECT reads in addition to the values.
 
     Attributes:
-        evidence: What the proof needs.
-        instances: The instances.
+        evidence: Whether it reads what the proof needs.
+        instances: Whether it loads the instances.
     """
 
     evidence: bool
@@ -57,14 +57,14 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What comes of a failed SELECT, for the waits that it has not ended.
+    """The result for the waits that a failed SELECT has not ended.
 
     Attributes:
-        problem: What is wrong, for those that could not be read for; empty if nothing is.
-        unread: Those that could not be read for, to be repeated at their interval.
-        left: Those that were not judged for lack of time, to be read for again at once.
-        never_armed: Why none of them can be armed, if that is what the SELECT failed with.
-        queries: The SELECT statements that it took to find out.
+        problem: The error, for the waits that could not be read for; empty if there is none.
+        unread: The waits that could not be read for. They are read again at their interval.
+        left: The waits that were not judged for lack of time. They are read again at once.
+        never_armed: Why none of them can be armed, if the SELECT failed because of that.
+        queries: The number of SELECT statements that this took.
     """
 
     problem: str = ""
@@ -83,15 +83,15 @@ async def verdict_on(
     *,
     repeated: bool,
 ) -> Verdict:
-    """End the waits that a failed SELECT is to be blamed on.
+    """End the waits that caused a SELECT to fail.
 
     Args:
-        error: What it failed with.
+        error: The error of the SELECT.
         rows: The rows of the class.
-        watches: The waits that it was made for.
-        asked: What it asked for.
-        connections: Where to find out.
-        repeated: Whether the SELECT before has failed as well.
+        watches: The waits that it read for.
+        asked: What it read.
+        connections: The connections to find the cause with.
+        repeated: Whether the previous SELECT has failed too.
     """
     problem = f"the last read failed: {error}"
     if isinstance(error, UnreachableError):
@@ -105,14 +105,14 @@ async def verdict_on(
     blame, verdict = Blame(rows, asked), None
     try:
         if passes:
-            # Shuffled, so that time is short for others each time.
+            # In random order, so that the time runs out for other waits each time.
             shuffled = random.sample(watches, len(watches))
             await connections.run_apart(blame.read_what_can_be_read, shuffled)
             unread = [*blame.unread, *blame.left]
             verdict = Verdict(problem if unread else "", unread)
         else:
             verdict = await _found_by(blame, watches, connections)
-    except Exception as passing:  # noqa: BLE001  # what is to be blamed has been blamed
+    except Exception as passing:  # noqa: BLE001  # the waits that caused it have ended
         verdict = Verdict(f"the last read failed: {passing}", watches)
     return replace(verdict or Verdict(problem, watches), queries=blame.queries)
 
@@ -120,7 +120,7 @@ async def verdict_on(
 async def _found_by(
     blame: Blame, watches: Sequence[Watch], connections: Connections
 ) -> Verdict | None:
-    """The verdict on an error that does not pass; ``None`` where nothing is to blame for it."""
+    """The verdict on an error that does not pass; ``None`` if no cause was found."""
     try:
         await connections.run_apart(blame.find, watches)
     except UnreachableError:
@@ -136,20 +136,20 @@ async def _found_by(
 
 
 class Blame:
-    """Finds the waits whose rows cannot be read, on a new connection.
+    """Finds the waits that cannot be read for, on a new connection.
 
     Args:
         rows: The rows of the class.
-        asked: What the SELECT that has failed asked for.
+        asked: What the failed SELECT read.
 
     Attributes:
         rows: As given.
-        queries: The SELECT statements that it took.
-        found: Whether any wait was to blame.
+        queries: The number of SELECT statements that this took.
+        found: Whether a wait was the cause.
         left: The waits that were not judged for lack of time.
-        unread: Those that could not be read for, for a reason that passes.
-        unprovable: What reading the evidence fails with, where nothing else does.
-        unmakeable: What loading instances along with the values fails with, likewise.
+        unread: The waits that could not be read for, for a reason that passes.
+        unprovable: The error of reading the evidence, if nothing else fails.
+        unmakeable: The error of loading instances with the values, if nothing else fails.
     """
 
     def __init__(self, rows: MappedRows, asked: Asked) -> None:
@@ -169,7 +169,7 @@ class Blame:
         """Read the rows one half at a time; fail the watches whose rows cannot be read.
 
         Raises:
-            Exception: One that passes: no wait is to blame for it.
+            Exception: An error that passes: no wait is its cause.
         """
         for group in grouped(watches, lambda watch: watch.request.columns):
             if not self._is_shared(group, partial(self._read_none, connection)):
@@ -184,26 +184,26 @@ class Blame:
                 self.unmakeable = self._failure_of(connection, watches, instances=True)
 
     def read_what_can_be_read(self, connection: Connection, watches: Sequence[Watch]) -> None:
-        """The same where the error passes: no wait ends, but the others need not wait for it."""
+        """The same for an error that passes: no wait ends, but one need not block the others."""
         self._passes = True
-        half = len(watches) // 2  # all of them together have just failed
+        half = len(watches) // 2  # all of them together have failed already
         for some in (watches[:half], watches[half:]):
             self._halve(some, partial(self._read, connection))
         self._halve(list(self._ended), partial(self._finish, connection))
 
     def _is_shared(self, watches: Sequence[Watch], ask_for_none: Callable[[Watch], None]) -> bool:
-        """Whether the SELECT fails even for no row; then all of the watches fail."""
+        """Whether the SELECT fails even for no row. Then all of the watches fail."""
         self.queries += 1
         try:
             with own_cancellations():
                 ask_for_none(watches[0])
-        except Exception as error:  # noqa: BLE001  # it is what they are failed with
+        except Exception as error:  # noqa: BLE001  # the watches fail with it
             self._fail(watches, error)
             return True
         return False
 
     def _halve(self, watches: Sequence[Watch], serve: Callable[[Sequence[Watch]], None]) -> None:
-        """Read all together, or by halves down to the one row that cannot be read."""
+        """Read all rows together, or halve them until the unreadable row is found."""
         now = asyncio.get_running_loop().time()
         if now > self._until:
             self.left += watches
@@ -213,7 +213,7 @@ class Blame:
                 serve(watches)
             self._until = min(
                 self._until, now + _LIMIT
-            )  # the limit begins with the first that is judged
+            )  # the time limit begins when the first is judged
         except Exception as error:
             if len(watches) <= 1:
                 self._fail(watches, error)
@@ -243,7 +243,7 @@ class Blame:
         evidence: bool = False,
         instances: bool = False,
     ) -> Exception | None:
-        """The error of such a read, if it is one that does not pass."""
+        """The error of such a read, if it is an error that does not pass."""
         self.queries += 1
         try:
             with own_cancellations():

@@ -1,4 +1,4 @@
-"""Which reads fail for a while, and what was logged of it."""
+"""Which reads are failing, and what was logged about them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
 _PAUSE: Final = 60.0
-"""How long reads that fail again are not logged again, in seconds."""
+"""How long the same problem is not logged again, in seconds."""
 
 _MOST: Final = 1_000
 
 
 class FailingReads:
-    """The reads that fail, by what they have in common.
+    """The reads that are failing, by query.
 
     Args:
         clock: The event loop's clock.
-        note: What writes a line into the log.
+        note: Writes a line to the log.
     """
 
     def __init__(self, clock: Callable[[], float], note: Callable[[str], None]) -> None:
@@ -30,11 +30,11 @@ class FailingReads:
         self._to_be_revoked = False
 
     def times(self, name: Hashable) -> int:
-        """How often they have failed since they last succeeded."""
+        """How often the reads of this query have failed since they last succeeded."""
         return self._times.get(name, (0, 0.0))[0]
 
     def failed(self, name: Hashable, problem: str) -> None:
-        """They have failed; the beginning is logged, each problem once a minute."""
+        """The read has failed. The first failure is logged, each problem once a minute."""
         times, now, what = self.times(name) + 1, self._clock(), problem.partition("\n")[0]
         self._times[name] = times, now
         if times == 1 and now >= self._told.get(what, -math.inf) + _PAUSE:
@@ -45,11 +45,11 @@ class FailingReads:
             self._to_be_revoked = True
 
     def succeeded(self, name: Hashable) -> None:
-        """They have succeeded; it is logged once no others fail."""
+        """The read has succeeded. That is logged when no other reads are failing."""
         self._times.pop(name, None)
         if not self._to_be_revoked:
             return
-        now = self._clock()  # the waits for the others may have ended
+        now = self._clock()  # a query whose waits have ended is never read again
         self._times = {n: (i, at) for n, (i, at) in self._times.items() if at >= now - _PAUSE}
         if not self._times:
             self._note("the reads succeed again")

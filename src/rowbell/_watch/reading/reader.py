@@ -1,6 +1,6 @@
 """The reader task: reads what the board has scheduled, many rows in one SELECT.
 
-A class has one SELECT under way at a time; what becomes due meanwhile goes into the next.
+Each class has only one SELECT at a time. What becomes due meanwhile goes into the next one.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ if TYPE_CHECKING:
     from rowbell._watch.state import StateLog
 
 BATCH: Final = 5_000
-"""The most rows of one SELECT: enough to be few, not so many as to hold up the event loop."""
+"""The maximum number of rows of one SELECT: large enough for few SELECTs, small enough for the
+event loop."""
 
 
 class Reader:
     """The task that reads for a board.
 
     Args:
-        board: Whose reads.
-        wake: Has ``run`` look at the schedule again; the board sets it as well.
-        connections: Where reads get their connections.
-        state: Where it says that reads fail.
+        board: The board that schedules the reads.
+        wake: Makes ``run`` check the schedule again; the board sets it too.
+        connections: The connections that reads use.
+        state: The log for failing reads.
 
     Attributes:
         rereads: The rows read again for waits, after their first read.
-        queries: The SELECT statements that all reads took.
-        failed_reads: The reads that failed for a reason that passes.
+        queries: The number of SELECT statements of all reads.
+        failed_reads: The number of reads that failed for a reason that passes.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Reader:
         self.failed_reads = 0
 
     def stop(self) -> None:
-        """End ``run`` when the reads under way have ended."""
+        """End ``run`` when the current reads have ended."""
         self._is_stopping = True
         self._wake.set()
 
@@ -93,7 +94,7 @@ class Reader:
                 timer.cancel()
 
     async def _serve(self, rows: MappedRows) -> None:
-        """Read rows of one class until none is due any more."""
+        """Read rows of one class until no more are due."""
         try:
             with own_cancellations():
                 while self._waiting[rows]:
@@ -110,7 +111,7 @@ class Reader:
         query, verdict = (rows, reads[0].watch.request.condition_key), Verdict()
         try:
             await self._connections.run(self._read, rows, reads)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is the waits' answer
+        except Exception as error:  # noqa: BLE001  # any error is passed to the waits
             verdict = await self._verdict_on(error, rows, reads)
         if verdict.problem:
             self.failed_reads += 1
@@ -130,7 +131,7 @@ class Reader:
     async def _verdict_on(
         self, error: Exception, rows: MappedRows, reads: Sequence[ScheduledRead]
     ) -> Verdict:
-        """Find out whose waits a failed SELECT ends."""
+        """Find out which waits a failed SELECT ends."""
         watches, asked = [one.watch for one in reads], self._asked(reads)
         repeated = self._failing.times((rows, watches[0].request.condition_key)) > 0
         verdict = await verdict_on(
@@ -144,8 +145,8 @@ class Reader:
         return verdict
 
     def _asked(self, reads: Sequence[ScheduledRead]) -> Asked:
-        """What a SELECT for these reads asks for beside the values."""
-        # An armed watch was notified of: no proof is wanted, and the row has probably changed.
+        """What a SELECT for these reads returns in addition to the values."""
+        # Notified while armed: no proof is needed, and the row has probably changed.
         notified = all(one.why is Why.NOTIFIED for one in reads)
         may_be_armed = self._board.arming.is_connected and reads[0].watch.never_armed is None
         at_once = notified and all(loads_at_once(one.watch) for one in reads)
@@ -159,19 +160,19 @@ class Reader:
         self.rereads += sum(watch.observation.is_found for watch in by_watch)
         self.queries += 1
         ended: list[tuple[Watch, Reading]] = []
-        # Before the SELECT: its snapshot proves nothing of a later boundary.
+        # Before the SELECT: its snapshot proves nothing for a later boundary.
         self._board.begin(reads)
         for watch, reading in read(
             connection, rows, list(by_watch), evidence=asked.evidence, instances=asked.instances
         ):
             if not watch.is_over and self._board.take_in(by_watch[watch], reading):
-                assert reading is not None  # noqa: S101  # a row that is gone has ended the wait
+                assert reading is not None  # noqa: S101  # a missing row has ended the wait
                 ended.append((watch, reading))
         self.queries += finish(connection, rows, ended)
 
 
 def _together(read: ScheduledRead) -> Hashable:
-    """What reads must share to be made by one SELECT."""
+    """The key that reads in one SELECT must share."""
     watch, notified = read.watch, read.why is Why.NOTIFIED
     at_once = notified and loads_at_once(watch)
     return watch.never_armed, watch.request.condition_key, notified, at_once
