@@ -53,7 +53,7 @@ def test_a_limit_may_be_zero_or_infinite(value: float, seconds: float) -> None:
 
 @pytest.mark.parametrize("value", [-1, -math.inf, math.nan, False, timedelta(seconds=-1)])
 def test_a_limit_is_not_negative(value: Any) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"not negative, or None for ever"):
+    with pytest.raises(InvalidArgumentError, match=r"not negative, or None for no limit"):
         seconds_of("timeout", value, may_be_zero=True)
 
 

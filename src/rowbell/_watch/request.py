@@ -1,4 +1,4 @@
-"""What a wait asks for, checked at the call, before anything is touched."""
+"""The arguments of a wait, checked at the call, before anything else is done."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WaitRequest:
-    """A wait's arguments, checked.
+    """The checked arguments of a wait.
 
     Attributes:
         rows: The rows of the model.
-        key: Which of them.
+        key: The primary key of the row.
         columns: The attributes to watch.
         interval: The polling interval, in seconds.
-        timeout: How long, in seconds; ``None`` for ever.
+        timeout: The timeout, in seconds; ``None`` for no limit.
         until: The condition, if one was given.
-        condition_key: Equal for waits whose SQL condition is the same, and can share a SELECT.
-        since: What the caller last saw, if that was given.
+        condition_key: Equal for waits with the same SQL condition, which can share a SELECT.
+        since: What the caller last saw, if it was given.
         options: Loader options.
-        again: The same request for a subclass; ``None`` where the columns do not depend on that.
+        again: Makes the same request for a subclass; ``None`` if its columns would be the same.
     """
 
     rows: MappedRows
@@ -97,7 +97,7 @@ class WaitRequest:
         )
 
     def narrowed(self, connection: Connection) -> Self:
-        """The request for the class that the row is of, whose columns count as well."""
+        """The request for the row's own class, which may have more columns."""
         asking = self.rows.subclass(self.key) if self.again else None
         if asking is None or self.again is None:
             return self
@@ -109,17 +109,17 @@ class WaitRequest:
         return self.again(mapper.class_) if mapper is not None and is_other else self
 
     def deadline(self, begun: float) -> float:
-        """When the time of a wait that began then has passed; ``math.inf`` for never."""
+        """When the timeout has passed if the wait began then; ``math.inf`` for never."""
         return math.inf if self.timeout is None else begun + self.timeout
 
     @property
     def condition(self) -> ColumnElement[bool] | None:
-        """``until``, where the server evaluates it."""
+        """``until``, if the server evaluates it."""
         return self.until if isinstance(self.until, ColumnElement) else None
 
     @property
     def predicate(self) -> Callable[[Any], object] | None:
-        """``until``, where it is called with an instance."""
+        """``until``, if it is called with an instance."""
         return None if isinstance(self.until, ColumnElement) else self.until
 
     @property
@@ -143,7 +143,7 @@ def _columns(
 ) -> tuple[str, ...]:
     """The attributes to watch: those named, or those that the model declares.
 
-    A condition needs the columns that it names, whatever is declared. A predicate may need any.
+    A condition needs the columns in it, even if they are not declared. A predicate may need any.
     """
     names = rows.columns.resolve(columns)
     everything = tuple(rows.columns.properties)
@@ -161,15 +161,15 @@ def _since(rows: MappedRows, names: Sequence[str], since: object) -> Mapping[str
         seen = {name: known[name] for name in names if name in known}
     elif isinstance(since, rows.model):
         state = cast("InstanceState[Any]", inspect(since))
-        # An attribute that the caller has changed and not flushed was last seen as it was before.
+        # Of an attribute with a change that is not flushed, the caller last saw the old value.
         loaded = {**state.dict, **state.committed_state}
         seen = {name: loaded[name] for name in names if name in loaded}
-        # What was assigned while it was expired was never seen.
+        # The old value of an attribute that was assigned while it was expired is unknown.
         seen = {k: v for k, v in seen.items() if not isinstance(v, LoaderCallableStatus)}
     else:
         expected = f"an instance of {rows.model.__name__}, or values by attribute"
         raise InvalidArgumentError("since", since, expected)
     if not seen:
-        expected = "something that holds a watched column; are its attributes expired?"
+        expected = "something with a value for a watched column; are its attributes expired?"
         raise InvalidArgumentError("since", since, expected)
     return seen

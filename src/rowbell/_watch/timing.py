@@ -1,4 +1,4 @@
-"""Every number of seconds in the library, and how waits between tries grow."""
+"""All times in the library, in seconds, and the backoff between attempts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rowbell.errors import InvalidArgumentError
 
 
 def seconds_of(argument: str, value: object, *, may_be_zero: bool = False) -> float:
-    """The seconds that a caller's argument stands for.
+    """The seconds in a caller's argument.
 
     Args:
         argument: The argument's name, for the error.
@@ -20,7 +20,7 @@ def seconds_of(argument: str, value: object, *, may_be_zero: bool = False) -> fl
         may_be_zero: Whether it is a limit, which may be 0 or infinite.
 
     Raises:
-        InvalidArgumentError: It is something else, negative, 0 or infinite.
+        InvalidArgumentError: It is another type, negative, 0 or infinite.
     """
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
@@ -30,7 +30,7 @@ def seconds_of(argument: str, value: object, *, may_be_zero: bool = False) -> fl
         seconds = math.nan
     if not (seconds >= 0 if may_be_zero else 0 < seconds < math.inf):
         which = "not negative" if may_be_zero else "above 0 and finite"
-        none = ", or None for ever" if may_be_zero else ""
+        none = ", or None for no limit" if may_be_zero else ""
         expected = f"a number of seconds or a timedelta, {which}{none}"
         raise InvalidArgumentError(argument, value, expected)
     return seconds
@@ -41,25 +41,25 @@ class Timing:
     """The times of a watcher, all in seconds.
 
     Attributes:
-        connect: The longest time that making the LISTEN connection may take.
-        proof: The longest time that the proof of delivery may take.
+        connect: The longest time to open the LISTEN connection.
+        proof: The longest time for the proof of delivery.
         heartbeat: The time between two heartbeat queries on the LISTEN connection.
-        answer: The longest time that any query on the LISTEN connection may take before the
-            connection counts as lost.
-        backoff: The wait before the first try to reconnect; it doubles from try to try.
-        backoff_limit: The longest wait between two tries.
-        healthy: After that long without a loss the backoff starts anew.
-        quick: The first interval of a watch that is about to be armed; it doubles up to the
-            interval of its own.
-        first_read: How soon at least a wait's first read is repeated that failed for a reason that
-            passes: until it knows its row it can miss changes.
-        narrow: How long a watch may stay unarmed because of some old transaction before the
-            locks of its table are looked at instead.
-        linger: How long a row that no wait needs any more stays registered, so that a
-            loop of waits does not register it each time.
-        spread: Over how long the re-reads after a lost connection are spread.
-        last_read: How long the last read of a wait whose time has passed may take.
-        close: How long closing may wait for what is under way.
+        answer: The longest time for any query on the LISTEN connection. After it the connection
+            counts as lost.
+        backoff: The wait before the first attempt to reconnect; it doubles with each attempt.
+        backoff_limit: The longest wait between two attempts.
+        healthy: After this time without a loss, the backoff is reset.
+        quick: The first interval between reads of a watch that is being armed; it doubles up to
+            the watch's own interval.
+        first_read: The longest time until a wait's failed first read is repeated, if the reason
+            passes: until a wait has read its row, it can miss changes.
+        narrow: How long an old transaction may keep a watch from being armed before the locks
+            of its table are queried instead.
+        linger: How long a row that no wait needs stays registered, so that a loop of waits
+            does not register it each time.
+        spread: The time over which the reads after a lost connection are spread.
+        last_read: The longest time for the last read of a wait after its timeout.
+        close: How long closing waits for current work.
     """
 
     connect: float = 10.0
@@ -84,9 +84,9 @@ class Timing:
 
 
 class Backoff:
-    """How long to wait before the next try: doubled from try to try, jittered, capped.
+    """How long to wait before the next attempt: doubled each time, with jitter and a maximum.
 
-    It has no clock: what it needs is an argument.
+    It has no clock: times are arguments.
     """
 
     def __init__(self, timing: Timing, jitter: random.Random | None = None) -> None:
@@ -95,10 +95,10 @@ class Backoff:
         self._next = timing.backoff
 
     def delay(self, healthy_for: float) -> float:
-        """The wait before the next try, in seconds.
+        """The wait before the next attempt, in seconds.
 
         Args:
-            healthy_for: How long things had been well before this failure, in seconds.
+            healthy_for: How long there was no failure before this one, in seconds.
         """
         if healthy_for >= self._timing.healthy:
             self._next = self._timing.backoff

@@ -1,9 +1,9 @@
 """A wait's ``until``, checked at the call: a predicate, or an SQL expression on the row.
 
-An armed watch checks its condition when its row changes. So a condition that may change without
-the row is polled: one that looks at other rows, or calls a function whose result may depend on
+An armed watch checks its condition when its row changes. So a condition that may change while the
+row does not is polled: one that reads other rows, or calls a function whose result may depend on
 more than its arguments, such as ``now()``. A predicate is a Python function, so its dependencies
-are unknown; it is asked again at the wait's interval.
+are unknown; it is called again at the wait's interval.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _OF_ARGUMENTS: Final = frozenset(
     upper_inf date_part date_trunc extract isfinite row
     """.split()  # noqa: SIM905  # forty lines otherwise
 )
-"""The functions whose result depends on their arguments alone (or on settings as well)."""
+"""The functions whose result depends only on their arguments (or also on settings)."""
 
 _LITERAL: Final = re.compile(r"\s*(-?[0-9.]+|'[^']*'|true|false|null)\s*", re.IGNORECASE)
 _CLOCK_WORDS: Final = re.compile(r"\s*'?\s*(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
@@ -58,15 +58,15 @@ _OPERATORS: Final = frozenset(
     -> ->> #> #>> @> <@ ? ?| ?& @? @@ && || ~ ~* !~ !~* << >> &< &> -|- % ^ & | # = <>
     """.split()  # noqa: SIM905  # thirty lines otherwise
 )
-"""The operators of ``.op()`` that are PostgreSQL's own, of which none looks at the clock."""
+"""The operators in ``.op()`` that are PostgreSQL's own and do not depend on the time."""
 
 
 def checked_condition(rows: MappedRows, until: object) -> Until | None:
-    """The condition that ``until`` stands for.
+    """The condition that ``until`` means.
 
     Raises:
         InvalidArgumentError: It is neither a plain function nor an SQL expression.
-        InvalidColumnError: The expression has a column of something else.
+        InvalidColumnError: The expression has a column that is not the model's.
     """
     if until is None:
         return None
@@ -78,7 +78,7 @@ def checked_condition(rows: MappedRows, until: object) -> Until | None:
             why = "in until= is not a column"
             raise InvalidColumnError(rows.model, foreign, rows.columns.properties, why)
         return expression
-    called = getattr(until, "__call__", None)  # noqa: B004  # an object may be called, too
+    called = getattr(until, "__call__", None)  # noqa: B004  # it may be a callable object
     if not callable(until) or any(map(python_inspect.iscoroutinefunction, (until, called))):
         expected = "a plain function that is given an instance, or an SQL expression"
         raise InvalidArgumentError("until", until, expected)
@@ -89,7 +89,7 @@ def condition_key(rows: MappedRows, until: Until | None) -> Hashable:
     """A key that is equal for equal SQL conditions.
 
     Raises:
-        InvalidArgumentError: The expression cannot be written in SQL of this database.
+        InvalidArgumentError: The expression cannot be compiled to SQL of this database.
     """
     if not isinstance(until, ColumnElement):
         return None
@@ -108,7 +108,7 @@ def condition_key(rows: MappedRows, until: Until | None) -> Hashable:
 
 
 def varies_by(until: Until | None) -> str | None:
-    """The part of a condition that may change without the row, as SQL; else ``None``."""
+    """The part of a condition that may change while the row does not, as SQL; else ``None``."""
     if not isinstance(until, ColumnElement):
         return None
     elements = list(visitors.iterate(until))
@@ -129,7 +129,7 @@ def _varying(element: object, has_cast: bool) -> str | None:  # noqa: FBT001
         if element.callable is not None or (
             is_time and isinstance(element.value, str) and _CLOCK_WORDS.match(element.value)
         ):
-            found = repr(element.value)  # PostgreSQL reads 'now' as a time
+            found = repr(element.value)  # PostgreSQL reads 'now' as the current time
     elif isinstance(element, BinaryExpression) and isinstance(element.operator, custom_op):
         found = None if element.operator.opstring in _OPERATORS else element.operator.opstring
     elif isinstance(element, TextClause) or (

@@ -1,4 +1,4 @@
-"""The rows of a mapped class: its columns, the SELECT that reads them, and instances made of it.
+"""The rows of a mapped class: its columns, the SELECT that reads them, and instances of them.
 
-Here it is decided which columns are watched, and whether a row has changed.
+It decides which columns are watched, and whether a row has changed.
 """

@@ -1,4 +1,4 @@
-"""The forms of a class's columns: how their types in the database are to be read."""
+"""The forms of a class's columns: how values are read, by the column's type in the database."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 class ColumnForms:
-    """The forms of one class's columns; on other databases than PostgreSQL, as its model says.
+    """The forms of one class's columns. Without PostgreSQL, the model's types decide.
 
     Args:
         mapper: The class's mapper.
-        dialect: What its rows are read with.
+        dialect: The dialect that its rows are read with.
         columns: Its columns.
-        execution_options: What to execute its statements with.
+        execution_options: The execution options of its statements.
 
     Attributes:
-        types: The types of its attributes' columns in the database, once they are learned.
+        types: The database types of its attributes' columns, as far as they are known.
     """
 
     def __init__(
@@ -56,10 +56,11 @@ class ColumnForms:
         self._rules: dict[tuple[str, ...], tuple[Rule | None, ...]] = {}
 
     def learn(self, connection: Connection, names: Sequence[str]) -> None:
-        """Ask which types the columns of those attributes have, unless that is known.
+        """Query the types of the columns of those attributes, unless they are known.
 
-        They belong to the database: a model may call ``citext`` a ``String``. All are asked for at
-        once, until that fails: then those that are needed, since another may be gone.
+        The types are those of the database: the model of a ``citext`` column may say ``String``.
+        All are queried at once, until that fails. Then only the needed ones are queried, because
+        another column may have been dropped.
         """
         unknown = [name for name in names if name not in self.types]
         if not unknown or self._dialect.name != "postgresql":
@@ -67,7 +68,7 @@ class ColumnForms:
         if self._may_learn_all:
             unknown = [name for name in self._properties if name not in self.types]
         asked = (func.pg_catalog.pg_typeof(self._properties[name].columns[0]) for name in unknown)
-        # Not by the ORM, which adds criteria: one row of NULLs is wanted, whatever the table holds.
+        # Not by the ORM, which adds criteria: exactly one row of NULLs must be returned.
         one = values(column("one", Integer), name="one").data([(1,)])
         none = join(one, self._mapper.persist_selectable, literal_column("false"), isouter=True)
         asking = select(*(sql_cast(type_, OID) for type_ in asked)).select_from(none)
@@ -81,7 +82,7 @@ class ColumnForms:
         self._rules.clear()
 
     def forget(self) -> None:
-        """Forget the types, so that they are asked for again: the table may have changed."""
+        """Forget the types, so that they are queried again: the table may have changed."""
         self.types = {}
         self._rules.clear()
         forget_types(self._dialect)
@@ -96,7 +97,7 @@ class ColumnForms:
             return forms.DOCUMENT_AS_IT_IS if isinstance(type_, JSON) else forms.AS_IT_IS
         known = self.types.get(name)
         form = known.form if known else forms.AS_IT_IS
-        # A deferred column may be long.
+        # A deferred column may be large.
         return forms.IMAGE if prop.deferred and form is forms.AS_IT_IS else form
 
     def rules(self, names: tuple[str, ...]) -> tuple[Rule | None, ...]:
@@ -107,11 +108,11 @@ class ColumnForms:
         return rules
 
     def unread(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Those attributes whose form is not the value itself."""
+        """The attributes whose form is not the value itself."""
         return tuple(name for name in names if not self.of(name).is_value)
 
     def known_read(self, name: str, value: object) -> object:
-        """What a read would return for that value of that attribute, or ``UNKNOWN``."""
+        """What a read would return for this value of the attribute, or ``UNKNOWN``."""
         form = self.of(name)
         if name not in self.types or form.given is None:
             return forms.UNKNOWN
@@ -120,7 +121,7 @@ class ColumnForms:
         return None if value is None else form.given(value)
 
     def is_opaque(self, name: str) -> bool:
-        """Whether only the application's own type of the attribute can compare its values."""
+        """Whether only the attribute's type, defined by the application, can compare its values."""
         type_ = self._properties[name].columns[0].type
         own = not type(type_).__module__.startswith("sqlalchemy.")
         return own or isinstance(type_, TypeDecorator)

@@ -1,4 +1,4 @@
-"""The columns of a mapped class: from what a caller names to attributes, and to the database."""
+"""The columns of a mapped class: names that callers give, attributes, and database columns."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class MappedColumns:
-    """The attributes of a class that stand for columns of its tables.
+    """The attributes of a class that are mapped to columns of its tables.
 
     Args:
         mapper: The class's mapper.
 
     Attributes:
-        properties: Those attributes, by name.
+        properties: These attributes, by name.
     """
 
     def __init__(self, mapper: Mapper[Any]) -> None:
@@ -36,12 +36,12 @@ class MappedColumns:
         }
 
     def resolve(self, wanted: Sequence[str | QueryableAttribute[Any]] | None) -> tuple[str, ...]:
-        """The attributes that those names and attributes stand for.
+        """The attributes that these names and attributes mean.
 
-        For ``None`` those that the model declares as worth watching, which are all by default.
+        ``None`` means those that the model declares, by default all.
 
         Raises:
-            InvalidColumnError: One of them is no column of the class.
+            InvalidColumnError: One of them is not a column of the class.
             TypeError: A single name was given instead of a sequence.
         """
         if wanted is None:
@@ -58,13 +58,13 @@ class MappedColumns:
 
     @cached_property
     def declared(self) -> tuple[str, ...]:
-        """The attributes whose changes are notified of, where the triggers are as declared."""
+        """The attributes whose changes are notified, if the triggers are as declared."""
         return tuple(
             name for name, prop in self.properties.items() if all(map(_is_declared, prop.columns))
         )
 
     def of(self, expression: ColumnElement[Any]) -> tuple[str, ...]:
-        """The attributes that an SQL expression looks at; all if it names none."""
+        """The attributes in an SQL expression; all if there are none in it."""
         named = {e for e in visitors.iterate(expression) if isinstance(e, Column)}
         found = [
             name
@@ -74,7 +74,7 @@ class MappedColumns:
         return tuple(found) or tuple(self.properties)
 
     def by_table(self, names: Sequence[str]) -> dict[Table, list[str]]:
-        """The columns in the database that those attributes stand for, by table."""
+        """The database columns of those attributes, by table."""
         found: dict[Table, list[str]] = {}
         for column in (c for name in names for c in self.properties[name].columns):
             table = _table_of(column)
@@ -83,10 +83,10 @@ class MappedColumns:
         return found
 
     def one(self, name: str) -> str:
-        """The attribute that a name stands for.
+        """The attribute that a name means.
 
         Raises:
-            InvalidColumnError: It stands for none, or for several.
+            InvalidColumnError: It means no attribute, or several.
         """
         resolved, *more = self._resolve(name)
         if more:
@@ -114,7 +114,7 @@ class MappedColumns:
         return (name,)
 
     def registered(self, names: Sequence[str], table: Table) -> frozenset[str] | None:
-        """The columns of a table with which those attributes are registered.
+        """The columns of a table that are registered for these attributes.
 
         Returns:
             The columns' names in the database; ``None`` for any column.
@@ -127,7 +127,7 @@ class MappedColumns:
 
 
 def _is_declared(column: object) -> bool:
-    """Whether that column is declared as worth watching, or its table declares none."""
+    """Whether the column is declared, or its table declares no columns."""
     table = _table_of(column)
     if not isinstance(column, Column) or table is None:
         return True

@@ -1,4 +1,4 @@
-"""What a read says for the proof, beside the values of the row."""
+"""What a read returns for the proof, in addition to the row's values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 class Evidence(NamedTuple):
-    """What the server said in the same statement that read the row.
+    """What the server returned in the same statement that read the row.
 
     Attributes:
         row_ids: The row's id in each table of its class.
         xmin: The lowest transaction ID that was running when the read took its snapshot.
-        server: When the server that answered was started, in seconds, by which it is known;
+        server: When the server that answered was started, in seconds, which identifies it;
             ``None`` for a standby. Transaction IDs of one server mean nothing on another.
     """
 

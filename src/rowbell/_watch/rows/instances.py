@@ -1,7 +1,7 @@
-"""Instances made of a row's values, without a session.
+"""Instances made from a row's values, without a session.
 
 If loading a mapped class only sets its columns, this module does the same at a quarter of the
-cost, from the read that was compared. All other classes are left to the ORM: those with
+cost, from the same read that was compared. The ORM loads all other classes: those with
 inheritance, load events, composites, deferred columns, SQL expressions, types that are selected
 through an expression, or eager relationships.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _LAZY = frozenset(
     {"select", True, "raise", "raise_on_sql", "noload", "dynamic", "write_only", None}
 )
-"""The relationships that load nothing until they are asked."""
+"""The loader strategies of relationships that load nothing until they are accessed."""
 
 
 class Instances:
@@ -32,10 +32,10 @@ class Instances:
 
     Args:
         mapper: The mapper of a class for which ``can_make()`` is true.
-        dialect: What the values were read with.
+        dialect: The dialect that the values were read with.
 
     Attributes:
-        names: The attributes whose values it takes, in their order.
+        names: The attributes that it needs the values of, in this order.
     """
 
     def __init__(self, mapper: Mapper[Any], dialect: Dialect) -> None:
@@ -49,7 +49,7 @@ class Instances:
 
     @staticmethod
     def can_make(mapper: Mapper[Any]) -> bool:
-        """Whether loading that class is no more than setting its columns."""
+        """Whether loading the class only sets its columns."""
         return (
             mapper.inherits is None
             and mapper.polymorphic_on is None
@@ -59,7 +59,7 @@ class Instances:
 
     @property
     def has_listeners(self) -> bool:
-        """Whether anybody listens to loads of the class; that may begin at any time."""
+        """Whether load events of the class have listeners. They may be added at any time."""
         dispatch: Any = self._manager.dispatch
         return bool(dispatch.load or dispatch.refresh)
 
@@ -68,7 +68,7 @@ class Instances:
 
         Args:
             values: The row's values as the driver returned them, in the order of ``names``.
-            type_codes: What the driver calls their types (PEP 249's ``type_code``).
+            type_codes: The driver's codes of their types (PEP 249's ``type_code``).
         """
         processors = self._processors.get(type_codes)
         if processors is None:
@@ -79,13 +79,13 @@ class Instances:
         loaded = vars(instance)
         for name, value, process in zip(self.names, values, processors, strict=True):
             loaded[name] = process(value) if process else value
-        # What makes an instance detached is that it has a key, and no session.
+        # A detached instance has a key and no session.
         key = self._identity_key(tuple([loaded[name] for name in self._key_names]))
         instance_state(instance).key = key
         return instance
 
     def _processor(self, type_: Any, code: Any) -> Callable[[Any], Any] | None:
-        """What SQLAlchemy would do with a value of that type."""
+        """The function that SQLAlchemy applies to values of that type."""
         processor: Callable[[Any], Any] | None = type_.dialect_impl(self._dialect).result_processor(
             self._dialect, code
         )

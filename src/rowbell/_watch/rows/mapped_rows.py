@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 
 class MappedRows:
-    """The rows of one mapped class, in the tables that one schema map leads to.
+    """The rows of one mapped class, in the tables that one schema map gives.
 
     Attributes:
         forms: The forms in which its columns are read.
-        never_provable: Why its rows cannot be armed, once a read has shown that: the type of its
-            key has no hash function, say.
-        execution_options: What to execute its statements with.
+        never_provable: Why its rows cannot be armed, once a read has shown that. For example, the
+            type of its key has no hash function.
+        execution_options: The execution options of its statements.
     """
 
     def __init__(self, mapper: Mapper[Any], dialect: Dialect, schema_map: SchemaMap) -> None:
@@ -70,11 +70,11 @@ class MappedRows:
         return key_names(self.mapper)
 
     def key(self, value: object) -> Key:
-        """The primary key as a tuple, given as ``Session.get`` takes it.
+        """The primary key as a tuple, from any form that ``Session.get`` takes.
 
         Raises:
-            InvalidKeyError: Too few or too many values, an unknown attribute, or a value that
-                the column's type cannot hold.
+            InvalidKeyError: There are too few or too many values, an attribute is unknown, or the
+                column's type cannot hold a value.
         """
         return key_of(self.mapper, value, bounded=self.on_postgresql)
 
@@ -91,12 +91,12 @@ class MappedRows:
 
     @cached_property
     def has_keys(self) -> bool:
-        """Whether each of the tables has a primary key, by which a trigger names its rows."""
+        """Whether each table has a primary key, which triggers need to identify rows."""
         whole = bool(self.tables) and len(self.tables) == len(self.mapper.tables)
         return whole and all(table.primary_key.columns for table in self.tables)
 
     def never_armed(self, names: Sequence[str]) -> Reason | None:
-        """Why triggers cannot notify of those attributes, whatever is installed, if so."""
+        """Why triggers can never notify of these attributes; ``None`` if they can."""
         if not self.has_keys:
             return Reason.NO_KEY
         if self.never_provable is not None:
@@ -106,7 +106,7 @@ class MappedRows:
 
     @cached_property
     def watched_tables(self) -> tuple[WatchedTable, ...]:
-        """The tables as their triggers must be."""
+        """The tables, with the options that their triggers must have."""
         mapped = self.columns.by_table(tuple(self.columns.properties))
         return tuple(
             WatchedTable(
@@ -123,7 +123,7 @@ class MappedRows:
         return rows_differ(before, after, self.forms.rules(names))
 
     def registered(self, names: Sequence[str]) -> tuple[frozenset[str] | None, ...]:
-        """For each of the tables, the columns to register those attributes with."""
+        """For each table, the columns that are registered for these attributes."""
         return tuple(self.columns.registered(names, table) for table in self.tables)
 
     @cached_property
@@ -155,9 +155,9 @@ class MappedRows:
     def load(
         self, keys: Sequence[Key], *, unfiltered: bool = False
     ) -> tuple[Select[Any], dict[str, Any]]:
-        """The SELECT of instances, each with its place before it, and its parameters.
+        """The SELECT of instances, each after its place, and its parameters.
 
-        With ``unfiltered`` no listener to the session can add criteria to it.
+        With ``unfiltered``, no listener of the session can add criteria to it.
         """
         wanted = self._keys.table(keys)
         statement: Any = select(wanted.c.place, self.model)
@@ -172,12 +172,12 @@ class MappedRows:
 
     @property
     def has_subclasses(self) -> bool:
-        """Whether a row may be of a subclass; one may be mapped later."""
+        """Whether a row may be of a subclass. Subclasses may also be mapped later."""
         mapper = self.mapper
         return mapper.polymorphic_on is not None and len(list(mapper.self_and_descendants)) > 1
 
     def subclass(self, key: Key) -> tuple[Select[Any], dict[str, Any]] | None:
-        """The SELECT of what names a row's own class; ``None`` if there is one class only."""
+        """The SELECT of a row's discriminator; ``None`` if there is only one class."""
         discriminator = self.mapper.polymorphic_on
         if discriminator is None or not self.has_subclasses:
             return None
@@ -186,7 +186,7 @@ class MappedRows:
         return statement, self._keys.parameters([key])
 
     def literals(self, given: Mapping[str, Any]) -> Select[Any]:
-        """The SELECT of given values, in the form in which reads return those attributes."""
+        """The SELECT of given values, in the form in which reads return these attributes."""
         parts: list[ColumnElement[Any]] = []
         for name, one in given.items():
             type_ = self.columns.properties[name].columns[0].type
@@ -215,12 +215,12 @@ class MappedRows:
 
     @cached_property
     def instances_come_with_values(self) -> bool:
-        """Whether one SELECT can return both: not with eager joins, which multiply rows."""
+        """Whether one SELECT can return both. It cannot with eager joins, which multiply rows."""
         return not any(relationship.lazy == "joined" for relationship in self.mapper.relationships)
 
     @property
     def maker(self) -> Instances | None:
-        """What makes instances of the values alone, where that is all that loading is."""
+        """Makes instances from the values alone, if loading does no more; else ``None``."""
         maker = self._maker
         return None if maker is None or maker.has_listeners else maker
 
@@ -229,7 +229,7 @@ class MappedRows:
         return Instances(self.mapper, self.dialect) if Instances.can_make(self.mapper) else None
 
     def foreign_column(self, expression: ColumnElement[Any]) -> str | None:
-        """The first column in an expression that is not one of this class's tables."""
+        """The first column in an expression that is not in one of this class's tables."""
         own = {c for table in self.mapper.tables for c in table.c}
         for element in visitors.iterate(expression):
             if isinstance(element, Column) and element not in own:

@@ -1,8 +1,8 @@
 """The SELECT that reads many rows of a class, and the layout of its result.
 
-Values are read past the types of SQLAlchemy, in the form of the type that the column has in the
-database (``values.forms``). So what the database holds is compared, one odd value cannot fail the
-SELECT, and no attribute is loaded that the caller has deferred.
+Values are read without SQLAlchemy's types, in the form of the column's type in the database
+(``values.forms``). So the stored values are compared, one unusual value cannot fail the SELECT, and
+no attribute is loaded that the caller has deferred.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from rowbell._watch.rows.column_forms import ColumnForms
 
-_pg_catalog = func.pg_catalog  # another function of that name may fit a parameter's type better
+_pg_catalog = func.pg_catalog  # another function of the same name might be chosen by its types
 
 
 class FoundRow(NamedTuple):
@@ -42,10 +42,10 @@ class FoundRow(NamedTuple):
     Attributes:
         place: Its place among the wanted keys, from 1.
         values: The values of the attributes, in their forms.
-        raw: The same as the driver returns them; of use where ``Layout.raw`` is not empty.
-        until: What the condition said.
-        instance: The instance, where it was asked for.
-        evidence: What the proof needs, where it was asked for.
+        raw: The same values as the driver returns them; usable if ``Layout.raw`` is not empty.
+        until: The value of the condition.
+        instance: The instance, if it was requested.
+        evidence: What the proof needs, if it was requested.
     """
 
     place: int
@@ -58,17 +58,17 @@ class FoundRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a SELECT returns, in this order: the one place that knows it.
+    """What a SELECT returns, and in which order. Only this class defines it.
 
     ``place``, the instance, the attributes in their forms, the raw values, the condition, and
-    for the evidence oid and hash of each table, xmin, and the server.
+    for the evidence: oid and hash of each table, xmin, and the server.
 
     Attributes:
         names: The attributes.
-        raw: Those of them of which the driver's own value is returned as well.
+        raw: Those attributes for which the driver's own value is returned too.
         has_instance: Whether it returns the instance.
-        has_condition: Whether it returns what a condition says.
-        tables: The number of the class's tables, where it returns evidence; else 0.
+        has_condition: Whether it returns the value of a condition.
+        tables: The number of the class's tables if it returns evidence; else 0.
     """
 
     names: tuple[str, ...]
@@ -87,7 +87,7 @@ class Layout:
         return columns
 
     def parser(self) -> Callable[[Any], FoundRow]:
-        """What makes a row that was found of a row of the result."""
+        """A function that makes a ``FoundRow`` from a row of the result."""
         first = 2 if self.has_instance else 1
         raw_at = first + len(self.names)
         condition_at = raw_at + len(self.raw)
@@ -125,10 +125,10 @@ def selected_columns(
     """The columns of the SELECT that returns a layout, after the place.
 
     Args:
-        layout: What it returns.
+        layout: The layout.
         model: The class.
         forms: The forms of its columns.
-        condition: The condition, where the layout has one.
+        condition: The condition, if the layout has one.
         tables: The class's tables, and their names as SQL.
     """
     columns: list[Any] = [model] if layout.has_instance else []

@@ -1,4 +1,4 @@
-"""What a caller last saw of a row, in the form in which reads return it.
+"""What a caller last saw of a row, in the form that reads return.
 
 In general only the server can convert a value: it rounds, pads and casts. For the plain types that
 most columns have, the value is known without a query.
@@ -31,9 +31,9 @@ class Since:
 
     Attributes:
         rows: The rows of the class.
-        key: Which of them.
-        columns: The attributes that are watched.
-        values: The values last seen, by attribute; at least one.
+        key: The primary key of the row.
+        columns: The watched attributes.
+        values: The values that the caller last saw, by attribute; at least one.
     """
 
     rows: MappedRows
@@ -43,7 +43,7 @@ class Since:
 
     @property
     def known(self) -> tuple[Any, ...] | None:
-        """The baseline, ``None`` where it is to be asked for."""
+        """The baseline; ``None`` if the server must be queried."""
         seen = {
             name: self.rows.forms.known_read(name, value) for name, value in self.values.items()
         }
@@ -67,7 +67,7 @@ class Since:
         return tuple(seen.get(name, UNSEEN) for name in self.columns)
 
     def _given(self, connection: Connection, same: dict[str, Any]) -> dict[str, Any]:
-        """The values that are the same in the row; the others converted by the server."""
+        """The values that are still the same in the row; the server converts the others."""
         seen = dict(same)
         rest = {name: value for name, value in self.values.items() if name not in same}
         if rest:
@@ -77,20 +77,20 @@ class Since:
             except DBAPIError as error:
                 if is_passing(error):
                     raise
-                # The column cannot hold it, so the row holds something else.
+                # The column cannot hold the value, so the row has another one.
                 seen |= dict.fromkeys(rest, _NOTHING_LIKE_IT)
             else:
                 seen |= zip(rest, row, strict=True)
         return seen
 
     def is_as_seen(self, name: str, value: object) -> bool:
-        """Whether a value equals what the caller last saw, as its type compares them."""
+        """Whether a value equals what the caller last saw, by the comparison of its type."""
         if not self.rows.forms.is_opaque(name):
             return not is_distinct(self.values[name], value)
         type_ = self.rows.columns.properties[name].columns[0].type
         try:
             return bool(type_.compare_values(self.values[name], value))
-        except Exception:  # noqa: BLE001  # the type's own: then its SQL decides
+        except Exception:  # noqa: BLE001  # of the application's type: compare in SQL instead
             return False
 
 
@@ -104,10 +104,10 @@ _NOTHING_LIKE_IT: Final = _NothingLikeIt()
 def _in_rows(
     connection: Connection, several: Sequence[Since], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """For each row, the attributes that are as the caller last saw them.
+    """For each row, the attributes that still are what the caller last saw.
 
-    A value comes back as it went: it may have been rounded when it was loaded, and a type may send
-    the same value in another way each time.
+    The loaded values are compared: a value may have been rounded when the caller loaded it, and a
+    type may send the same value differently each time.
     """
     rows = several[0].rows
     statement, parameters = rows.current([since.key for since in several], names)
@@ -119,7 +119,7 @@ def _in_rows(
     except Exception as error:
         if is_passing(error):
             raise
-        return found  # some value cannot be loaded: then the SQL decides
+        return found  # a value cannot be loaded: compare in SQL instead
     for place, *pairs in result:
         since = several[place - 1]
         for name, form, value in zip(names, pairs[::2], pairs[1::2], strict=True):

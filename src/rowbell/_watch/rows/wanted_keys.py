@@ -1,4 +1,4 @@
-"""The primary keys of the rows that a SELECT is for, as a table to join with."""
+"""The primary keys of the rows that a SELECT reads, as a table to join with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class WantedKeys:
-    """The keys of one class's rows. Its table has a column ``place``, which counts them from 1.
+    """The keys of one class's rows. In its table, the column ``place`` numbers them from 1.
 
     Args:
         mapper: The class's mapper.
@@ -31,7 +31,7 @@ class WantedKeys:
 
     @cached_property
     def are_arrays(self) -> bool:
-        """Whether keys are bound as arrays, so that any number of them is the same statement."""
+        """Whether keys are bound as arrays, so that the statement is the same for any number."""
         key = self._mapper.primary_key
         return self._on_postgresql and not any(isinstance(c.type, ARRAY) for c in key)
 
@@ -40,11 +40,11 @@ class WantedKeys:
         parts = [column(f"key_{i}", c.type) for i, c in enumerate(self._mapper.primary_key)]
         if self.are_arrays:
             arrays = [bindparam(part.name, type_=ARRAY(part.type)) for part in parts]
-            # With several arguments it is part of the grammar, and must not be named with a schema.
+            # With several arguments, unnest is part of the grammar and must not have a schema.
             unnest = (func if len(arrays) > 1 else func.pg_catalog).unnest(*arrays)
             unnested = unnest.table_valued(*parts, with_ordinality="place")
             return unnested.render_derived(name="wanted")
-        # VALUES needs a row; no row has a key of NULLs.
+        # VALUES needs at least one row; no key consists of NULLs.
         rows = [(place, *key) for place, key in enumerate(keys or [(None,) * len(parts)], 1)]
         return values(column("place", Integer), *parts, name="wanted").data(rows).cte("wanted")
 
@@ -60,7 +60,7 @@ class WantedKeys:
         return orm_join(wanted, self._mapper, self._condition(wanted))
 
     def joined_tables(self, wanted: FromClause) -> FromClause:
-        """The table joined with the class's tables, to which no listener adds criteria."""
+        """The table joined with the class's tables. Listeners cannot add criteria to it."""
         return join(wanted, self._mapper.selectable, self._condition(wanted))
 
     def _condition(self, wanted: FromClause) -> Any:

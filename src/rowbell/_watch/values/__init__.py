@@ -1,4 +1,4 @@
-"""Values of columns: how each type of PostgreSQL is read, compared and hashed.
+"""Values of columns: how each PostgreSQL type is read, compared and hashed.
 
-Here it is decided whether two values of a column differ.
+It decides whether two values of a column differ.
 """

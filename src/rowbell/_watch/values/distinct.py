@@ -1,7 +1,7 @@
 """Whether two values differ, as SQL's ``IS DISTINCT FROM`` defines it.
 
 The values are those of one column in two reads, in the form of its type (``forms``). SQLAlchemy's
-types have not made objects of them yet: an object's ``__eq__`` may compare identities, or be
+types have not converted them to objects: the ``__eq__`` of an object may compare identities, or be
 missing.
 """
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 UNSEEN: Final = object()
-"""Stands for a value that was not read yet; it differs from nothing."""
+"""Represents a value that was not read yet. It is not distinct from any value."""
 
 _EXACT: Final = frozenset({int, str, bytes, bool, UUID, datetime, date, time, timedelta})
-"""The types of which two values are distinct exactly if they are not equal."""
+"""The types for which two values are distinct exactly if they are not equal."""
 
 
 def rows_differ(
@@ -29,13 +29,13 @@ def rows_differ(
     after: Sequence[Any],
     rules: Sequence[Callable[[Any, Any], bool] | None],
 ) -> bool:
-    """Whether any of two rows' values are distinct.
+    """Whether any values of two rows are distinct.
 
     Args:
         before: The values of one row.
-        after: Those of the other.
+        after: The values of the other row.
         rules: For each column, whether two values that are not equal in Python are distinct;
-            ``None``: they are.
+            ``None`` means that they are.
     """
     for old, new, rule in zip(before, after, rules, strict=True):
         if old is new or old is UNSEEN:
@@ -52,11 +52,11 @@ def rows_differ(
 
 
 def is_distinct(before: object, after: object) -> bool:  # noqa: PLR0911  # one a rule
-    """Whether two values of one column are different.
+    """Whether two values of one column are distinct.
 
     NULL equals NULL and NaN equals NaN, as in PostgreSQL ("Floating-Point Types": NaN values
-    are treated as equal). Lists and dicts, of which JSON is made, are compared by value, with
-    ``true`` and 1 apart.
+    are treated as equal). The lists and dicts of JSON are compared by value; ``true`` and 1 are
+    distinct.
     """
     if before is None or after is None:
         return before is not after
@@ -73,7 +73,7 @@ def is_distinct(before: object, after: object) -> bool:  # noqa: PLR0911  # one 
         return _is_nan(before) != _is_nan(after)
     try:
         return bool(before != after)
-    except Exception:  # noqa: BLE001  # a codec of the user's may return anything, say an array
+    except Exception:  # noqa: BLE001  # a codec of the user may return anything, such as an array
         return pickle.dumps(before) != pickle.dumps(after)
 
 

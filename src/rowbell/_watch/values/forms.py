@@ -1,30 +1,29 @@
-"""How the values of each type of PostgreSQL are read, so that two of them can be compared.
+"""How the values of each PostgreSQL type are read, so that two of them can be compared.
 
-A wait ends when a value ``IS DISTINCT FROM`` what it was. What a driver makes of a value cannot
-tell that for every type: asyncpg's ``timedelta`` is the same for a year and for 365 days, its array
-has no lower bound, ``json.loads`` makes floats of long decimals. So each type has a *form*: the SQL
-that a column of the type is read through, and how two results are compared.
+A wait ends when a value ``IS DISTINCT FROM`` its old value. For some types, the driver's values do
+not show that: asyncpg's ``timedelta`` is the same for a year and for 365 days, its arrays have no
+lower bounds, and ``json.loads`` converts long decimals to floats. So each type has a *form*: the
+SQL that reads a column of the type, and the comparison of two results.
 
-Which type a column has is asked of the database, not of the model, which may say something else
-(``types``). The types of ``pg_catalog`` are listed here; for all others there is a rule
-(``form_of``):
+The database is asked for the type of a column, because the model may have another (``types``). The
+types of ``pg_catalog`` are listed here. For all others there is a rule (``form_of``):
 
 ===============  ==============================================================================
 as it is         enums: the driver's own value
 the image        arrays, ranges, composites and all others: the SHA-256 of the binary
                  representation
-the hash         ``citext``, and arrays, ranges and composites of numbers and texts of which some
-                 are equal though their images differ (1.0 and 1.00): by PostgreSQL's hash
+the hash         ``citext``, and arrays, ranges and composites of numbers and texts that can be
+                 equal although their images differ (1.0 and 1.00): PostgreSQL's hash
 ===============  ==============================================================================
 
-PostgreSQL's hashes follow equality, but they are made to find, not to tell apart: that of
-``numeric`` leaves out the sign, that of an array its bounds; that of a ``jsonb`` array stays when
-elements 32 apart swap, and eight bytes are folded to four. So signs and bounds are read beside it,
-and whatever contains ``jsonb``, times or ``bigint`` goes by the image: there 1.0 is not 1.00.
+PostgreSQL's hashes follow equality, but they do not distinguish all values: that of ``numeric``
+ignores the sign, and that of an array its bounds. That of a ``jsonb`` array stays the same if
+elements 32 apart are swapped, and eight bytes are folded to four. So signs and bounds are read in
+addition. Types that contain ``jsonb``, times or ``bigint`` use the image: there 1.0 is not 1.00.
 
-PostgreSQL has no equality for ``json``, ``xml``, ``point`` and ``polygon``, and the one that it has
-for ``box``, ``circle`` and ``path`` compares sizes. ``json`` is compared by value, the others as
-they are stored. Text is compared character by character, whatever its collation says.
+PostgreSQL has no equality for ``json``, ``xml``, ``point`` and ``polygon``. Its equality for
+``box``, ``circle`` and ``path`` compares sizes. ``json`` is compared by value, the others as they
+are stored. Text is compared character by character, independent of its collation.
 """
 
 from __future__ import annotations
@@ -50,10 +49,10 @@ if TYPE_CHECKING:
 
 _pg_catalog = func.pg_catalog
 _SEED: Final = secrets.randbits(62)
-"""Of the hashes: nobody outside of this process can look for two values with one hash."""
+"""The seed of the hashes. Outside of this process, nobody can find two values with one hash."""
 
 UNKNOWN: Final = object()
-"""What only the server knows."""
+"""A result that only the server can know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +61,10 @@ class Form:
 
     Attributes:
         read: The SQL for a column of the type.
-        differ: Whether two results that are not equal in Python are distinct; ``None``: they are.
-        given: What a read returns for a value that a caller gives, or ``UNKNOWN``; ``None`` where
-            only the server can say.
+        differ: Whether two results that are not equal in Python are distinct; ``None`` means that
+            they are.
+        given: What a read returns for a value that a caller gives, or ``UNKNOWN``; ``None`` if only
+            the server can know.
         is_value: Whether a read returns the driver's own value.
     """
 
@@ -93,23 +93,23 @@ def _hash(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 _NO_SIGN: Final = r"[^-,{}()[\]]|-(?=0(\.0*)?([^.0-9]|$))"
-"""What is neither the sign of a number nor between two parts; -0 is 0."""
+"""Everything except the signs of numbers and the separators of parts; -0 counts as 0."""
 
 
 def _hash_of_parts(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The hash and the signs of the parts: the hash leaves out the signs."""
+    """The hash, and the signs of the parts, because the hash ignores them."""
     signs = _pg_catalog.regexp_replace(sql_cast(column, Text), _NO_SIGN, "", "g")
     return _pg_catalog.concat(_hash(column), signs, type_=Text())
 
 
 def _hash_of_array(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The same with the array's bounds."""
+    """The same, with the array's bounds."""
     dims = _pg_catalog.array_dims(column)
     return _pg_catalog.concat(_hash_of_parts(column), dims, type_=Text())
 
 
 def _sent(function: str) -> Callable[[ColumnElement[Any]], ColumnElement[Any]]:
-    """The binary representation by the type's own function."""
+    """The binary representation, by the type's own function."""
 
     def read(column: ColumnElement[Any]) -> ColumnElement[Any]:
         sent: ColumnElement[Any] = getattr(_pg_catalog, function)(column, type_=LargeBinary())
@@ -125,7 +125,7 @@ def _day(value: object) -> object:
 
 
 def _instant(value: object, *, aware: bool) -> object:
-    """A ``datetime`` as the microseconds since 2000; drivers take the extremes for infinities."""
+    """A ``datetime`` as microseconds since 2000. Drivers use the extremes for infinities."""
     if not isinstance(value, datetime) or (value.tzinfo is not None) != aware:
         return UNKNOWN
     if value.replace(tzinfo=None) in _EXTREMES:
@@ -142,7 +142,7 @@ def _intervals_differ(before: bytes, after: bytes) -> bool:
 
 
 def _microseconds(interval: bytes) -> object:
-    """The length that PostgreSQL compares: a month is 30 days, a day 24 hours."""
+    """The length that PostgreSQL compares: a month has 30 days, a day 24 hours."""
     microseconds, days, months = struct.unpack("!qii", interval)
     if (microseconds, days, months) in _INFINITIES:
         return interval
@@ -153,7 +153,7 @@ _INFINITIES: Final = {(2**63 - 1, 2**31 - 1, 2**31 - 1), (-(2**63), -(2**31), -(
 
 
 def documents_differ(before: str, after: str) -> bool:
-    """Whether two JSON documents have different values; numbers are compared as ``numeric``."""
+    """Whether two JSON documents have different values. Numbers are compared as ``numeric``."""
     try:
         return is_distinct(_document(before), _document(after))
     except (
@@ -176,13 +176,13 @@ AS_IT_IS: Final = Form(_value, differ=is_distinct, given=_same, is_value=True)
 AS_TEXT: Final = Form(_text)
 DOCUMENT: Final = Form(_text, differ=documents_differ)
 DOCUMENT_AS_IT_IS: Final = Form(_value, differ=documents_differ, is_value=True)
-"""Of databases that keep JSON as text."""
+"""For databases that store JSON as text."""
 IMAGE: Final = Form(_image)
 HASH: Final = Form(_hash)
 HASH_OF_PARTS: Final = Form(_hash_of_parts)
 HASH_OF_ARRAY: Final = Form(_hash_of_array)
 _NUMBER: Final = Form(_value, differ=is_distinct, is_value=True)
-"""Not given: 0.1 is not what ``real`` makes of it."""
+"""Without ``given``: ``real`` does not store exactly 0.1."""
 
 FORMS: Final = {
     **dict.fromkeys(
@@ -219,14 +219,14 @@ FORMS: Final = {
     **dict.fromkeys(("tsmultirange", "tstzmultirange"), IMAGE),
     **dict.fromkeys(("numrange", "nummultirange"), HASH_OF_PARTS),
 }
-"""The form of each type of the schema ``pg_catalog`` that a column of a table can usefully have."""
+"""The form of each type in the schema ``pg_catalog`` that is useful for a column of a table."""
 
 
 _EQUAL: Final = frozenset({"numeric", "float4", "float8", "bpchar", "citext"})
-"""The types of which some values are equal though their images differ, and whose hash can tell."""
+"""Types with values that are equal although their images differ, and with a usable hash."""
 
 _TOLD_APART: Final = _EQUAL | {"bool", "int2", "int4", "text", "varchar", "name", "uuid", "bytea"}
-"""The types whose hash tells all values apart, but for the sign of ``numeric``."""
+"""Types whose hash distinguishes all values, except for the sign of ``numeric``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +236,7 @@ class Part:
     Attributes:
         schema: Its schema.
         name: Its name.
-        kind: What it is, as ``pg_type.typtype`` says it.
+        kind: Its kind, as in ``pg_type.typtype``.
         is_array: Whether it is an array.
         is_sent: Whether it has a binary representation.
     """
@@ -252,8 +252,8 @@ def form_of(whole: Part, *parts: Part) -> Form:
     """The form of a type.
 
     Args:
-        whole: The type; of a domain, what it is a domain of.
-        *parts: What it consists of.
+        whole: The type; for a domain, its base type.
+        *parts: The types that it consists of.
     """
     listed = FORMS.get(whole.name) if whole.schema == "pg_catalog" else None
     if listed is not None:
@@ -268,6 +268,6 @@ def form_of(whole: Part, *parts: Part) -> Form:
         return IMAGE
     if whole.is_array:
         return HASH_OF_ARRAY
-    # The hash of an array inside of something else says nothing of its bounds.
+    # The hash of an array inside another type ignores its bounds.
     inner = IMAGE if len(simple) < len(parts) else HASH_OF_PARTS
     return inner if parts else HASH

@@ -1,8 +1,8 @@
-"""The 64-bit hash of a row's primary key, by which triggers and registrations name the row.
+"""The 64-bit hash of a row's primary key, which identifies the row in triggers and registrations.
 
 Only SQL computes it: the trigger for the rows that a statement changed, a read for the row that
-it found. Both use ``hash_record_extended()`` (since PostgreSQL 14), which depends on the values
-alone and follows the equality of their types. Two keys with the same hash cost a needless read,
+it found. Both use ``hash_record_extended()`` (since PostgreSQL 14), which depends only on the
+values and follows the equality of their types. Two keys with the same hash cost a needless read,
 never a wrong answer.
 """
 
@@ -29,7 +29,7 @@ _CAST_TYPES: Final[dict[str, TypeEngine[Any]]] = {"text": Text(), "numeric": Num
 
 
 class RowId(NamedTuple):
-    """The name that triggers and registrations have for a row.
+    """The row id: what triggers and registrations identify a row by.
 
     Attributes:
         table_oid: The table's oid.
@@ -42,11 +42,11 @@ class RowId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KeyColumn:
-    """A column of a primary key, as it is hashed.
+    """A column of a primary key, and how it is hashed.
 
     Attributes:
         name: The column's name in the database.
-        cast: The type that it is hashed as, where its own type has no hash function.
+        cast: The type that it is cast to for the hash, if its own type has no hash function.
     """
 
     name: str

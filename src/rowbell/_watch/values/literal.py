@@ -1,4 +1,4 @@
-"""Whether a value that a caller gives is what a read of its column would return.
+"""Whether a read of a column would return exactly the value that a caller gives.
 
 In general only the server knows: it rounds, pads and casts. For the plain types that most columns
 have, no query is needed.
@@ -43,17 +43,17 @@ _PLAIN: Final[dict[type[TypeEngine[Any]], type]] = {
 
 
 def is_read_as_given(type_: TypeEngine[Any], value: object) -> bool:
-    """Whether PostgreSQL returns that value of a column of that type as it is."""
+    """Whether PostgreSQL returns this value unchanged from a column of this type."""
     if value is None:
         return True
     if getattr(type_, "_variant_mapping", None):  # no public attribute shows with_variant()
         return False
     plain = _PLAIN.get(type(type_))
-    # asyncpg has a UUID of its own; a bool is no plain int, nor a datetime a date.
+    # asyncpg has its own UUID class. A bool is not a plain int, and a datetime not a date.
     if type(value) is not plain and not (plain is UUID and isinstance(value, UUID)):
         return False
     if isinstance(type_, DateTime) and isinstance(value, datetime):
-        # In other zones than a fixed offset, an hour may occur twice (PEP 495).
+        # In a time zone without a fixed offset, an hour may occur twice (PEP 495).
         return isinstance(value.tzinfo, timezone) if type_.timezone else value.tzinfo is None
     if isinstance(type_, Uuid):
         return bool(type_.as_uuid and type_.native_uuid)

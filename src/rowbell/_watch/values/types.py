@@ -1,4 +1,4 @@
-"""Which types the columns of a class have in the database, and so which forms."""
+"""The types of a class's columns in the database, and so their forms."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ WHERE p.oid = b.oid OR t.typtype IN ('b', 'e')""")
 
 
 class NamedType(UserDefinedType[Any]):
-    """A type of the database by its name.
+    """A database type, by its name.
 
     Args:
         name: The name as SQL.
@@ -87,7 +87,7 @@ _known: WeakKeyDictionary[Dialect, dict[int, ColumnType]] = WeakKeyDictionary()
 
 
 def column_types(connection: Connection, types: Iterable[int]) -> dict[int, ColumnType]:
-    """The types with those oids, each asked for once for all classes of an engine."""
+    """The types with these oids. Each is queried once for all classes of an engine."""
     known = _known.setdefault(connection.dialect, {})
     missing = {oid for oid in types if oid not in known}
     if missing:
