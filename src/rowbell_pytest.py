@@ -1,23 +1,23 @@
 """Fixtures for pytest: a server, a migrated template, a clean database for each test.
 
-pytest loads this module by itself (entry point ``pytest11``), in every test run of an environment
-that has rowbell. So it imports nothing, and nothing happens, until a test asks for a fixture.
-Override ``rowbell_schema`` in ``conftest.py``, and others as you like.
+pytest loads this module automatically (entry point ``pytest11``), in every test run of an
+environment that has rowbell. So it imports nothing and does nothing until a test uses a fixture.
+Override ``rowbell_schema`` in ``conftest.py``, and other fixtures as needed.
 
 ::
 
     rowbell_server_settings    session   settings of the embedded server
-    rowbell_server_url         session   the embedded server, or the one of DATABASE_URL
-    rowbell_schema             session   yours: what the databases contain
-    rowbell_template           session   a database with that schema, made once a run
-    rowbell_worker_database    session   the worker's own clone of the template
-    rowbell_driver             session   the driver of the engines: asyncpg, or yours
-    rowbell_database           function  its URL, as clean as the template
+    rowbell_server_url         session   the embedded server, or the server in DATABASE_URL
+    rowbell_schema             session   you define it: the contents of the databases
+    rowbell_template           session   a database with that schema, created once a run
+    rowbell_worker_database    session   the worker's own copy of the template
+    rowbell_driver             session   the driver of the engines, asyncpg by default
+    rowbell_database           function  its URL; it is as clean as the template
     rowbell_engine             function  an engine on it
-    rowbell_session            function  a session on that, whose commits are commits
+    rowbell_session            function  a session on that engine, with real commits
     rowbell_rollback_session   function  a session whose commits are rolled back afterwards
 
-With pytest-xdist all workers share the server and the template; the last to leave ends them.
+With pytest-xdist all workers share the server and the template; the last worker destroys them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ else:  # anyio's own plugin runs async fixtures too
 
 @pytest.fixture(scope="session")
 def rowbell_server_settings() -> Mapping[str, object]:
-    """Settings of the embedded server: it need not survive a crash, so it does not sync."""
+    """Settings of the embedded server. It need not survive a crash, so ``fsync`` is off."""
     return {
         "fsync": "off",
         "synchronous_commit": "off",
@@ -57,7 +57,7 @@ def rowbell_server_settings() -> Mapping[str, object]:
 
 @pytest.fixture(scope="session")
 def rowbell_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """What the processes of this test run have in common."""
+    """What the processes of this test run share."""
     from rowbell._pytest.worker_database import Run
 
     directory = tmp_path_factory.getbasetemp()
@@ -71,9 +71,9 @@ def rowbell_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 def rowbell_server_url(
     rowbell_run: Run, rowbell_server_settings: Mapping[str, object]
 ) -> Iterator[URL]:
-    """The server of ``DATABASE_URL``, or else an embedded one that ends with the test run.
+    """The server in ``DATABASE_URL``, or else an embedded one that ends with the test run.
 
-    On the server that it names, only databases are used that the run has made.
+    On the server in ``DATABASE_URL``, only databases that this run has created are used.
     """
     from rowbell._pytest.shared import shared
     from rowbell.embedded import EmbeddedServer, named_server
@@ -95,15 +95,15 @@ def rowbell_server_url(
 
 @pytest.fixture(scope="session")
 def rowbell_schema() -> Schema:
-    """What the databases contain; yours to override.
+    """The contents of the databases. Override this fixture.
 
-    Return your declarative base (or its metadata), which is created with all its schemas, or a
-    function, async or not, that takes a URL and migrates that database.
+    Return your declarative base (or its metadata), which is created with all its schemas. Or
+    return a function, async or not, that takes a URL and migrates that database.
     """
     raise pytest.UsageError(
-        "rowbell's fixtures need to know what a database contains: in conftest.py, define a "
-        "session fixture rowbell_schema that returns your declarative base, or a function of a "
-        "URL that migrates that database"
+        "rowbell's fixtures need the contents of a database: in conftest.py, define a session "
+        "fixture rowbell_schema that returns your declarative base, or a function that takes a "
+        "URL and migrates that database"
     )
 
 
@@ -111,7 +111,7 @@ def rowbell_schema() -> Schema:
 def rowbell_template(
     rowbell_run: Run, rowbell_server_url: URL, rowbell_schema: Schema
 ) -> Iterator[str]:
-    """The name of a database with ``rowbell_schema`` in it, made once a test run."""
+    """The name of a database with ``rowbell_schema`` in it, created once a test run."""
     from rowbell._pytest.shared import shared
     from rowbell._pytest.worker_database import create_template, drop_template
 
@@ -129,7 +129,7 @@ def rowbell_template(
 def rowbell_worker_database(
     rowbell_run: Run, rowbell_server_url: URL, rowbell_template: str
 ) -> Iterator[WorkerDatabase]:
-    """The worker's own clone of the template."""
+    """The worker's own copy of the template."""
     from rowbell._pytest.worker_database import WorkerDatabase
 
     name = f"rowbell_{rowbell_run.uid}_{rowbell_run.worker}"
@@ -140,10 +140,10 @@ def rowbell_worker_database(
 
 @pytest.fixture
 def rowbell_database(rowbell_worker_database: WorkerDatabase) -> Iterator[URL]:
-    """The URL of the worker's database, as clean as the template.
+    """The URL of the worker's database, which is as clean as the template.
 
-    It is cloned anew after a test that has used this fixture: rows, sequences, triggers and
-    whatever else a test has changed are as they were. Connections that were left are ended.
+    It is copied again after a test that has used this fixture. So rows, sequences, triggers and
+    everything else are as in the template. Connections that are still open are closed.
     """
     with rowbell_worker_database.lent() as url:
         yield url
@@ -169,7 +169,7 @@ async def rowbell_engine(
 
 @async_fixture
 async def rowbell_session(rowbell_engine: AsyncEngine) -> AsyncGenerator[AsyncSession, None]:
-    """A session on ``rowbell_engine``: what it commits is committed, and can be waited for."""
+    """A session on ``rowbell_engine``. Its commits are real, so others can wait for them."""
     from sqlalchemy.ext.asyncio import AsyncSession
 
     async with AsyncSession(rowbell_engine, expire_on_commit=False) as session:
@@ -180,9 +180,9 @@ async def rowbell_session(rowbell_engine: AsyncEngine) -> AsyncGenerator[AsyncSe
 async def rowbell_rollback_session(
     rowbell_worker_database: WorkerDatabase, rowbell_driver: str
 ) -> AsyncGenerator[AsyncSession, None]:
-    """A session whose work is rolled back after the test, its commits included.
+    """A session whose work is rolled back after the test, including its commits.
 
-    Sequences are not rolled back: ids go on where the test before has left them.
+    Sequences are not rolled back: ids continue from those of the previous test.
     """
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool

@@ -1,6 +1,6 @@
-"""Wait for a PostgreSQL row to change, woken by PostgreSQL itself.
+"""Wait for a PostgreSQL row to change. A notification from PostgreSQL ends the wait.
 
-Beside it stand sessions, transactions, locks, test databases and many-to-many.
+Also: sessions, transactions, locks, test databases and many-to-many relationships.
 """
 
 from rowbell._locks.advisory import advisory_lock

@@ -1,6 +1,6 @@
 """Triggers in Alembic migrations: ``op.create_row_triggers()``, ``op.drop_row_triggers()``.
 
-``register()`` in ``env.py`` makes the two operations known::
+``register()`` in ``env.py`` registers the two operations::
 
     import rowbell.alembic
 
@@ -16,8 +16,8 @@ and a migration uses them::
         op.drop_row_triggers("orders", key=["id"])
         op.drop_table("orders")
 
-Both are idempotent, take their locks under a timeout, and work with ``--sql`` too.
-``--autogenerate`` leaves the schema ``rowbell`` alone.
+Both are idempotent, take their locks with a timeout, and also work with ``--sql``.
+``--autogenerate`` ignores the schema ``rowbell``.
 """
 
 from __future__ import annotations
@@ -53,18 +53,17 @@ if TYPE_CHECKING:
 
 
 class RowTriggersOp(MigrateOperation):
-    """The arguments of the two operations. Each reverses the other.
+    """The arguments of the two operations. Each operation reverses the other.
 
     Args:
         table_name: The table.
-        key: The columns of its primary key. Online it is read from the database; with
-            ``--sql`` there is none to read it from, so it must be given.
+        key: The columns of its primary key. Online they are read from the database. With
+            ``--sql`` there is no database, so they must be given.
         schema: The table's schema.
-        for_each: ``"row"`` for a partitioned table; online it is found out.
-        replicated: Fire for changes that arrive by logical replication too.
-        columns: The columns worth watching, as ``@watched(columns=…)`` declares them; all by
-            default.
-        lock_timeout: The longest wait for the table's lock, as PostgreSQL takes it.
+        for_each: ``"row"`` for a partitioned table. Online it is determined automatically.
+        replicated: Also fire for changes by logical replication.
+        columns: The columns worth watching, as in ``@watched(columns=…)``; by default all.
+        lock_timeout: The longest wait for the table's lock, in PostgreSQL's form.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class RowTriggersOp(MigrateOperation):
         self.lock_timeout = str(LockTimeout.of(lock_timeout, "lock_timeout"))
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments, to make the reverse operation with."""
+        """The arguments, for the reverse operation."""
         return {
             "key": self.key,
             "schema": self.schema,
@@ -112,7 +111,7 @@ class RowTriggersOp(MigrateOperation):
         return qualified(self.schema, self.table_name)
 
     def reflect(self, operations: Operations) -> Table:
-        """The table as it stands in the database."""
+        """The table as it is in the database."""
         try:
             table = Table(
                 self.table_name,
@@ -149,7 +148,7 @@ class CreateRowTriggersOp(RowTriggersOp):
         """All statements, for ``--sql``. Each is safe to repeat."""
         if not self.key:
             raise TriggerError(
-                self.qualified_name, "with --sql give the primary key, as in key=['id']"
+                self.qualified_name, "with --sql, give the primary key, as in key=['id']"
             )
         triggers = TableTriggers(
             self.schema,
@@ -159,8 +158,8 @@ class CreateRowTriggersOp(RowTriggersOp):
             self.replicated,
             None if self.columns is None else tuple(sorted(self.columns)),
         )
-        # Without a database nothing tells the table's schema: only ours is created in pg_catalog's
-        # terms. What follows names every operator and function with its schema.
+        # Without a database, the table's schema is unknown. So only rowbell's schema is created
+        # with the fixed search_path. Later statements qualify every operator and function.
         create = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
         return [
             *pinned([create, *schema_statements(), *triggers.create_function()]),
@@ -185,11 +184,11 @@ class DropRowTriggersOp(RowTriggersOp):
 
 
 def register() -> None:
-    """Make ``op.create_row_triggers()`` and ``op.drop_row_triggers()`` known to Alembic.
+    """Register ``op.create_row_triggers()`` and ``op.drop_row_triggers()`` with Alembic.
 
-    With ``include_schemas=True``, ``--autogenerate`` leaves out the schema ``rowbell``.
+    With ``include_schemas=True``, ``--autogenerate`` then ignores the schema ``rowbell``.
 
-    Call it in ``env.py``; calling it again does no harm. It is explicit, because an
+    Call it in ``env.py``; it may be called repeatedly. It is not automatic, because an
     ``alembic.plugins`` entry point makes some releases of Alembic fail at import.
     """
     if hasattr(Operations, "create_row_triggers"):
@@ -200,7 +199,7 @@ def register() -> None:
     Operations.implementation_for(DropRowTriggersOp)(_drop)
     priority = getattr(
         util, "DispatchPriority", None
-    )  # since Alembic 1.18; before it, ours is last
+    )  # since Alembic 1.18; before that, this comparator is the last one anyway
     last: dict[str, Any] = {} if priority is None else {"priority": priority.LAST}
     comparators.dispatch_for("schema", **last)(_leave_our_schema_alone)
 
@@ -208,7 +207,7 @@ def register() -> None:
 def _leave_our_schema_alone(
     _context: AutogenContext, upgrade_ops: UpgradeOps, _schemas: set[str | None]
 ) -> None:
-    """Leave the schema ``rowbell`` out: no metadata has its tables, so Alembic would drop them."""
+    """Ignore the schema ``rowbell``: no metadata has its tables, so Alembic would drop them."""
     found = upgrade_ops.ops
     upgrade_ops.ops = [op for op in found if getattr(op, "schema", None) != SCHEMA]
 
@@ -231,5 +230,5 @@ def _drop(operations: Operations, operation: DropRowTriggersOp) -> None:
 
 def _print(operations: Operations, operation: RowTriggersOp, statements: list[str]) -> None:
     for statement in limited(statements, LockTimeout.of(operation.lock_timeout)):
-        # Not execute(): dialects that double a % for their driver would do so here too.
+        # Not execute(): some dialects would double each % here, as they do for their driver.
         operations.migration_context.impl.static_output(f"{statement};\n")

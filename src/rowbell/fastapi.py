@@ -1,4 +1,4 @@
-"""FastAPI: a request's session as a parameter, responses to errors, and clients that leave.
+"""FastAPI: a request's session as a parameter, error responses, and clients that disconnect.
 
 ``pip install rowbell[fastapi]``
 """
@@ -45,13 +45,13 @@ logger = logging.getLogger("rowbell")
 
 
 def add_sessions(app: FastAPI, session_maker: async_sessionmaker[AsyncSession]) -> None:
-    """Give an app the sessions of ``SessionDep`` and ``StreamingSessionDep``.
+    """Configure the sessions of ``SessionDep`` and ``StreamingSessionDep`` for an app.
 
-    Calling it again replaces them, as tests do. A mounted sub-application needs its own.
+    A second call replaces them, as in tests. A mounted sub-application needs its own call.
 
     Args:
         app: The application.
-        session_maker: Makes a session for each request.
+        session_maker: Creates a session for each request.
 
     Example:
         .. code-block:: python
@@ -63,46 +63,46 @@ def add_sessions(app: FastAPI, session_maker: async_sessionmaker[AsyncSession]) 
 
 
 async def request_session(connection: HTTPConnection) -> AsyncGenerator[AsyncSession, None]:
-    """The session of a request, as ``rowbell.create_db_dependency`` makes it.
+    """The session of a request, as ``rowbell.create_db_dependency`` creates it.
 
     Raises:
         SessionStateError: ``add_sessions()`` was not called for the app.
-        PoolExhaustedError: All connections are in use for as long as the pool waits.
+        PoolExhaustedError: No connection became free within the pool's timeout.
     """
     session_maker = getattr(connection.app.state, _SESSION_MAKER, None)
     if session_maker is None:
         raise SessionStateError(
             "this app has no sessions: call rowbell.fastapi.add_sessions(app, session_maker) "
-            "where it is made"
+            "after creating the app"
         )
     async with create_db_context(session_maker)() as session:
         yield session
 
 
 SessionDep: TypeAlias = Annotated[AsyncSession, Depends(request_session, scope="function")]
-"""A parameter of an endpoint or a dependency: the request's session, committed before the
-response is sent. All parameters of this type in one request are the same session."""
+"""A parameter of an endpoint or a dependency: the request's session, which is committed before
+the response is sent. All parameters of this type in one request are the same session."""
 
 StreamingSessionDep: TypeAlias = Annotated[AsyncSession, Depends(request_session, scope="request")]
-"""The same, committed and closed after the response has been sent: for streaming responses
-that go on using the session. Not the session of a ``SessionDep`` in the same request."""
+"""The same, but committed and closed after the response was sent: for streaming responses that
+still use the session. It is another session than that of ``SessionDep`` in the same request."""
 
 
 def add_exception_handlers(app: FastAPI) -> None:
-    """Answer 404, 409 and 503 where rowbell's errors leave an endpoint.
+    """Answer with 404, 409 or 503 if an endpoint raises one of rowbell's errors.
 
     ``NotFoundError`` becomes 404, ``LockTimeoutError`` 409, ``PoolExhaustedError`` (with any
     other ``sqlalchemy.exc.TimeoutError``) and ``WatcherStateError`` (the application shuts down)
-    503; all but the first with ``Retry-After: 1``. The body is FastAPI's
-    ``{"detail": "Not Found"}``. The error's own sentence, which names tables and keys, goes to the
-    logger ``rowbell`` for all but the first, and never to the client. A ``ClientDisconnect`` of
-    :func:`while_connected` ends quietly.
+    503. All but the first have ``Retry-After: 1``. The body is FastAPI's
+    ``{"detail": "Not Found"}``. The error's message contains names of tables and keys, so it is
+    never sent to the client; for all but the first, the logger ``rowbell`` logs it. A
+    ``ClientDisconnect`` of :func:`while_connected` is not logged.
 
-    ``WaitTimeoutError`` is not among them: what the end of a long poll means is the application's
-    to say.
+    ``WaitTimeoutError`` has no handler: the application must decide what the end of a long poll
+    means.
 
     Args:
-        app: The application. A handler that it adds afterwards for one of them takes over.
+        app: The application. A handler that it adds later for one of these errors replaces it.
 
     Example:
         .. code-block:: python
@@ -121,17 +121,17 @@ async def _nobody(_request: Request, _error: Exception) -> Response:
 
 @asynccontextmanager
 async def while_connected(request: Request) -> AsyncGenerator[None, None]:
-    """Cancel the block when the client leaves.
+    """Cancel the block when the client disconnects.
 
-    An endpoint does not notice that: a long poll would go on until its timeout. The
-    request's body must have been read before.
+    An endpoint does not notice a disconnect: a long poll would continue until its timeout. The
+    request's body must be read before.
 
     Args:
         request: The request.
 
     Raises:
-        ClientDisconnect: Starlette's: the client has left. ``add_exception_handlers`` ends it
-            quietly.
+        ClientDisconnect: The client has disconnected. This is Starlette's exception;
+            ``add_exception_handlers`` handles it.
 
     Example:
         .. code-block:: python
@@ -160,7 +160,7 @@ async def while_connected(request: Request) -> AsyncGenerator[None, None]:
         tasks.start_soon(look)
         try:
             yield
-        except Exception as error:  # noqa: BLE001  # raised below, not in a group of one
+        except Exception as error:  # noqa: BLE001  # raised below, without an exception group
             failure = error
         tasks.cancel_scope.cancel()
     if failure is not None:

@@ -1,4 +1,4 @@
-"""Databases for tests: created, cloned, emptied, dropped; and sessions that roll back."""
+"""Databases for tests: create, copy, empty and drop them; and sessions that roll back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 _LONGEST_NAME: Final = 63
-"""In bytes; PostgreSQL cuts longer ones, so two of them could mean one database."""
+"""In bytes. PostgreSQL truncates longer names, so two names could mean the same database."""
 
 
 async def create_database(
@@ -47,14 +47,14 @@ async def create_database(
 
     Args:
         db_name: Its name, taken literally: capitals and spaces count. At most 63 bytes.
-        server_url: A URL of any database of the server, ``postgres`` say; not of ``db_name``.
-        template: The database to clone, with its tables, rows and triggers. Nobody may be
-            connected to it meanwhile.
-        exist_ok: Accept a database of that name that exists already, as it is.
+        server_url: A URL of any other database of the server, for example ``postgres``.
+        template: The database to copy, with its tables, rows and triggers. Meanwhile no session
+            may be connected to it.
+        exist_ok: Accept an existing database of that name, as it is.
 
     Raises:
-        InvalidArgumentError: A name that PostgreSQL would refuse or cut; at the call.
-        DatabaseStateError: The database exists, or the template does not, or is in use.
+        InvalidArgumentError: PostgreSQL would refuse or truncate a name; at the call.
+        DatabaseStateError: The database exists; or the template is missing or in use.
 
     Example:
         .. code-block:: python
@@ -67,7 +67,7 @@ async def create_database(
     try:
         await _execute(server_url, statement)
     except DBAPIError as error:
-        # The second error occurs if two create it at the same time.
+        # The second error occurs if two sessions create it at the same time.
         if has_sqlstate(error, DUPLICATE_DATABASE, UNIQUE_VIOLATION):
             if exist_ok:
                 return
@@ -79,7 +79,7 @@ async def create_database(
             raise DatabaseStateError(source, "missing", "create the template first") from error
         if has_sqlstate(error, OBJECT_IN_USE):
             users = await _users(server_url, source)
-            remedy = f"by {users}; it can be cloned while nobody is connected to it: close those"
+            remedy = f"by {users}; it can only be copied without connections, so close them"
             raise DatabaseStateError(source, "in use", remedy) from error
         raise
 
@@ -92,12 +92,12 @@ async def drop_database(
     Args:
         db_name: Its name, taken literally.
         server_url: A URL of any other database of the server.
-        force: End the connections that are open to it (``WITH (FORCE)``), whosever they are.
-        missing_ok: Do nothing where there is no such database.
+        force: End all open connections to it (``WITH (FORCE)``).
+        missing_ok: Do nothing if the database does not exist.
 
     Raises:
-        InvalidArgumentError: A name that cannot be one; at the call.
-        DatabaseStateError: There is no such database, or without ``force`` it is in use.
+        InvalidArgumentError: The name is invalid; at the call.
+        DatabaseStateError: The database does not exist, or it is in use and ``force`` is false.
 
     Example:
         .. code-block:: python
@@ -116,7 +116,7 @@ async def drop_database(
             ) from error
         if has_sqlstate(error, OBJECT_IN_USE):
             users = await _users(server_url, db_name)
-            remedy = f"by {users}; close those, or pass force=True to end them"
+            remedy = f"by {users}; close these connections, or pass force=True to end them"
             raise DatabaseStateError(db_name, "in use", remedy) from error
         raise
 
@@ -129,20 +129,20 @@ async def cleanup_tables(
 ) -> None:
     """Empty all tables of a declarative base, restart their sequences, and commit.
 
-    It is one ``TRUNCATE … RESTART IDENTITY CASCADE``, which empties tables outside of the
-    metadata too where they refer to one in it. Sequences of the metadata that belong to no column
-    are restarted as well. Materialized views in it are refreshed; views and foreign tables are
-    left alone.
+    It is one ``TRUNCATE … RESTART IDENTITY CASCADE``. This also empties tables outside of the
+    metadata that refer to a table in it. Sequences of the metadata that belong to no column
+    are restarted too. Materialized views in it are refreshed; views and foreign tables are
+    not changed.
 
     Args:
-        session: The session. Its instances are expunged: their rows are gone, and what is
-            pending is not inserted any more. A transaction that has failed is rolled back, any
-            other one committed, with what else it did.
+        session: The session. Its instances are expunged: their rows are deleted, and pending
+            instances are not inserted. A failed transaction is rolled back; any other
+            transaction is committed, with everything else in it.
         base: The declarative base (or ``SQLModel``), or a ``MetaData``. Without tables nothing
             is done.
-        timeout: The longest wait for the tables: seconds, a ``timedelta``, or a text as
-            PostgreSQL takes it; ``None`` leaves the session's own ``lock_timeout`` in force. A
-            transaction that a test has left open ends here as an error, not as a hang.
+        timeout: The longest wait for the tables: seconds, a ``timedelta``, or a text in
+            PostgreSQL's form. ``None`` keeps the session's own ``lock_timeout``. If a test has
+            left a transaction open, this raises an error and does not hang.
 
     Raises:
         InvalidArgumentError: ``base`` has no metadata, or the timeout is invalid; at the call.
@@ -162,7 +162,7 @@ async def cleanup_tables(
         return
     mappers = getattr(getattr(base, "registry", None), "mappers", ())
     bind = session.sync_session.get_bind(next(iter(mappers), None), clause=tables[0])
-    session.expunge_all()  # what is pending would be inserted after the TRUNCATE
+    session.expunge_all()  # pending instances would be inserted after the TRUNCATE
     if not session.is_active:
         await session.rollback()
     if not session.sync_session.autobegin and not session.in_transaction():
@@ -199,7 +199,7 @@ async def _empty(
     names = sorted(table_name(table, schema_map) for table in metadata.tables.values())
     found = (await connection.execute(_KINDS, {"names": names})).all()
     tables = [name for name, kind, _ in found if kind not in {"v", "m", "f"}]
-    # In the order in which they were made: one may select from those before it.
+    # In the order of creation, because a view may select from earlier ones.
     views = [name for name, kind, populated in found if kind == "m" and populated]
     statements = [f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE"] if tables else []
     statements += [
@@ -224,11 +224,12 @@ def _sequences(metadata: MetaData) -> list[Sequence]:
 async def rolled_back_session(
     engine: AsyncEngine, **options: Any
 ) -> AsyncGenerator[AsyncSession, None]:
-    """A session whose work is rolled back at the end, whatever it commits.
+    """A session whose work is rolled back at the end, including its commits.
 
-    It is bound to one connection with an outer transaction. Its commits release a SAVEPOINT,
-    its rollbacks go back to one. Nobody else sees what it writes, and nothing notifies; see
-    :func:`cleanup_tables` and databases of their own for tests that need real commits.
+    It is bound to one connection with an outer transaction. Its commits release a SAVEPOINT, and
+    its rollbacks roll back to a SAVEPOINT. No other session sees what it writes, and nothing
+    notifies. For tests that need real commits, see :func:`cleanup_tables` and databases that are
+    created for a test.
 
     Args:
         engine: The engine.
@@ -279,7 +280,7 @@ async def _users(server_url: str | URL, database: str) -> str:
         f"pid {pid} ({', '.join(filter(None, (role, application, state)))})"
         for pid, role, application, state in users
     )
-    return ", ".join(described) or "a connection that is gone by now"
+    return ", ".join(described) or "a connection that has been closed meanwhile"
 
 
 @asynccontextmanager

@@ -51,7 +51,7 @@ def rows_of(model: type[Any]) -> MappedRows:
     ],
 )
 def test_an_invalid_key_is_refused_at_the_call(model: type[Any], key: Any) -> None:
-    with pytest.raises(InvalidKeyError, match=f"is no key of {model.__name__}"):
+    with pytest.raises(InvalidKeyError, match=f"is not a key of {model.__name__}"):
         rows_of(model).key(key)
 
 

@@ -45,7 +45,7 @@ async def test_a_watcher_that_is_not_open_says_so(engine: AsyncEngine) -> None:
         await watcher.wait_for_change(Order, 1)
     async with watcher:
         pass
-    with pytest.raises(WatcherStateError, match="closed: make a new one"):
+    with pytest.raises(WatcherStateError, match="closed: create a new one"):
         await watcher.wait_for_change(Order, 1)
     with pytest.raises(WatcherStateError, match="entered twice"):
         await watcher.__aenter__()

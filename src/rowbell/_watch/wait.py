@@ -1,4 +1,4 @@
-"""wait_for_row_change: the wait with a session, which is what users call."""
+"""The function ``wait_for_row_change``: a wait with a session."""
 
 from __future__ import annotations
 
@@ -35,25 +35,26 @@ async def wait_for_row_change(
     pk_value: object,
     **arguments: Unpack[WaitArguments],
 ) -> ModelT:
-    """Wait until a row differs from what it was when the call began; returns it refreshed.
+    """Wait until a row differs from what it was when the call began; return it refreshed.
 
-    The wait is woken by PostgreSQL where the table has its triggers and LISTEN works, and polls
-    every ``interval`` where not; what it returns is the same. It uses the engine's open
-    ``RowWatcher``; where there is none it opens one, which waits that overlap share, and
-    closes it again. What other transactions commit counts; what this session has not committed
-    does not. A change there and back between two reads is not seen: watch a version column.
+    A notification wakes the wait if the table has its triggers and LISTEN works. Otherwise the
+    wait polls every ``interval``; the result is the same. It uses the engine's open
+    ``RowWatcher``. If there is none, it opens one, which overlapping waits share, and closes it
+    afterwards. Changes that other transactions commit end the wait; changes that this session
+    has not committed do not. A change that is undone between two reads is not seen: watch a
+    version column to see it.
 
-    Until the change has come nothing is flushed, committed or loaded in the session, and it
-    takes no connection; one that it holds already is asked how it sees the table, and the
-    wait polls on it where other connections may see other rows. The
-    instance is the session's own; attributes with changes that were not flushed keep them, all
-    others are refreshed.
+    Until the change, nothing is flushed, committed or loaded in the session, and the session
+    takes no connection. If it already holds one, this connection is queried about the table. If
+    other connections may show other rows, the wait polls on this connection. The instance
+    belongs to the session. Its attributes with changes that are not flushed keep these changes;
+    all others are refreshed.
 
     Args:
         session: The session that the returned instance belongs to.
         model: The mapped class.
-        pk_value: The primary key, as ``Session.get`` takes it: a value, a tuple, a dict.
-        **arguments: ``columns``, ``interval`` (default 0.5 s), ``timeout`` (default: for ever),
+        pk_value: The primary key, in a form that ``Session.get`` takes: a value, a tuple, a dict.
+        **arguments: ``columns``, ``interval`` (default 0.5 s), ``timeout`` (default: no limit),
             ``until``, ``since``, ``options``: see ``WaitArguments``.
 
     Returns:
@@ -62,22 +63,23 @@ async def wait_for_row_change(
     Raises:
         NotFoundError: The row does not exist ("… not found"), or was deleted meanwhile
             ("… was deleted").
-        WaitTimeoutError: No change within ``timeout``; a ``TimeoutError``.
-        InvalidKeyError: ``pk_value`` is no key of the model.
-        InvalidColumnError: One of ``columns``, or of ``until``, is no column of the model.
+        WaitTimeoutError: No change within ``timeout``. It is a ``TimeoutError``.
+        InvalidKeyError: ``pk_value`` is not a key of the model.
+        InvalidColumnError: A column in ``columns`` or ``until`` is not a column of the model.
         InvalidArgumentError: ``interval``, ``timeout``, ``until`` or ``since`` is invalid.
         TypeError: ``columns`` is a single name, or an argument has an unknown name.
         UnmappedModelError: ``model`` is not a mapped class.
-        SessionStateError: The session waits already; its transaction would show it no change
-            (REPEATABLE READ, SERIALIZABLE, or one that has failed); it is in none and has
-            ``autobegin=False``; its row is in a temporary table; or the server has ended its
-            idle transaction meanwhile.
-        WatcherStateError: The watcher was closed meanwhile, or no event loop of asyncio runs.
-        UnsupportedEngineError: The session is not an asyncio one; or its engine gives all
-            sessions one connection, or has ``?sslmode=`` for asyncpg.
+        SessionStateError: Another wait uses the session; its transaction would show no change
+            (REPEATABLE READ, SERIALIZABLE, or a failed transaction); it has ``autobegin=False``
+            and is in no transaction; the table is temporary; or the server has ended the
+            session's idle transaction meanwhile.
+        WatcherStateError: The watcher was closed meanwhile, or no asyncio event loop is running.
+        UnsupportedEngineError: The session is not an ``AsyncSession``, its engine has one
+            connection for all sessions, or the URL has ``?sslmode=`` for asyncpg.
         ListenError: The open watcher has ``mode="listen"``, and this wait can only be polled.
-        DBAPIError: The row cannot be read, for a reason that does not pass: a column is gone, a
-            right is missing. What passes is waited out within ``timeout``.
+        DBAPIError: The row cannot be read, for a reason that does not pass, such as a dropped
+            column or a missing privilege. After an error that passes, reading is repeated
+            within ``timeout``.
 
     Example:
         .. code-block:: python
@@ -88,7 +90,7 @@ async def wait_for_row_change(
         session = session()
     if not isinstance(session, AsyncSession):
         kind = type(session).__name__
-        raise UnsupportedEngineError(f"waiting takes an AsyncSession, not a {kind}")
+        raise UnsupportedEngineError(f"a wait needs an AsyncSession, not a {kind}")
     begun = running_loop().time()
     bind = session.sync_session.get_bind(mapper_of(model))
     held = held_connection(session.sync_session, bind)
@@ -131,13 +133,13 @@ async def wait_for_row_change(
 
 @asynccontextmanager
 async def _lent_watcher(engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
-    """The engine's open watcher; or a new one, which the last of its borrowers closes."""
+    """The engine's open watcher, or a new one, which its last borrower closes."""
     watcher = open_watcher(engine)
     if watcher is None:
         watcher = RowWatcher(engine)
         watcher.start()
         _borrowers[watcher] = 0
-    if watcher not in _borrowers:  # a type of the application may raise anything
+    if watcher not in _borrowers:  # the application has opened it
         yield watcher
         return
     _borrowers[watcher] += 1
@@ -151,4 +153,4 @@ async def _lent_watcher(engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
 
 
 _borrowers: WeakKeyDictionary[RowWatcher, int] = WeakKeyDictionary()
-"""Those of the open watchers that no application has opened, and how many waits use each."""
+"""The watchers that were opened here, and how many waits use each."""

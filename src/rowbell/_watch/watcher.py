@@ -45,25 +45,25 @@ ModelT = TypeVar("ModelT")
 class RowWatcher:
     """Watches rows of one engine, for all waits of one event loop.
 
-    An application that waits for rows keeps one open for its lifetime, in FastAPI's lifespan
-    for example; every ``wait_for_row_change`` on a session of that engine then uses it. It
-    holds one connection of its own to the server, outside of the engine's pool.
+    An application that waits for rows keeps one watcher open, for example in FastAPI's lifespan.
+    Every ``wait_for_row_change`` on a session of that engine then uses it. It holds one
+    dedicated connection to the server, outside of the engine's pool.
 
     Args:
         engine: The engine whose rows are watched.
-        mode: ``"auto"`` (the default) listens, and polls where it cannot; ``"listen"`` raises
-            where it cannot; ``"poll"`` opens no connection.
-        listen_url: Where to LISTEN, if the engine goes through a pooler or reads elsewhere:
-            the URL of the server itself, for asyncpg or for psycopg.
-        listen_connect: A function that returns the connection that listens, a new
-            ``asyncpg.Connection`` for each call; or a coroutine function. It is for engines whose
-            settings asyncpg does not have. The watcher closes the connection.
-        recheck: How often the row of an armed wait is read all the same, in seconds
-            (default 30): a safety net under changes that fire no trigger. ``None``: never.
+        mode: ``"auto"`` (the default) listens, and polls if it cannot listen; ``"listen"`` raises
+            an error if it cannot; ``"poll"`` opens no connection.
+        listen_url: Another URL to LISTEN on, if the engine uses a pooler or reads elsewhere: the
+            URL of the server itself, for asyncpg or psycopg.
+        listen_connect: A function, or a coroutine function, that returns a new
+            ``asyncpg.Connection`` to LISTEN on. It is for engines with settings that asyncpg does
+            not have. The watcher closes the connection.
+        recheck: How often the row of an armed wait is read without a notification, in seconds
+            (default 30), because some changes fire no trigger. ``None`` for never.
         timing: All other times.
 
     Raises:
-        UnsupportedEngineError: Not an ``AsyncEngine``, or its sessions share a connection.
+        UnsupportedEngineError: It is not an ``AsyncEngine``, or its sessions share a connection.
         InvalidArgumentError: One of the other arguments is invalid.
 
     Example:
@@ -137,12 +137,12 @@ class RowWatcher:
                 in this event loop.
         """
         if self._task is not None:
-            raise WatcherStateError(f"{self!r} cannot be entered twice: make a new one")
+            raise WatcherStateError(f"{self!r} cannot be entered twice: create a new one")
         self._loop = running_loop()
         if other := _open.get(self._engine):
             raise WatcherStateError(
-                f"{other!r} watches this engine in this event loop already: one serves all waits, "
-                "so share it"
+                f"{other!r} already watches this engine in this event loop: one watcher serves "
+                "all waits, so share it"
             )
         _open.add(self._engine, self)
         if self._mode is Mode.POLL:
@@ -152,7 +152,7 @@ class RowWatcher:
         self._task = asyncio.create_task(self._run(), name=f"rowbell {self!r}")
 
     async def aclose(self) -> None:
-        """Close: waits that have not ended raise, and nothing is left behind. Idempotent."""
+        """Close the watcher: waits that have not ended raise. Calling it again does nothing."""
         if self._task is None or self._loop is None:
             self._state.enter(WatcherState.CLOSED)
             return
@@ -180,7 +180,7 @@ class RowWatcher:
             self._leave()
 
     def _leave(self) -> None:
-        """Be closed from now on: waits end, and new ones are refused."""
+        """Close from now on: waits end, and new ones are refused."""
         if self._loop is not None:
             _open.remove(self._loop, self._engine, self)
         why = f"it failed: {self._failure!r}" if self._failure else "it was closed during the wait"
@@ -193,14 +193,14 @@ class RowWatcher:
     async def wait_for_change(
         self, model: type[ModelT], pk_value: object, **arguments: Unpack[WaitArguments]
     ) -> ModelT:
-        """Wait until a row changes; returns it as an instance that belongs to no session.
+        """Wait until a row changes; return it as an instance that belongs to no session.
 
-        As ``wait_for_row_change``, without a session. Waits for one row that end together may
-        return one and the same instance.
+        It works as ``wait_for_row_change``, without a session. Waits for the same row that end
+        together may return the same instance.
 
         Args:
             model: The mapped class.
-            pk_value: The primary key, as ``Session.get`` takes it.
+            pk_value: The primary key, in a form that ``Session.get`` takes.
             **arguments: How to wait: see ``WaitArguments``.
 
         Returns:
@@ -231,7 +231,7 @@ class RowWatcher:
         return instance
 
     async def wait(self, request: WaitRequest, *, wants_instance: bool) -> Any:
-        """Wait as requested; without ``wants_instance`` it may return ``None``."""
+        """Wait as requested. Without ``wants_instance`` the result may be ``None``."""
         self._check_open()
         begun = asyncio.get_running_loop().time()
         request = await narrowed(request, self._connections, begun, self._timing, self._check_open)
@@ -266,10 +266,10 @@ class RowWatcher:
             raise WatcherStateError(f"{self!r} is not open: enter it with `async with`")
         if self._loop is not asyncio.get_running_loop():
             raise WatcherStateError(
-                f"{self!r} belongs to another event loop: make one in this loop"
+                f"{self!r} belongs to another event loop: create one in this loop"
             )
         if self._state.state is WatcherState.CLOSED:
-            raise WatcherStateError(f"{self!r} is closed: make a new one")
+            raise WatcherStateError(f"{self!r} is closed: create a new one")
 
     # -- what it does
 
@@ -278,7 +278,7 @@ class RowWatcher:
         return statistics_of(self._board, self._reader, self._notifier.status, self._state)
 
     async def reached(self, condition: Callable[[WatcherStatistics], object]) -> None:
-        """Wait until the statistics are such, say ``lambda now: now.armed == 100``.
+        """Wait until a condition on the statistics is true: ``lambda now: now.armed == 100``.
 
         Raises:
             WatcherStateError: The watcher is closed, or was closed before that.
@@ -292,7 +292,7 @@ class RowWatcher:
 
 
 async def _run(part: Reader | Subscription) -> None:
-    """A part ends when it is stopped or cancelled; anything else is a failure of the watcher."""
+    """Run a part until it is stopped or cancelled. Any other end is a failure of the watcher."""
     with own_cancellations():
         await part.run()
 
@@ -301,5 +301,5 @@ _open: PerEngine[RowWatcher] = PerEngine()
 
 
 def open_watcher(engine: AsyncEngine) -> RowWatcher | None:
-    """The watcher that is open for that engine in this event loop, if there is one."""
+    """The watcher that is open for this engine in this event loop, if there is one."""
     return _open.get(engine)
