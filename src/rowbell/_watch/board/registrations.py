@@ -57,7 +57,7 @@ class Registration:
         return frozenset(union)
 
     def covers(self, watch: Watch) -> bool:
-        """Whether writers notify of all columns that the watch watches, by what is committed."""
+        """Whether the committed columns include all columns that the watch watches."""
         if self.committed is None:
             return False
         columns, covered = self.watches[watch], self.committed.columns

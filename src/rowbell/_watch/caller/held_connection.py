@@ -9,7 +9,7 @@ connection do not apply to them:
 row-level security
 a temporary table           refused: no other connection has it
 REPEATABLE READ and above   refused: the transaction would never show the change
-read-only, time-outs        ignored: a wait only reads
+read-only, timeouts         ignored: a wait only reads
 ==========================  ====================================================================
 """
 
@@ -111,8 +111,8 @@ def _refuse_temporary(rows: MappedRows, schemas: Sequence[str | None]) -> None:
     for table, schema in zip(rows.tables, schemas, strict=True):
         if schema is not None and schema.startswith("pg_temp"):
             raise SessionStateError(
-                f"{table.name} is a temporary table of this session, so no other connection can "
-                "change it: wait for rows of a permanent table"
+                f"{table.name} is a temporary table of this session, which other connections "
+                "cannot see: wait for rows of a permanent table"
             )
 
 
