@@ -94,7 +94,7 @@ async def test_a_url_of_libpq_will_do_and_one_of_another_database_will_not(
     libpq = server.set(drivername="postgresql+psycopg").update_query_dict({"sslmode": "disable"})
     await create_database(name, server_url=libpq)
     assert await answer(server.set(database=name), "SELECT current_database()") == name
-    with pytest.raises(InvalidArgumentError, match="PostgreSQL's, got 'sqlite'"):
+    with pytest.raises(InvalidArgumentError, match="a PostgreSQL URL, got 'sqlite'"):
         await create_database(name, server_url="sqlite:///secret.db")
 
 
