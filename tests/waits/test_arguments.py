@@ -137,7 +137,7 @@ async def test_a_function_that_returns_a_coroutine_is_an_error_not_an_answer(
     orders: AsyncEngine, mode: str
 ) -> None:
     async with RowWatcher(orders, mode=mode) as watcher:
-        with pytest.raises(InvalidArgumentError, match="to be awaited"):
+        with pytest.raises(InvalidArgumentError, match="an awaitable"):
             await watcher.wait_for_change(Order, 1, until=lambda order: asked(order))  # noqa: PLW0108
 
 
