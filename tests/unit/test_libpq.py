@@ -34,11 +34,9 @@ def test_each_parameter_of_libpq_is_on_one_list_with_its_variable() -> None:
 
 @pytest.mark.parametrize("name", libpq.REFUSED)
 def test_a_value_that_is_the_default_of_libpq_changes_nothing(name: str) -> None:
-    [option] = [o for o in psycopg.pq.Conninfo.get_defaults() if o.keyword.decode() == name] or [
-        None
-    ]
-    if option is not None and option.compiled:
-        assert translated({name: option.compiled.decode()}).arguments == {}
+    for option in psycopg.pq.Conninfo.get_defaults():
+        if option.keyword.decode() == name and option.compiled:
+            assert translated({name: option.compiled.decode()}).arguments == {}
 
 
 TRANSLATIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [

@@ -184,8 +184,7 @@ class ListenConnection:
         token = _attempt.set(attempt)
         try:
             with suppress(_CaughtError):
-                made = await engine.raw_connection()
-                made.close()
+                await _throw_away(await engine.connect())
         finally:
             _attempt.reset(token)
             await complete(engine.dispose())
@@ -238,12 +237,12 @@ def _catch(dialect: Dialect, record: Any, arguments: list[Any], keywords: dict[s
 
 
 def _checked(made: object) -> asyncpg.Connection[Any]:
-    if not isinstance(made, asyncpg.Connection):
-        kind = type(made).__name__
+    # Not isinstance(): asyncpg says that a connection lent by its pool is one, too.
+    if asyncpg.Connection not in type(made).__mro__:
         raise UntranslatableError(
-            f"listen_connect has returned a {kind}, not an asyncpg.Connection"
+            f"listen_connect has returned a {type(made).__name__}, not an asyncpg.Connection"
         )
-    return made
+    return cast("asyncpg.Connection[Any]", made)
 
 
 @contextmanager

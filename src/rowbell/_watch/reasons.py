@@ -69,7 +69,8 @@ class Reason(StrEnum):
 
 
 REMEDIES: Final = {
-    Reason.UNSUPPORTED: 'set listen_url="postgresql+asyncpg://…", or use mode="poll"',
+    Reason.UNSUPPORTED: "set listen_url, or listen_connect to a function that returns an asyncpg "
+    'connection, or use mode="poll"',
     Reason.IN_RECOVERY: 'set listen_url to the primary and read from it, or use mode="poll"',
     Reason.NOT_DELIVERED: "set listen_url to the server itself, not to the pooler "
     "(PgBouncer delivers in session mode only), or use mode='poll'",

@@ -220,13 +220,8 @@ class RowWatcher:
 
                 order = await watcher.wait_for_change(Order, 7, until=Order.status == "paid")
         """
-        request = WaitRequest.of(
-            self._engine.dialect,
-            self._engine.get_execution_options().get("schema_translate_map"),
-            model,
-            pk_value,
-            arguments,
-        )
+        schema_map = self._engine.get_execution_options().get("schema_translate_map")
+        request = WaitRequest.of(self._engine.dialect, schema_map, model, pk_value, arguments)
         instance: ModelT = await self.wait(request, wants_instance=True)
         return instance
 
@@ -265,9 +260,7 @@ class RowWatcher:
         if self._task is None:
             raise WatcherStateError(f"{self!r} is not open: enter it with `async with`")
         if self._loop is not asyncio.get_running_loop():
-            raise WatcherStateError(
-                f"{self!r} belongs to another event loop: create one in this loop"
-            )
+            raise WatcherStateError(f"{self!r} belongs to another event loop: create one here")
         if self._state.state is WatcherState.CLOSED:
             raise WatcherStateError(f"{self!r} is closed: create a new one")
 
