@@ -73,6 +73,7 @@ async def test_the_docs_run(database: URL, page: str, capsys: pytest.CaptureFixt
         "sa": None,
         "DATABASE_URL": database,
         "DIRECT_URL": database,
+        "DIRECT_DSN": database.set(drivername="postgresql").render_as_string(hide_password=False),
     }
     await declared(namespace)
     namespace["engine"] = engine = create_async_engine(database)

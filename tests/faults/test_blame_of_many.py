@@ -115,7 +115,7 @@ async def test_one_unreadable_key_fails_only_its_own_wait(orders: AsyncEngine) -
             watcher.wait_for_change(Seat, ("a", 1), interval=0.02, timeout=20)
         )
         bad = asyncio.create_task(watcher.wait_for_change(Seat, ("\0", 1), timeout=20))
-        with pytest.raises(DBAPIError, match="invalid byte sequence|NUL"):
+        with pytest.raises(DBAPIError, match=r"invalid byte sequence|NUL"):
             await bad
         await execute(orders, update(Seat).values(taken=True))
         assert (await good).taken

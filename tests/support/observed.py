@@ -73,7 +73,6 @@ async def blocked(engine: AsyncEngine, count: int = 1) -> list[str | None]:
 @contextmanager
 def everything_sent(engine: AsyncEngine) -> Generator[list[str]]:
     """The statements that the engine and its listeners send during the block."""
-
     if engine.dialect.driver != "asyncpg":
         pytest.skip("the engine does not create the connection that listens")
 
