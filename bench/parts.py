@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from again import AGAIN
 from bulk import BULK
 from churn import CHURN
 from crowd import CROWD
@@ -22,6 +23,7 @@ PARTS: dict[str, Part[Any]] = {
     part.name: part
     for part in (
         WAKE,
+        AGAIN,
         LOOPS,
         THOUSAND,
         CROWD,

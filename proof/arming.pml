@@ -33,9 +33,10 @@
 #define FORGET_LATE 16              /* a registration is deleted before the board forgets it */
 #define COUNTER_UNREAD 17           /* heartbeats do not read unsent_notifications */
 #define DELETION_UNSEEN 18          /* heartbeats do not look for deleted registrations */
+#define JOINS_LATE 19               /* a wait joins a kept registration after its first read */
 /* These do no harm: */
-#define RAISE_LATE 19               /* the flag is raised at the end of the transaction */
-#define RAISE_AFTER_COMMIT 20       /* the flag is raised between commit and boundary */
+#define RAISE_LATE 20               /* the flag is raised at the end of the transaction */
+#define RAISE_AFTER_COMMIT 21       /* the flag is raised between commit and boundary */
 #define is(mutation) (MUTATION == mutation)
 
 mtype:phase = { POLLED, REGISTERING, PROVING, ARMED };
@@ -233,7 +234,8 @@ end:
     /* A read begins. */
     :: d_step {
         phase != ARMED || due -> due = false; notified = false; reading = true;
-        captured = (phase == PROVING -> boundary : NONE)
+        captured = (phase == PROVING -> boundary
+                    : (is(JOINS_LATE) && registration != 0 -> registration : NONE))
        }
        /* The server takes the snapshot. Its xmin is the lowest running id, or the next one. */
        d_step {
@@ -257,7 +259,15 @@ end:
          * The wait ends, and the next one begins. The row stays registered for a while. */
         :: saw ->
             watching = false; changed = false; due = false; phase = POLLED; boundary = 0;
-            printf("the wait ends, the next one begins\n")
+            printf("the wait ends, the next one begins\n");
+            /* models: rowbell._watch.board.arming:Arming.enter
+             * It joins that registration before its first read, which is then a proof. */
+            if
+            :: listening && registration != 0 && !is(JOINS_LATE) ->
+                phase = PROVING; boundary = registration;
+                printf("it waits for an xmin above %d\n", boundary)
+            :: true                 /* the board does not know the row ids of this key */
+            fi
         /* models: rowbell._watch.board.arming:Arming.take_evidence, rowbell._watch.board.phases:following */
         :: !saw ->
             if
@@ -265,6 +275,10 @@ end:
                 /* models: rowbell._watch.board.board:Board.answered
                  * A read that was wanted only for the proof is not needed any more. */
                 phase = ARMED; boundary = 0; due = notified; printf("the watch is armed\n")
+#if MUTATION == JOINS_LATE
+            :: listening && phase == POLLED && captured == registration && above ->
+                phase = ARMED; due = notified; printf("the watch joins, and is armed\n")
+#endif
             :: listening && phase == POLLED && registration != 0 -> prove_again()
             :: listening && phase == POLLED && registration == 0 -> phase = REGISTERING
             :: else

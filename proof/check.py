@@ -69,6 +69,7 @@ BROKEN: Final = (
     "MUTED_UNCOUNTED",
     "DISTRUST_KEEPS_BOUNDARY",
     "FORGET_LATE",
+    "JOINS_LATE",
 )
 """The mutations that lose a change: an armed watch misses it."""
 

@@ -383,10 +383,27 @@ def change_during_a_safety_read(machine: BoardMachine) -> None:
     machine.change_during_reads(0)
 
 
+def change_during_the_first_read_of_the_next_wait(machine: BoardMachine) -> None:
+    """The row is still registered, so that read arms the wait."""
+    machine.begin([0], written=False, registered=True)
+    machine.read_all()
+    machine.change(0)
+    machine.notify()
+    machine.read_all()
+    machine.add(0)
+    machine.change_during_reads(0)
+
+
 ORDERS: list[tuple[object, str, object, Callable[[BoardMachine], None]]] = [
     (arming, "following", without_the_boundary, prove),
     (World, "is_without_writers", without_a_look_at_the_locks, prove_by_the_locks),
     (Board, "notified", without_what_comes_during_a_read, change_during_a_safety_read),
+    (
+        Board,
+        "notified",
+        without_what_comes_during_a_read,
+        change_during_the_first_read_of_the_next_wait,
+    ),
 ]
 
 

@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_sessi
 from rowbell._mapping import mapper_of, schema_map_of
 from rowbell._sessions.transaction import refuse_unbegun
 from rowbell._watch.arguments import WaitArguments, takes_wait_arguments
+from rowbell._watch.caller.adoption import adopt
 from rowbell._watch.caller.held_connection import held_connection, outlook_of
 from rowbell._watch.caller.own_connection import wait_on_connection
-from rowbell._watch.caller.refresh import adopt, refresh
+from rowbell._watch.caller.refresh import refresh
 from rowbell._watch.caller.waiting_session import alone, connection_kept, sees
 from rowbell._watch.connections import check_engine
 from rowbell._watch.event_loop import running_loop
@@ -124,7 +125,14 @@ async def wait_for_row_change(
                 "or row-level security hides it from the engine's other connections"
             )
             raise NotFoundError(model, error.key, hint=hint) from None
-        if instance is None or not adopt(session.sync_session, instance, begins=held is None):
+        if instance is not None:
+            instance = adopt(
+                session.sync_session,
+                instance,
+                begins=held is None,
+                has_written=outlook.has_written,
+            )
+        if instance is None:
             async with connection_kept(session, held, outlook.idle_limit):
                 instance = await refresh(session, request, request.deadline(begun))
         changed: ModelT = instance

@@ -105,10 +105,13 @@ class Arming:
     # -- watches come and go
 
     def enter(self, watch: Watch) -> None:
-        """A wait begins."""
+        """A wait begins. If its row is still registered, its first read can be the proof."""
         self._apply(watch, Unnotified(watch.never_armed))
         if self.is_connected and watch.never_armed is None:
             self._apply(watch, Wanted())
+            # It joins before that read: a notification during the read causes another one.
+            if row_ids := self.registrations.row_ids_of(watch):
+                self._attach(watch, row_ids)
 
     def leave(self, watch: Watch) -> None:
         """A wait has ended. The registration of its row is kept for a while."""
@@ -156,16 +159,12 @@ class Arming:
                 self._attach(watch, evidence.row_ids)
 
     def _doubt(self, watch: Watch, server: float | None) -> None:
-        """A read was answered by another server than the one that notifies.
-
-        Behind a load balancer it may be a standby; after a failover, another primary. The notifier
-        then finds out which.
-        """
+        """Another server has answered a read: a standby, or after a failover a new primary."""
         if self._apply(watch, OtherServer()):
             self._prove_if_registered(watch)
         if server is not None and not self.is_server_in_doubt:
             self.is_server_in_doubt = True
-            self._attention()
+            self._attention()  # the notifier finds out which
 
     def cannot_prove(self, watches: Iterable[Watch], reason: Reason) -> None:
         """Reads cannot give the evidence that these watches need."""

@@ -10,7 +10,7 @@ from rowbell._watch.database.tables import Columns, WatchedTable
 from rowbell._watch.values.key_hash import RowId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Hashable, Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,14 @@ class Registration:
         watches: The watches that need it, each with the columns that it watches in that table.
         committed: What is committed; ``None`` before that.
         unused_since: When the last watch left it; ``None`` while a watch needs it.
+        left_by: The class and key of the last watch that left it.
     """
 
     row_id: RowId
     watches: dict[Watch, Columns] = field(default_factory=dict[Watch, Columns])
     committed: Committed | None = None
     unused_since: float | None = None
+    left_by: Hashable = None
 
     @property
     def wanted(self) -> Columns:
@@ -73,6 +75,14 @@ class Registrations:
         self._tables: dict[int, tuple[WatchedTable, Columns]] = {}
         self._wanted: set[Registration] = set()
         self._unused: set[Registration] = set()
+        self._left: dict[Hashable, tuple[RowId, ...]] = {}
+
+    def row_ids_of(self, watch: Watch) -> tuple[RowId, ...]:
+        """The row ids under which an earlier wait for the row has left it registered.
+
+        A read has to confirm them: what the key means may have changed. Empty if there are none.
+        """
+        return self._left.get(_row_of(watch), ())
 
     def join(self, watch: Watch) -> list[Registration]:
         """Add a watch to the registrations of its row ids; return those that do not cover it."""
@@ -101,11 +111,17 @@ class Registrations:
 
     def leave(self, watch: Watch, now: float) -> None:
         """Remove a watch. A registration that no watch needs is kept for a while."""
+        row = _row_of(watch) if watch.row_ids else None
         for registration in self.of(watch):
             del registration.watches[watch]
             if not registration.watches:
                 registration.unused_since = now
                 self._unused.add(registration)
+            if registration.left_by != row:
+                self._left.pop(registration.left_by, None)
+                registration.left_by = row
+        if row is not None:
+            self._left[row] = watch.row_ids
 
     def of(self, watch: Watch) -> list[Registration]:
         """The registrations that a watch needs."""
@@ -160,6 +176,7 @@ class Registrations:
             oid = registration.row_id.table_oid
             self._unused.discard(registration)
             self._wanted.discard(registration)
+            self._left.pop(registration.left_by, None)
             del self._by_id[registration.row_id]
             self._by_table[oid].discard(registration)
             if not self._by_table[oid]:
@@ -168,5 +185,15 @@ class Registrations:
 
     def clear(self) -> None:
         """Remove everything: the connection that it was registered for is closed."""
-        for each in (self._by_id, self._by_table, self._wanted, self._unused):
+        for each in (self._by_id, self._by_table, self._wanted, self._unused, self._left):
             each.clear()
+
+
+def _row_of(watch: Watch) -> Hashable:
+    """The row that a watch waits for, by its class and key; ``None`` if the key has no hash."""
+    key = watch.request.key
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return watch.request.rows, key

@@ -1,4 +1,4 @@
-"""How the caller's session gets the row after the wait: it adopts the instance, or loads it."""
+"""How the caller's session selects the row after the wait, if it cannot adopt the instance."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, SessionTransactionOrigin, undefer
 from sqlalchemy.pool import QueuePool
 
 from rowbell._cancellation import cancelled_once
+from rowbell._watch.caller.adoption import expire_unchanged
 from rowbell._watch.caller.held_connection import held_connection
 from rowbell._watch.connections import run_apart
 from rowbell._watch.failures import UnreachableError, is_of_the_connection, is_passing
@@ -26,24 +27,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm.interfaces import ORMOption
 
     from rowbell._watch.request import WaitRequest
-
-
-def adopt(session: Session, instance: Any, *, begins: bool) -> bool:
-    """Add the instance that the read has loaded to the session, if nothing prevents that.
-
-    This saves a SELECT. It is not possible if the session already has that row, if related
-    instances would be added too, or if a listener handles the session's statements or the
-    transaction that it ``begins``: the listener may set which rows the session sees.
-    """
-    state = inspect(instance)
-    if state.key in session.identity_map or session.dispatch.do_orm_execute:
-        return False
-    if begins and session.dispatch.after_begin:
-        return False
-    if any(name in state.dict for name in state.mapper.relationships.keys()):  # noqa: SIM118
-        return False
-    session.add(instance)
-    return True
 
 
 async def refresh(session: AsyncSession, request: WaitRequest, deadline: float) -> Any:
@@ -198,13 +181,7 @@ def _places(engine: Engine) -> int:
 def _expire(session: Session, present: Any) -> list[ORMOption]:
     """Expire what the caller has not changed; return the options that load it again."""
     state, entity = inspect(present), type(present)
-    kept = set(state.committed_state)
-    if kept and state.mapper.version_id_col is not None:
-        # With a new version, the caller's pending change would overwrite another's.
-        kept.add(state.mapper.get_property_by_column(state.mapper.version_id_col).key)
-    stale = [name for name in state.dict if name in state.attrs and name not in kept]
-    if stale:  # an empty list would mean all attributes, also those with pending changes
-        session.expire(present, stale)
+    stale = set(state.dict) - expire_unchanged(session, present)
     properties = inspect(entity).column_attrs
     deferred = [name for name in stale if name in properties and properties[name].deferred]
     return [undefer(getattr(entity, name)) for name in deferred]

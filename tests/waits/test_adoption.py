@@ -1,0 +1,132 @@
+"""A session gets its row from the read that ended the wait, as if it had selected the row."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import pytest
+from sqlalchemy import event, insert, inspect, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from rowbell import RowWatcher
+from support.models import Item, Order
+from support.observed import execute, statements
+from support.waits import armed_wait
+
+Prepare: TypeAlias = Callable[[AsyncSession], Awaitable[Any]]
+
+
+@pytest.fixture
+async def watcher(orders: AsyncEngine) -> AsyncIterator[RowWatcher]:
+    await execute(orders, insert(Item).values(id=1, order_id=1, name="a"))
+    async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+        yield watcher
+
+
+async def absent(session: AsyncSession) -> None:
+    """The session does not have the row."""
+
+
+async def present(session: AsyncSession) -> Order:
+    """The session has the row: expired or loaded, as its ``expire_on_commit`` says."""
+    order = await session.get_one(Order, 1)
+    await session.commit()
+    return order
+
+
+async def with_its_items(session: AsyncSession) -> Order:
+    order = await session.get_one(Order, 1)
+    await session.refresh(order, ["items"])
+    await session.commit()
+    return order
+
+
+async def with_pending_changes(session: AsyncSession) -> Order:
+    order = await present(session)
+    order.status = "mine"
+    return order
+
+
+async def partly_expired(session: AsyncSession) -> Order:
+    order = await session.get_one(Order, 1)
+    await session.commit()
+    session.expire(order, ["note"])
+    return order
+
+
+async def beside_others(session: AsyncSession) -> Order:
+    order = await present(session)
+    session.add(Order(id=1_000))
+    return order
+
+
+async def in_a_transaction(session: AsyncSession) -> Order:
+    """The session's transaction has read, and has written nothing."""
+    return await session.get_one(Order, 1)
+
+
+PREPARATIONS = [
+    absent,
+    present,
+    with_its_items,
+    with_pending_changes,
+    partly_expired,
+    beside_others,
+    in_a_transaction,
+]
+
+
+async def woken(
+    watcher: RowWatcher, session: AsyncSession, prepare: Prepare, orders: AsyncEngine
+) -> tuple[Any, Any, list[str]]:
+    """What the session had and has, and what the engine sent after the change."""
+    before = await prepare(session)
+    wait = await armed_wait(watcher, session, Order, 1)
+    with statements(orders) as sent:
+        await execute(orders, update(Order).values(n=Order.n + 1, note="changed"))
+        found = await wait
+        return before, found, sent
+
+
+def described(session: AsyncSession, order: Order) -> dict[str, Any]:
+    """What the session and the ORM know of an order."""
+    state = inspect(order)
+    named = {attribute.key for attribute in state.attrs} - {"n"}
+    return {
+        "values": {name: value for name, value in state.dict.items() if name in named},
+        "history": {name: state.attrs[name].history for name in named},
+        "unloaded": state.unloaded,
+        "is expired": state.expired,
+        "modified": state.modified,
+        "dirty": [type(one).__name__ for one in session.dirty],
+        "new": [type(one).__name__ for one in session.new],
+        "keys": set(session.sync_session.identity_map.keys()),
+        "in transaction": session.in_transaction(),
+        "persistent": state.persistent,
+    }
+
+
+@pytest.mark.parametrize("expire_on_commit", [True, False])
+@pytest.mark.parametrize("prepare", PREPARATIONS)
+async def test_the_result_is_that_of_a_select_and_no_select_is_sent(
+    orders: AsyncEngine, watcher: RowWatcher, prepare: Prepare, expire_on_commit: bool
+) -> None:
+    """A listener for the session's statements makes it select: both results are equal."""
+    described_by: list[dict[str, Any]] = []
+    counts: list[int] = []
+    for selects in (False, True):
+        async with AsyncSession(orders, expire_on_commit=expire_on_commit) as session:
+            if selects:
+                event.listen(session.sync_session, "do_orm_execute", lambda _: None)
+            before, found, sent = await woken(watcher, session, prepare, orders)
+            assert before is None or found is before
+            description = described(session, found)
+            async with orders.connect() as connection:
+                assert found.n == await connection.scalar(select(Order.n).where(Order.id == 1))
+            assert found.note == "changed"
+            described_by.append(description)
+            counts.append(len([one for one in sent if one.startswith("SELECT")]))
+            await session.rollback()
+    assert described_by[0] == described_by[1]
+    assert counts == [1, 2]
