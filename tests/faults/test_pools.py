@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import URL, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import undefer
 from sqlalchemy.pool import NullPool
 
 from rowbell import RowWatcher, wait_for_row_change
@@ -94,12 +95,12 @@ async def test_a_thousand_waits_leave_a_pool_of_two_to_the_application(
 async def test_a_pool_that_is_exhausted_is_the_callers_error(
     orders: AsyncEngine, database: URL
 ) -> None:
-    """Its session waits for a connection for the pool's timeout, not forever."""
+    """A session that has to select its row waits for the pool's timeout, not forever."""
     small = create_async_engine(database, pool_size=1, max_overflow=0, pool_timeout=0.2)
     async with RowWatcher(small, timing=QUICK) as watcher, AsyncSession(small) as session:
         order = await session.get_one(Order, 2)
         await session.commit()
-        wait = await armed_wait(watcher, session, Order, 2)
+        wait = await armed_wait(watcher, session, Order, 2, options=[undefer(Order.note)])
         async with small.connect():
             await execute(database, "UPDATE orders SET n = -1")
             with pytest.raises(PoolTimeoutError):

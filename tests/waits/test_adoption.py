@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event, insert, inspect, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from rowbell import RowWatcher
+from rowbell import RowWatcher, wait_for_row_change
 from support.models import Item, Order
 from support.observed import execute, statements
 from support.waits import armed_wait
@@ -61,11 +61,6 @@ async def beside_others(session: AsyncSession) -> Order:
     return order
 
 
-async def in_a_transaction(session: AsyncSession) -> Order:
-    """The session's transaction has read, and has written nothing."""
-    return await session.get_one(Order, 1)
-
-
 PREPARATIONS = [
     absent,
     present,
@@ -73,7 +68,6 @@ PREPARATIONS = [
     with_pending_changes,
     partly_expired,
     beside_others,
-    in_a_transaction,
 ]
 
 
@@ -130,3 +124,86 @@ async def test_the_result_is_that_of_a_select_and_no_select_is_sent(
             await session.rollback()
     assert described_by[0] == described_by[1]
     assert counts == [1, 2]
+
+
+async def test_a_session_in_a_transaction_selects_the_row_that_it_has(
+    orders: AsyncEngine, watcher: RowWatcher
+) -> None:
+    """The row may be its own version, which other connections do not see."""
+    async with AsyncSession(orders) as session:
+        order = await session.get_one(Order, 1)
+        order.status = "mine"
+        await session.flush()
+        found = await wait_for_row_change(session, Order, 1, since={"status": "seen"}, timeout=10)
+        assert (found, found.status) == (order, "mine")
+    async with AsyncSession(orders) as session:
+        order = await session.get_one(Order, 1)
+        wait = await armed_wait(watcher, session, Order, 1)
+        with statements(orders) as sent:
+            await execute(orders, update(Order).values(note="changed"))
+            assert (await wait) is order
+        assert order.note == "changed"
+        assert any(one.startswith("SELECT orders.id") for one in sent)
+
+
+def _of_statements(session: AsyncSession) -> Any:
+    return session.sync_session, "do_orm_execute"
+
+
+def _of_the_beginning(session: AsyncSession) -> Any:
+    return session.sync_session, "after_begin"
+
+
+def _of_new_instances(session: AsyncSession) -> Any:
+    return session.sync_session, "loaded_as_persistent"
+
+
+def _of_loading(_: AsyncSession) -> Any:
+    return Order, "load"
+
+
+def _of_refreshing(_: AsyncSession) -> Any:
+    return Order, "refresh"
+
+
+@pytest.mark.parametrize("prepare", [absent, present])
+@pytest.mark.parametrize(
+    "listened",
+    [_of_statements, _of_the_beginning, _of_new_instances, _of_loading, _of_refreshing],
+)
+async def test_a_listener_is_called_as_by_a_select(
+    orders: AsyncEngine, watcher: RowWatcher, prepare: Prepare, listened: Any
+) -> None:
+    """Also one that was added during the wait."""
+    called: list[object] = []
+
+    def listener(*arguments: object) -> None:
+        called.append(arguments[0])
+
+    async with AsyncSession(orders) as session:
+        before = await prepare(session)
+        wait = await armed_wait(watcher, session, Order, 1)
+        target, name = listened(session)
+        event.listen(target, name, listener)
+        try:
+            await execute(orders, update(Order).values(note="changed"))
+            found = await wait
+        finally:
+            event.remove(target, name, listener)
+        assert found.note == "changed"
+        # Nothing is refreshed if the session did not have the row, or new to it if it had.
+        never = "refresh" if before is None else "loaded_as_persistent"
+        assert bool(called) is (name != never)
+
+
+async def test_a_row_that_the_session_deletes_is_still_deleted(
+    orders: AsyncEngine, watcher: RowWatcher
+) -> None:
+    async with AsyncSession(orders) as session:
+        order = await present(session)
+        await session.delete(order)
+        with session.no_autoflush:
+            wait = await armed_wait(watcher, session, Order, 1)
+            await execute(orders, update(Order).values(note="changed"))
+            assert (await wait) is order
+        assert order in session.deleted

@@ -5,8 +5,9 @@ takes the values. This is only done where a SELECT in the session would have the
 
 - no listener handles the session's statements, the transaction that begins, the session's new
   instances, or the loading of the class;
-- the session's transaction has written nothing: otherwise the row may be its own version, which
-  other connections do not see;
+- a row that the session has already is only taken over if the session holds no connection:
+  otherwise its transaction may have written its own version of the row, or may have been ended by
+  the server, which a SELECT notices;
 - the read has loaded all columns, and no related instance.
 
 Otherwise ``refresh`` selects the row.
@@ -30,14 +31,13 @@ _OF_NEW_INSTANCES: Final = (
 )
 
 
-def adopt(session: Session, instance: Any, *, begins: bool, has_written: bool) -> Any | None:
+def adopt(session: Session, instance: Any, *, begins: bool) -> Any | None:
     """The session's instance with the values of another one, which the read has loaded.
 
     Args:
         session: The session.
         instance: The instance that the read has loaded. It belongs to no session.
         begins: Whether the session holds no connection, so that its transaction begins later.
-        has_written: Whether the session's transaction has, or may have, written something.
 
     Returns:
         The session's instance; ``None`` if the session has to select the row.
@@ -53,7 +53,7 @@ def adopt(session: Session, instance: Any, *, begins: bool, has_written: bool) -
             return None
         session.add(instance)
         return instance
-    if has_written or not _can_take(session, present, state):
+    if not begins or not _can_take(session, present, state):
         return None
     kept = expire_unchanged(session, present)
     for name in state.mapper.column_attrs.keys():  # noqa: SIM118

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 _LOOK: Final = text("""
 SELECT pg_catalog.current_setting('transaction_isolation') AS isolation,
        pg_catalog.current_setting('idle_in_transaction_session_timeout') AS idle_limit,
-       pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL AS has_written,
        CAST(current_user AS pg_catalog.text) AS role, current_user = session_user AS is_login,
        ARRAY(SELECT CAST(n.nspname AS pg_catalog.text)
              FROM pg_catalog.unnest(CAST(:names AS pg_catalog.text[]))
@@ -60,12 +59,10 @@ class Outlook:
     Attributes:
         differs: Why other connections may show other rows; empty if they do not.
         idle_limit: The server's ``idle_in_transaction_session_timeout``, ``"0"`` for no limit.
-        has_written: Whether its transaction has, or may have, written something.
     """
 
     differs: str = ""
     idle_limit: str = "0"
-    has_written: bool = False
 
 
 def held_connection(session: Session, bind: Engine | Connection) -> Connection | None:
@@ -89,7 +86,7 @@ async def outlook_of(session: AsyncSession, held: Connection | None, rows: Mappe
             SERIALIZABLE, or a statement in it has failed. Or a table is a temporary table.
     """
     if held is None or not rows.on_postgresql:
-        return Outlook(has_written=held is not None)
+        return Outlook()
     names = [qualified(schema, table.name) for table, schema in _placed(rows)]
     asking = session.run_sync(lambda _: held.execute(_LOOK, {"names": names}).one())
     try:
@@ -107,8 +104,7 @@ async def outlook_of(session: AsyncSession, held: Connection | None, rows: Mappe
             "show the change: commit() or rollback() before the wait, or wait in another session"
         )
     _refuse_temporary(rows, seen.schemas)
-    differs = await _difference(held, rows, names, seen)
-    return Outlook(differs, seen.idle_limit, seen.has_written)
+    return Outlook(await _difference(held, rows, names, seen), seen.idle_limit)
 
 
 def _refuse_temporary(rows: MappedRows, schemas: Sequence[str | None]) -> None:
