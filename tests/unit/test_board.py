@@ -3,73 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from typing import Any
 
 import pytest
 
-from check import modelled
 from rowbell import ListenError, Reason
 from rowbell._watch.board.observation import Reading
-from rowbell._watch.board.phases import Armed, Phase, Polled, Proving, Registering
-from rowbell._watch.board.schedule import NOW, ScheduledRead, Why
+from rowbell._watch.board.phases import Armed, Polled, Proving, Registering
+from rowbell._watch.board.schedule import NOW, Why
 from rowbell._watch.rows.evidence import Evidence
 from rowbell._watch.values.key_hash import RowId
-from support.boards import ROWS, SERVER, TABLE, Rows, a_board, a_watch
-from support.paths import ROOT
-
-ROW = RowId(TABLE, 7)
-SQL = ROOT / "src" / "rowbell" / "_watch" / "database" / "sql"
-
-
-class Scene:
-    """One watch for one row, and its reads, step by step."""
-
-    def __init__(self, rows: Any = ROWS, **more: Any) -> None:
-        self.now = 1_000.0
-        self.board = a_board(lambda: self.now, **more)
-        self.arming = self.board.arming
-        self.board.connected(SERVER)
-        self.watch = a_watch(7, asyncio.get_running_loop(), rows=rows)
-        self.board.add(self.watch)
-
-    def begin(self) -> ScheduledRead:
-        """Begin a read: it takes its snapshot."""
-        [read] = self.board.take_due()
-        self.board.begin([read])
-        return read
-
-    def end(
-        self, read: ScheduledRead, value: object, xmin: int, server: float | None = SERVER
-    ) -> None:
-        """End a read: the board receives its result."""
-        evidence = None if read.why is Why.NOTIFIED else Evidence((ROW,), xmin, server)
-        if self.board.take_in(read, Reading((value,), evidence=evidence)):
-            self.watch.finish(None)
-        self.board.answered([read], self.now)
-
-    def read(self, value: object, xmin: int, server: float | None = SERVER) -> None:
-        self.end(self.begin(), value, xmin, server)
-
-    def register(self, boundary: int) -> None:
-        batch = self.arming.registrations.take_wanted()
-        assert [registration.row_id for registration, _ in batch] == [ROW]
-        self.arming.registered(batch, boundary)
-
-    def is_in(self, phase: type[Phase]) -> bool:
-        return isinstance(self.watch.phase, phase)
-
-    @property
-    def reason(self) -> Reason | None:
-        """The reason why the row is polled."""
-        phase = self.watch.phase
-        return phase.reason if isinstance(phase, Polled) else None
-
-    @property
-    def next_read(self) -> ScheduledRead:
-        scheduled = self.board.schedule.of(self.watch)
-        assert scheduled is not None
-        return scheduled
+from support.boards import SERVER, TABLE, Rows, a_watch
+from support.scene import ROW, Scene
 
 
 @pytest.fixture
@@ -86,18 +31,6 @@ async def armed(scene: Scene) -> Scene:
     scene.read("old", xmin=20)
     assert scene.is_in(Armed)
     return scene
-
-
-def test_each_name_in_the_model_is_one_of_the_code() -> None:
-    for name in modelled():
-        module, _, attribute = name.partition(":")
-        if module == "sql":
-            assert (SQL / attribute).is_file(), name
-            continue
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            assert hasattr(found, part), name
-            found = getattr(found, part)
 
 
 async def test_a_watch_goes_from_phase_to_phase() -> None:
@@ -292,6 +225,43 @@ async def test_a_second_watch_of_a_registered_row_needs_a_proof_alone(armed: Sce
     armed.board.take_in(read, Reading(("old",), evidence=Evidence((ROW,), 20, SERVER)))
     assert isinstance(second.phase, Proving)
     assert armed.arming.registrations.take_wanted() == []
+
+
+async def test_the_first_read_of_the_next_wait_for_a_registered_row_arms_it(armed: Scene) -> None:
+    armed.begin_next_wait()
+    assert armed.is_in(Proving)
+    armed.read("old", xmin=20)
+    assert armed.is_in(Armed)
+    assert armed.arming.registrations.take_wanted() == []
+
+
+async def test_a_change_during_that_read_causes_another(armed: Scene) -> None:
+    armed.begin_next_wait()
+    read = armed.begin()
+    armed.board.notified(TABLE, [ROW.key_hash])
+    armed.end(read, "old", xmin=20)
+    assert armed.next_read.when == NOW
+
+
+async def test_row_ids_that_the_first_read_does_not_confirm_are_registered(armed: Scene) -> None:
+    """The table was replaced between the two waits."""
+    armed.begin_next_wait()
+    other = RowId(TABLE + 1, 7)
+    read = armed.begin()
+    armed.board.take_in(read, Reading(("old",), evidence=Evidence((other,), 20, SERVER)))
+    assert armed.is_in(Registering)
+    [(registration, _)] = armed.arming.registrations.take_wanted()
+    assert registration.row_id == other
+
+
+async def test_a_row_that_is_not_registered_any_more_is_registered_again(armed: Scene) -> None:
+    armed.board.discard(armed.watch)
+    assert armed.arming.registrations.take_unused(before=armed.now) == [ROW]
+    armed.begin_next_wait()
+    assert armed.is_in(Registering)
+    armed.read("old", xmin=20)
+    [(registration, _)] = armed.arming.registrations.take_wanted()
+    assert registration.row_id == ROW
 
 
 async def test_the_pauses_between_the_reads_of_a_phase_double() -> None:
