@@ -8,19 +8,24 @@ because the connection is the same without it, or refused because it would be an
 
 from __future__ import annotations
 
+import getpass
 import inspect
 import os
 import ssl
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 import asyncpg
 
-from rowbell._service_file import read_service
+from rowbell._service_file import ServiceFileError, read_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+if sys.platform != "win32":
+    import pwd
 
 TRANSLATED: Final = {
     "service": "PGSERVICE",
@@ -148,7 +153,10 @@ def translated(parameters: Mapping[str, object]) -> Translation:
         UntranslatableError: One of them is refused, or is on none of the lists.
     """
     explicit = {name: _text(value) for name, value in parameters.items() if value is not None}
-    given = _complete(explicit)
+    try:
+        given = _complete(explicit)
+    except ServiceFileError as error:
+        raise UntranslatableError(str(error)) from error
     ignored = {name: IGNORED[name] for name in given if name in IGNORED}
     for name, value in given.items():
         if name in IGNORED or name in TRANSLATED:
@@ -167,16 +175,21 @@ def _text(value: object) -> str:
 
 
 def _complete(explicit: dict[str, str]) -> dict[str, str]:
-    """Parameters in libpq's order of precedence: given, of the service, of the environment."""
+    """Parameters in libpq's order of precedence: given, of the service, of the environment.
+
+    An empty value wins over a later source too, and then means the default.
+    """
     variables = TRANSLATED | {name: refused.variable for name, refused in REFUSED.items()}
     of_environment = {
         name: os.environ[variable]
         for name, variable in variables.items()
         if variable is not None and variable in os.environ
     }
+    if os.environ.get("PGREQUIRESSL", "").startswith("1"):  # old, but libpq still takes it
+        of_environment.setdefault("sslmode", "require")
     given = of_environment | explicit
-    if service := given.pop("service", ""):
-        of_service = read_service(service, given.pop("servicefile", None))
+    if service := given.get("service"):
+        of_service = read_service(service, given.get("servicefile"))
         if of_service is None:
             raise UntranslatableError(f"there is no service {service!r} in the service files")
         given = of_environment | of_service | explicit
@@ -185,29 +198,60 @@ def _complete(explicit: dict[str, str]) -> dict[str, str]:
 
 
 def _arguments(given: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    hosts = [host.strip() for host in given["host"].split(",")] if "host" in given else []
-    if hosts:
-        yield "host", [_host(host) for host in hosts]
-    if "port" in given:
-        ports = [int(port or 5432) for port in given["port"].split(",")]
-        if len(ports) not in {1, len(hosts)}:
-            raise UntranslatableError(f"there are {len(ports)} ports for {len(hosts)} hosts")
-        yield "port", ports if len(ports) > 1 else ports[0]
-    for name in ("user", "password", "passfile", "target_session_attrs", "krbsrvname", "gsslib"):
+    """The arguments. What asyncpg has another default for, or another variable, is always named."""
+    hosts = [_host(host.strip()) for host in given.get("host", _SOCKETS).split(",")]
+    yield "host", hosts
+    ports = [_number("port", port or "5432") for port in given.get("port", "").split(",")]
+    if len(ports) not in {1, len(hosts)}:
+        raise UntranslatableError(f"there are {len(ports)} ports for {len(hosts)} hosts")
+    yield "port", ports if len(ports) > 1 else ports[0]
+    user = given.get("user") or _system_user()
+    yield "user", user
+    yield "database", given.get("dbname") or user
+    if "password" in given:
+        yield "password", given["password"]
+    elif _are_sockets(hosts) or "PGPASSWORD" in os.environ:
+        # asyncpg would take that of "localhost" from the password file for any socket, or the
+        # variable, over which an empty parameter wins.
+        yield "password", ""
+    yield "target_session_attrs", given.get("target_session_attrs", "any")
+    for name in ("passfile", "krbsrvname", "gsslib"):
         if name in given:
             yield name, given[name]
-    if "dbname" in given:
-        yield "database", given["dbname"]
     # libpq waits for each host as long; 0 and less mean forever, 1 means 2.
-    if (seconds := int(given.get("connect_timeout", 0))) > 0:
-        yield "timeout", float(max(seconds, 2) * max(len(hosts), 1))
+    if (seconds := _number("connect_timeout", given.get("connect_timeout", "0"))) > 0:
+        yield "timeout", float(max(seconds, 2) * len(hosts))
     application_name = given.get("application_name") or given.get("fallback_application_name")
     settings = {"application_name": application_name, "options": given.get("options")}
     if server_settings := {name: value for name, value in settings.items() if value}:
         yield "server_settings", server_settings
-    if given.get("sslnegotiation", "postgres") == "direct":
-        yield "direct_tls", True
-    yield from _tls({name: given[name] for name in _TLS if name in given})
+    if not _are_sockets(hosts):  # neither libpq nor asyncpg encrypts a socket
+        if given.get("sslnegotiation", "postgres") == "direct":
+            yield "direct_tls", True
+        yield from _tls({name: given[name] for name in _TLS if name in given})
+
+
+_SOCKETS: Final = "/var/run/postgresql" if sys.platform != "win32" else "localhost"
+"""Where libpq looks for the server by default. asyncpg would go on to ``/tmp``, which is open to
+everybody, and to ``localhost``."""
+
+
+def _system_user() -> str:
+    """Libpq's default: the effective user. asyncpg asks the environment."""
+    if sys.platform == "win32":
+        return getpass.getuser()
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def _are_sockets(hosts: list[str]) -> bool:
+    return all(host.startswith("/") for host in hosts)
+
+
+def _number(name: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise UntranslatableError(f"the parameter {name} is not a number") from None
 
 
 def _host(host: str) -> str:
@@ -220,8 +264,7 @@ def _host(host: str) -> str:
 def _tls(given: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     """Certificates: asyncpg takes the names of their files in a DSN alone."""
     if given.get("sslrootcert") != "system":
-        if given:
-            yield "dsn", f"postgresql://?{urlencode(given)}"
+        yield "dsn", f"postgresql://?{urlencode({'sslmode': 'prefer', **given})}"
         return
     if given.get("sslmode", "verify-full") != "verify-full":
         raise UntranslatableError("sslrootcert=system needs sslmode=verify-full")
@@ -238,7 +281,11 @@ def _system_context(given: Mapping[str, str]) -> ssl.SSLContext:
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     for name, default in (("min", "TLSv1.2"), ("max", "")):
         if version := given.get(f"ssl_{name}_protocol_version", default):
-            setattr(context, f"{name}imum_version", ssl.TLSVersion[version.replace(".", "_")])
+            try:
+                number = ssl.TLSVersion[version.replace(".", "_")]
+            except KeyError:
+                raise UntranslatableError(f"the TLS version {version} is not known") from None
+            setattr(context, f"{name}imum_version", number)
     return context
 
 

@@ -134,27 +134,49 @@ async def test_the_application_connects_meanwhile(orders: AsyncEngine, psycopg_u
             await_(leave.wait())
 
     event.listen(engine.sync_engine, "do_connect", hook)
-    watcher = RowWatcher(engine, mode="listen")
-
-    async def connect() -> Any:
-        async with engine.connect() as connection:
-            return (await connection.exec_driver_sql("SELECT 1")).scalar()
-
-    connecting = asyncio.create_task(connect())
+    connecting = asyncio.create_task(_one(engine))
     await inside.wait()
-    async with watcher:
+    async with RowWatcher(engine, mode="listen"):
         leave.set()
         assert await connecting == 1
     await engine.dispose()
 
 
+async def test_a_hook_may_connect_elsewhere(orders: AsyncEngine, psycopg_url: URL) -> None:
+    """As one that reads a password from another database, itself or in a task that goes on."""
+    engine = create_async_engine(psycopg_url, poolclass=NullPool)
+    another = create_async_engine(psycopg_url.set(database="postgres"), poolclass=NullPool)
+    found: list[Any] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def refresh() -> None:
+        await asyncio.sleep(0)
+        found.append(await _one(another))
+
+    def hook(*_: object) -> None:
+        tasks.append(asyncio.create_task(refresh()))
+        found.append(await_(_one(another)))
+
+    async with RowWatcher(another):
+        event.listen(engine.sync_engine, "do_connect", hook)
+        await woken(engine)
+        await asyncio.gather(*tasks)
+        assert set(found) == {1}
+    await another.dispose()
+
+
+async def _one(engine: AsyncEngine) -> Any:
+    async with engine.connect() as connection:
+        return (await connection.exec_driver_sql("SELECT 1")).scalar()
+
+
 def _made_by_hook(url: URL) -> AsyncEngine:
     engine = create_async_engine(url)
-    dialect = engine.dialect
+    driver: Any = engine.dialect.loaded_dbapi
     event.listen(
         engine.sync_engine,
         "do_connect",
-        lambda _dialect, _record, arguments, parameters: dialect.connect(*arguments, **parameters),
+        lambda _dialect, _record, arguments, parameters: driver.connect(*arguments, **parameters),
     )
     return engine
 

@@ -254,6 +254,17 @@ async def test_row_ids_that_the_first_read_does_not_confirm_are_registered(armed
     assert registration.row_id == other
 
 
+async def test_the_next_wait_does_not_rely_on_a_table_that_cannot_notify() -> None:
+    """The table was dropped and created again: its first read returns other row ids."""
+    scene = Scene(must_arm=True)
+    scene.read("old", xmin=10)
+    scene.register(boundary=11)
+    scene.arming.set_obstacles({TABLE: Reason.TRIGGER_MISSING})
+    scene.begin_next_wait()
+    assert scene.is_in(Registering)
+    assert not scene.watch.is_over
+
+
 async def test_a_row_that_is_not_registered_any_more_is_registered_again(armed: Scene) -> None:
     armed.board.discard(armed.watch)
     assert armed.arming.registrations.take_unused(before=armed.now) == [ROW]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import ssl
 from pathlib import Path
 from typing import Any
@@ -32,43 +34,72 @@ def test_each_parameter_of_libpq_is_on_one_list_with_its_variable() -> None:
             assert variables[name] == option.envvar.decode()
 
 
+SOCKETS = "/var/run/postgresql"
+ON_A_SOCKET = {
+    "host": [SOCKETS],
+    "port": 5432,
+    "user": pwd.getpwuid(os.geteuid()).pw_name,
+    "database": pwd.getpwuid(os.geteuid()).pw_name,
+    "password": "",
+    "target_session_attrs": "any",
+}
+"""Everything is named: asyncpg has other defaults, and reads the environment itself."""
+BY_TCP = {name: value for name, value in ON_A_SOCKET.items() if name != "password"}
+PREFER = {"dsn": "postgresql://?sslmode=prefer"}
+
+
 @pytest.mark.parametrize("name", libpq.REFUSED)
 def test_a_value_that_is_the_default_of_libpq_changes_nothing(name: str) -> None:
     for option in psycopg.pq.Conninfo.get_defaults():
         if option.keyword.decode() == name and option.compiled:
-            assert translated({name: option.compiled.decode()}).arguments == {}
+            assert translated({name: option.compiled.decode()}).arguments == ON_A_SOCKET
 
 
 TRANSLATIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {}),
-    ({"host": "db", "port": 6432}, {"host": ["db"], "port": 6432}),
-    ({"host": "a,b", "port": "1,2"}, {"host": ["a", "b"], "port": [1, 2]}),
-    ({"host": "a,b", "port": "5"}, {"host": ["a", "b"], "port": 5}),
-    ({"host": "a,b", "port": ",2"}, {"host": ["a", "b"], "port": [5432, 2]}),
-    ({"host": "/run/postgresql"}, {"host": ["/run/postgresql"]}),
+    ({}, ON_A_SOCKET),
+    ({"host": "db", "port": 6432}, BY_TCP | PREFER | {"host": ["db"], "port": 6432}),
+    ({"host": "a,b", "port": "1,2"}, BY_TCP | PREFER | {"host": ["a", "b"], "port": [1, 2]}),
+    ({"host": "a,b", "port": "5"}, BY_TCP | PREFER | {"host": ["a", "b"], "port": 5}),
+    ({"host": "a,b", "port": ",2"}, BY_TCP | PREFER | {"host": ["a", "b"], "port": [5432, 2]}),
+    ({"host": "/srv/of ours"}, ON_A_SOCKET | {"host": ["/srv/of ours"]}),
+    ({"user": "me"}, ON_A_SOCKET | {"user": "me", "database": "me"}),
     (
-        {"user": "me", "password": "a b", "dbname": "shop", "passfile": "/p"},
-        {"user": "me", "password": "a b", "database": "shop", "passfile": "/p"},
+        {"user": "me", "password": " a b", "dbname": "shop", "passfile": "/p"},
+        ON_A_SOCKET | {"user": "me", "password": " a b", "database": "shop", "passfile": "/p"},
     ),
-    ({"connect_timeout": 3, "host": "a,b"}, {"timeout": 6.0, "host": ["a", "b"]}),
-    ({"connect_timeout": "0"}, {}),
+    (
+        {"connect_timeout": 3, "host": "a,b"},
+        BY_TCP | PREFER | {"timeout": 6.0, "host": ["a", "b"]},
+    ),
+    ({"connect_timeout": "0"}, ON_A_SOCKET),
     (
         {"options": "-c search_path=x", "fallback_application_name": "shop"},
-        {"server_settings": {"options": "-c search_path=x", "application_name": "shop"}},
+        ON_A_SOCKET
+        | {"server_settings": {"options": "-c search_path=x", "application_name": "shop"}},
     ),
     (
         {"application_name": "a", "fallback_application_name": "b"},
-        {"server_settings": {"application_name": "a"}},
+        ON_A_SOCKET | {"server_settings": {"application_name": "a"}},
     ),
-    ({"target_session_attrs": "read-write"}, {"target_session_attrs": "read-write"}),
-    ({"sslmode": "require"}, {"dsn": "postgresql://?sslmode=require"}),
     (
-        {"sslmode": "verify-ca", "sslrootcert": "/a b.pem"},
-        {"dsn": "postgresql://?sslmode=verify-ca&sslrootcert=%2Fa+b.pem"},
+        {"target_session_attrs": "read-write"},
+        ON_A_SOCKET | {"target_session_attrs": "read-write"},
     ),
-    ({"sslnegotiation": "direct"}, {"direct_tls": True}),
-    ({"autocommit": True, "prepare_threshold": None, "keepalives": 1, "gssencmode": "prefer"}, {}),
-    ({"host": "", "password": None}, {}),
+    ({"sslmode": "require"}, ON_A_SOCKET),
+    (
+        {"host": "db", "sslmode": "verify-ca", "sslrootcert": "/a b.pem"},
+        BY_TCP | {"host": ["db"], "dsn": "postgresql://?sslmode=verify-ca&sslrootcert=%2Fa+b.pem"},
+    ),
+    ({"sslnegotiation": "direct"}, ON_A_SOCKET),
+    (
+        {"host": "db", "sslmode": "require", "sslnegotiation": "direct"},
+        BY_TCP | {"host": ["db"], "dsn": "postgresql://?sslmode=require", "direct_tls": True},
+    ),
+    (
+        {"autocommit": True, "prepare_threshold": None, "keepalives": 1, "gssencmode": "prefer"},
+        ON_A_SOCKET,
+    ),
+    ({"host": "", "password": None}, ON_A_SOCKET),
 ]
 
 
@@ -95,7 +126,7 @@ def test_what_is_ignored_is_said() -> None:
         ({"host": "a,,b"}, "empty name"),
         ({"host": "@abstract"}, "abstract socket"),
         ({"host": "a,b,c", "port": "1,2"}, "2 ports for 3 hosts"),
-        ({"sslrootcert": "system", "sslmode": "require"}, "sslmode=verify-full"),
+        ({"host": "db", "sslrootcert": "system", "sslmode": "require"}, "sslmode=verify-full"),
         ({"service": "none"}, "no service 'none'"),
     ],
 )
@@ -111,7 +142,29 @@ def test_a_refused_variable_of_the_environment_is_refused_too(
     monkeypatch.setenv("PGREQUIREAUTH", "scram-sha-256")
     with pytest.raises(UntranslatableError, match="require_auth"):
         translated({})
-    assert translated({"require_auth": ""}).arguments == {}
+    assert translated({"require_auth": ""}).arguments == ON_A_SOCKET
+
+
+def test_the_old_variable_that_requires_encryption_is_obeyed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PGREQUIRESSL", "1")
+    assert translated({"host": "db"}).arguments["dsn"] == "postgresql://?sslmode=require"
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    assert translated({"host": "db"}).arguments["dsn"] == "postgresql://?sslmode=verify-full"
+
+
+def test_an_empty_parameter_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "elsewhere")
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    assert translated({"host": "", "password": ""}).arguments == ON_A_SOCKET
+    assert translated({"host": "db", "password": ""}).arguments["password"] == ""
+
+
+def test_asyncpg_does_not_take_a_password_for_localhost_to_a_socket() -> None:
+    """For libpq, that is the password of the default socket only."""
+    assert translated({"host": "/srv/elsewhere"}).arguments["password"] == ""
+    assert "password" not in translated({"host": "localhost"}).arguments
 
 
 def test_given_parameters_win_over_the_service_and_that_over_the_environment(
@@ -123,6 +176,8 @@ def test_given_parameters_win_over_the_service_and_that_over_the_environment(
     for name in ("PGHOST", "PGUSER", "PGDATABASE", "PGAPPNAME"):
         monkeypatch.setenv(name, "of-environment")
     assert translated({"service": "shop", "user": "given"}).arguments == {
+        **BY_TCP,
+        **PREFER,
         "host": ["of-service"],
         "user": "given",
         "password": "50%",
@@ -136,7 +191,7 @@ def test_a_service_of_the_system_is_found(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
     monkeypatch.setenv("PGSYSCONFDIR", str(tmp_path))
     monkeypatch.setenv("PGSERVICE", "shop")
-    assert translated({}).arguments == {"database": "shop"}
+    assert translated({}).arguments == ON_A_SOCKET | {"database": "shop"}
 
 
 def test_a_service_may_not_smuggle_in_what_is_refused(
@@ -149,18 +204,53 @@ def test_a_service_may_not_smuggle_in_what_is_refused(
         translated({"service": "shop"})
 
 
+SERVICES = """
+password=topsecret
+[DEFAULT]
+sslmode=disable
+[shop]  # ours
+  host=db
+\tsslmode=require
+password= p%s=1
+host=second
+[shop]
+user=another
+[broken]
+topsecret
+[nested]
+service=shop
+"""
+
+
+def test_a_service_file_is_read_as_libpq_reads_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Indented lines count, the first value wins, and no section is added to another."""
+    file = tmp_path / "services"
+    file.write_bytes(b"# caf\xe9\r\n" + SERVICES.encode())
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    found = translated({"service": "shop"}).arguments
+    required = {"dsn": "postgresql://?sslmode=require"}
+    assert found == BY_TCP | required | {"host": ["db"], "password": " p%s=1"}
+    for service in ("broken", "nested"):
+        with pytest.raises(UntranslatableError, match="is not a parameter") as caught:
+            translated({"service": service})
+        assert "topsecret" not in str(caught.value)
+
+
 def test_the_certificates_that_the_system_trusts_are_loaded(tmp_path: Path) -> None:
     """Asyncpg would look for a file of the name "system"."""
     certificate = trustme.CA().issue_cert("client")
     certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
     arguments = translated(
         {
+            "host": "db",
             "sslrootcert": "system",
             "sslcert": tmp_path / "client.pem",
             "ssl_min_protocol_version": "TLSv1.3",
         }
     ).arguments
-    assert set(arguments) == {"ssl"}
+    assert "dsn" not in arguments
     context: ssl.SSLContext = arguments["ssl"]
     assert context.check_hostname
     assert context.verify_mode is ssl.CERT_REQUIRED

@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import pytest
-from sqlalchemy import event, insert, inspect, select, update
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy import URL, event, insert, inspect, select, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm.exc import StaleDataError
 
 from rowbell import RowWatcher, wait_for_row_change
 from support.models import Item, Order
 from support.observed import execute, statements
+from support.tasks import Task, set_state
 from support.waits import armed_wait
 
 Prepare: TypeAlias = Callable[[AsyncSession], Awaitable[Any]]
@@ -207,3 +210,74 @@ async def test_a_row_that_the_session_deletes_is_still_deleted(
             await execute(orders, update(Order).values(note="changed"))
             assert (await wait) is order
         assert order in session.deleted
+
+
+@pytest.mark.parametrize("prepare", [absent, present])
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+async def test_a_session_with_one_snapshot_takes_it_with_the_row(
+    orders: AsyncEngine, database: URL, prepare: Prepare, level: Any
+) -> None:
+    """Otherwise its later statements would not notice what was changed in between."""
+    engine = create_async_engine(database, isolation_level=level)
+    async with (
+        RowWatcher(engine, mode="listen", recheck=None) as watcher,
+        AsyncSession(engine) as session,
+    ):
+        await prepare(session)
+        wait = await armed_wait(watcher, session, Order, 1)
+        await execute(orders, update(Order).values(n=1))
+        order = await wait
+        await execute(orders, update(Order).values(n=Order.n + 100))
+        order.n += 10
+        with pytest.raises(DBAPIError, match="could not serialize"):
+            await session.commit()
+    await engine.dispose()
+
+
+async def test_a_child_that_is_only_linked_is_not_added(
+    orders: AsyncEngine, watcher: RowWatcher
+) -> None:
+    """A SELECT does not add it either."""
+    async with AsyncSession(orders) as session:
+        order = await present(session)
+        item = Item(order=order)
+        wait = await armed_wait(watcher, session, Order, 1)
+        await execute(orders, update(Order).values(note="changed"))
+        assert (await wait).note == "changed"
+        assert item not in session
+
+
+async def test_a_transaction_whose_beginning_the_engine_handles_selects(
+    orders: AsyncEngine, watcher: RowWatcher
+) -> None:
+    """As where the engine sets the tenant's role at the beginning of each transaction."""
+    begun: list[object] = []
+    event.listen(orders.sync_engine, "begin", begun.append)
+    async with AsyncSession(orders) as session:
+        await present(session)
+        wait = await armed_wait(watcher, session, Order, 1)
+        with statements(orders) as sent:
+            await execute(orders, update(Order).values(note="changed"))
+            assert (await wait).note == "changed"
+        assert any(one.startswith("SELECT orders.id") for one in sent)
+
+
+@pytest.mark.parametrize("expire_on_commit", [True, False])
+async def test_a_pending_change_keeps_the_version_that_it_was_made_on(
+    tasks: AsyncEngine, expire_on_commit: bool
+) -> None:
+    """An expired version is loaded, so that a later change by another is noticed."""
+    async with (
+        RowWatcher(tasks, mode="listen", recheck=None) as watcher,
+        AsyncSession(tasks, expire_on_commit=expire_on_commit) as session,
+    ):
+        task = await session.get_one(Task, 1)
+        await session.commit()
+        task.tenant = "mine"
+        wait = await armed_wait(watcher, session, Task, 1)
+        await set_state(tasks, "changed")
+        assert (await wait).state == "changed"
+        assert task.version == (2 if expire_on_commit else 1)
+        await set_state(tasks, "again")
+        with pytest.raises(StaleDataError):
+            await session.commit()

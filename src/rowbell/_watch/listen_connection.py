@@ -4,19 +4,19 @@ An engine on asyncpg makes it as it makes its own connections (URL, ``connect_ar
 and ``connect`` hooks, ``async_creator``), but by a pool of its own. So it takes no place in the
 engine's pool.
 
-An engine on psycopg cannot make it. What it would connect with is caught by a ``do_connect``
-listener that stands behind all others and ends the attempt: no public attribute shows
-``connect_args``, or a password that a hook has rotated. That is translated for asyncpg.
+An engine on psycopg cannot create it. The engine is asked what it would connect with, by an attempt
+that ends before it connects: no public attribute shows ``connect_args``, or a password that a hook
+has rotated. That is translated for asyncpg.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from contextlib import asynccontextmanager, contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import anyio
 import asyncpg
@@ -80,8 +80,6 @@ class ListenConnection:
             raise InvalidArgumentError("listen_connect", connect, "a function")
         if connect is not None and url is not None:
             raise InvalidArgumentError("listen_connect", connect, "None beside listen_url")
-        if engine.dialect.driver == "psycopg":
-            _listen_for_attempts(engine)
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[asyncpg.Connection[Any]]:
@@ -164,15 +162,13 @@ class ListenConnection:
     # -- the parameters
 
     def _of(self, url: URL) -> Mapping[str, object]:
-        parameters: dict[str, Any] = url.translate_connect_args(username="user", database="dbname")
-        for name, value in url.query.items():
-            parameters[name] = value if isinstance(value, str) else ",".join(value)
-        if self._engine_hooks(self._engine.dialect, None, [], parameters) is not None:
+        arguments, parameters = url.get_dialect()().create_connect_args(url)
+        if self._engine_hooks(self._engine.dialect, None, arguments, parameters) is not None:
             raise UntranslatableError(_MADE_BY_HOOK)
         return parameters
 
     def _engine_hooks(self, *arguments: Any) -> Any:
-        for hook in self._engine.dialect.dispatch.do_connect:
+        for hook in list(self._engine.dialect.dispatch.do_connect):
             connection = hook(*arguments)
             if connection is not None:
                 return connection
@@ -180,13 +176,15 @@ class ListenConnection:
 
     async def _parameters_of_engine(self) -> Mapping[str, object]:
         """What an engine on psycopg would connect with; it does not connect."""
-        engine, attempt = apart(self._engine), _Attempt()
-        token = _attempt.set(attempt)
+        engine, task = apart(self._engine), asyncio.current_task()
+        assert task is not None  # noqa: S101  # for the type checker
+        _end_attempts(engine.dialect)
+        attempt = _attempts[task] = _Attempt(engine.dialect)
         try:
-            with suppress(_CaughtError):
+            with suppress(_AttemptEndedError):
                 await _throw_away(await engine.connect())
         finally:
-            _attempt.reset(token)
+            del _attempts[task]
             await complete(engine.dispose())
         if attempt.parameters is None:
             raise UntranslatableError(_MADE_BY_HOOK)
@@ -199,41 +197,49 @@ _MADE_BY_HOOK: Final = (
 )
 
 
-class _CaughtError(Exception):
+class _AttemptEndedError(Exception):
     """An attempt to connect was ended on purpose, before it connected."""
 
 
 @dataclass(slots=True)
 class _Attempt:
-    """An attempt to connect, and what it would have connected with."""
+    """An attempt to connect that only asks for the parameters.
 
+    Attributes:
+        dialect: The dialect of the engine.
+        parameters: What it would have connected with.
+    """
+
+    dialect: Dialect
     parameters: Mapping[str, object] | None = None
 
 
-_attempt: Final[ContextVar[_Attempt | None]] = ContextVar("rowbell attempt to connect")
-_listening: Final[WeakSet[Dialect]] = WeakSet()
+_attempts: Final[WeakKeyDictionary[asyncio.Task[Any], _Attempt]] = WeakKeyDictionary()
+_ended: Final[WeakSet[Dialect]] = WeakSet()
 
 
-def _listen_for_attempts(engine: AsyncEngine) -> None:
-    """Once for each engine: another task may be inside a hook, where hooks cannot be added."""
-    if engine.dialect not in _listening:
-        _listening.add(engine.dialect)
-        event.listen(engine.sync_engine, "do_connect", _catch)
+def _end_attempts(dialect: Dialect) -> None:
+    """Have a dialect end such attempts, where all ``do_connect`` hooks have had their say.
 
+    A hook of our own could not be added: another task may be inside a hook, and iterates over them.
+    """
+    if dialect in _ended:
+        return
+    _ended.add(dialect)
+    connect = dialect.connect
 
-def _catch(dialect: Dialect, record: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
-    """End an attempt of ours, after all hooks have had their say; nothing for all others."""
-    attempt = _attempt.get(None)
-    if attempt is None:
-        return None
-    hooks = list(dialect.dispatch.do_connect)
-    for hook in hooks[hooks.index(_catch) + 1 :]:
-        if (connection := hook(dialect, record, arguments, keywords)) is not None:
-            return connection
-    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415  # an extra's
+    def connect_or_end(*arguments: Any, **parameters: Any) -> Any:
+        task = asyncio.current_task()
+        attempt = None if task is None else _attempts.get(task)
+        # A hook may connect to another engine, or from another task.
+        if attempt is None or attempt.dialect is not dialect:
+            return connect(*arguments, **parameters)
+        from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415  # an extra's
 
-    attempt.parameters = conninfo_to_dict(*arguments) | keywords
-    raise _CaughtError
+        attempt.parameters = conninfo_to_dict(*arguments) | parameters
+        raise _AttemptEndedError
+
+    dialect.connect = connect_or_end  # type: ignore[method-assign]
 
 
 def _checked(made: object) -> asyncpg.Connection[Any]:

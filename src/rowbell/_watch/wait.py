@@ -126,7 +126,7 @@ async def wait_for_row_change(
             )
             raise NotFoundError(model, error.key, hint=hint) from None
         if instance is not None:
-            instance = adopt(session.sync_session, instance, begins=held is None)
+            instance = adopt(session.sync_session, bind, instance)
         if instance is None:
             async with connection_kept(session, held, outlook.idle_limit):
                 instance = await refresh(session, request, request.deadline(begun))

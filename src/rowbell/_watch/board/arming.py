@@ -110,7 +110,8 @@ class Arming:
         if self.is_connected and watch.never_armed is None:
             self._apply(watch, Wanted())
             # It joins before that read: a notification during the read causes another one.
-            if row_ids := self.registrations.row_ids_of(watch):
+            row_ids = self.registrations.row_ids_of(watch)
+            if row_ids and not any(one.table_oid in self.obstacles for one in row_ids):
                 self._attach(watch, row_ids)
 
     def leave(self, watch: Watch) -> None:
