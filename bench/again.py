@@ -99,11 +99,13 @@ class Kept:
     async def _session(
         self, sessions: dict[int, AsyncSession], engine: AsyncEngine, key: int
     ) -> AsyncSession:
-        """The session of a row. Its last transaction ends before the wait, unless it changes it."""
+        """The session of a row. Its last transaction ends before the wait."""
         session = sessions.get(key)
         if session is None:
             session = sessions[key] = AsyncSession(engine, expire_on_commit=self.expires)
-        elif not self.changes:
+        elif self.changes:
+            await session.rollback()
+        else:
             await session.commit()
         return session
 
