@@ -52,7 +52,7 @@ def assemble(
     """Put the parts of a watcher together.
 
     Args:
-        connections: The connections of its reads.
+        connections: The connections that its reads use.
         listen_connection: Creates the connection that listens.
         state: The log that the parts report their state to.
         mode: Whether waits must be armed.

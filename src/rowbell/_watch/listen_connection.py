@@ -1,8 +1,8 @@
-"""The connection that listens: always asyncpg's, made from the engine's own settings.
+"""The connection that listens: always asyncpg's, created from the engine's own settings.
 
-An engine on asyncpg makes it as it makes its own connections (URL, ``connect_args``, ``do_connect``
-and ``connect`` hooks, ``async_creator``), but by a pool of its own. So it takes no place in the
-engine's pool.
+An engine on asyncpg creates it as it creates its own connections (URL, ``connect_args``,
+``do_connect`` and ``connect`` hooks, ``async_creator``), but in a separate pool. So it takes no
+place in the engine's pool.
 
 An engine on psycopg cannot create it. The engine is asked what it would connect with, by an attempt
 that ends before it connects: no public attribute shows ``connect_args``, or a password that a hook
@@ -42,24 +42,24 @@ if TYPE_CHECKING:
     ListenConnect: TypeAlias = Callable[
         [], asyncpg.Connection[Any] | Awaitable[asyncpg.Connection[Any]]
     ]
-    """A function that makes the connection that listens."""
+    """A function that creates the connection that listens."""
 
 _LIBPQ: Final = {"postgresql", "postgresql+psycopg", "postgresql+psycopg_async"}
-"""URLs with the parameters of libpq."""
+"""The drivers of URLs that have libpq's parameters."""
 
 
 class ListenConnection:
-    """Makes the connection that listens.
+    """Creates the connection that listens.
 
     Args:
         engine: The engine whose rows are watched.
-        url: Where to LISTEN instead, past a pooler.
-        connect: What makes the connection instead.
+        url: Another URL to LISTEN on, which bypasses a pooler.
+        connect: A function that creates the connection instead.
         timing: The watcher's times.
 
     Raises:
-        InvalidArgumentError: The URL is not one of PostgreSQL's for asyncpg or psycopg; or
-            ``connect`` is not a function, or stands beside a URL.
+        InvalidArgumentError: The URL is not one for asyncpg or psycopg, ``connect`` is not a
+            function, or both are given.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class ListenConnection:
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[asyncpg.Connection[Any]]:
-        """A new connection, never a revived one; it is closed when the block ends.
+        """A new connection. It is closed when the block ends.
 
         Raises:
-            UnreachableError: It could not be made.
+            UnreachableError: It could not be opened.
             UntranslatableError: asyncpg cannot connect as the engine does.
         """
         made: AbstractAsyncContextManager[asyncpg.Connection[Any]]
@@ -115,11 +115,11 @@ class ListenConnection:
             if not connection.is_closed():
                 connection.terminate()
 
-    # -- the ways to make it
+    # -- the ways to create it
 
     @asynccontextmanager
     async def _of_engine(self, engine: AsyncEngine) -> AsyncGenerator[asyncpg.Connection[Any]]:
-        """As an engine on asyncpg makes its connections; the engine is disposed of."""
+        """As this engine on asyncpg creates its connections. The engine is disposed of."""
         try:
             with anyio.fail_after(self._timing.connect), _unreachable():
                 connection = await engine.connect()
@@ -134,13 +134,13 @@ class ListenConnection:
     def _of_url(self) -> AbstractAsyncContextManager[asyncpg.Connection[Any]]:
         assert self._url is not None  # noqa: S101  # for the type checker
         engine = create_async_engine(self._url, poolclass=NullPool)
-        # Hooks that rotate credentials stand on the engine's dialect: let them serve here too.
+        # Hooks that rotate credentials belong to the engine's dialect: use them here too.
         event.listen(engine.sync_engine, "do_connect", self._engine_hooks)
         return self._of_engine(engine)
 
     @asynccontextmanager
     async def _of_libpq(self, url: URL | None) -> AsyncGenerator[asyncpg.Connection[Any]]:
-        """With the parameters of a URL of libpq's, or of an engine on psycopg."""
+        """With the parameters of that URL, or of the engine on psycopg."""
         with anyio.fail_after(self._timing.connect):
             with _unreachable():
                 parameters = await self._parameters_of_engine() if url is None else self._of(url)
@@ -153,7 +153,7 @@ class ListenConnection:
 
     @asynccontextmanager
     async def _made_by(self, connect: ListenConnect) -> AsyncGenerator[asyncpg.Connection[Any]]:
-        """By a function of the application's."""
+        """By a function of the application."""
         with anyio.fail_after(self._timing.connect), _unreachable():
             made = connect()
             connection = _checked(await made if inspect.isawaitable(made) else made)
@@ -175,7 +175,7 @@ class ListenConnection:
         return None
 
     async def _parameters_of_engine(self) -> Mapping[str, object]:
-        """What an engine on psycopg would connect with; it does not connect."""
+        """What the engine on psycopg would connect with. It does not connect."""
         engine, task = apart(self._engine), asyncio.current_task()
         assert task is not None  # noqa: S101  # for the type checker
         _end_attempts(engine.dialect)
@@ -192,8 +192,8 @@ class ListenConnection:
 
 
 _MADE_BY_HOOK: Final = (
-    "the engine's connections are made by its async_creator, or by a do_connect hook, and are "
-    "psycopg's"
+    "the engine's connections are created by its async_creator, or by a do_connect hook, and "
+    "cannot be translated for asyncpg"
 )
 
 
@@ -219,9 +219,10 @@ _ended: Final[WeakSet[Dialect]] = WeakSet()
 
 
 def _end_attempts(dialect: Dialect) -> None:
-    """Have a dialect end such attempts, where all ``do_connect`` hooks have had their say.
+    """Make a dialect end such attempts, after all ``do_connect`` hooks were called.
 
-    A hook of our own could not be added: another task may be inside a hook, and iterates over them.
+    A hook cannot be added for that: another task may be suspended inside a hook, and then
+    SQLAlchemy iterates over the hooks.
     """
     if dialect in _ended:
         return
