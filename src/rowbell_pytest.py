@@ -162,7 +162,9 @@ async def rowbell_engine(
     """An engine on ``rowbell_database``."""
     from sqlalchemy.ext.asyncio import create_async_engine
 
-    engine = create_async_engine(rowbell_database.set(drivername=f"postgresql+{rowbell_driver}"))
+    from rowbell._urls import url_for
+
+    engine = create_async_engine(url_for(rowbell_driver, rowbell_database))
     yield engine
     await engine.dispose()
 
@@ -187,9 +189,10 @@ async def rowbell_rollback_session(
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
+    from rowbell._urls import url_for
     from rowbell.testing import rolled_back_session
 
-    url = rowbell_worker_database.to_roll_back().set(drivername=f"postgresql+{rowbell_driver}")
+    url = url_for(rowbell_driver, rowbell_worker_database.to_roll_back())
     engine = create_async_engine(url, poolclass=NullPool)
     async with rolled_back_session(engine, expire_on_commit=False) as session:
         yield session

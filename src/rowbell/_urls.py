@@ -1,4 +1,4 @@
-"""Database URLs for asyncpg, and arguments that have another name in asyncpg."""
+"""Database URLs for a driver, and arguments that have another name in asyncpg."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 
-def asyncpg_url(url: str | URL) -> URL:
-    """Convert a PostgreSQL URL, for any driver or none, to one for asyncpg.
+def url_for(driver: str, url: str | URL) -> URL:
+    """Convert a PostgreSQL URL, for any driver or none, to one for this driver.
+
+    Args:
+        driver: ``"asyncpg"`` or ``"psycopg"``.
+        url: The URL.
 
     Raises:
         InvalidArgumentError: It is a URL of another database.
@@ -21,8 +25,16 @@ def asyncpg_url(url: str | URL) -> URL:
     url = make_url(url)
     if url.get_backend_name() not in {"postgresql", "postgres"}:
         raise InvalidArgumentError("the URL", url.get_backend_name(), "a PostgreSQL URL")
-    query = {{"sslmode": "ssl"}.get(name, name): value for name, value in url.query.items()}
-    return url.set(drivername="postgresql+asyncpg", query=query)
+    renamed = {"sslmode": "ssl"} if driver == "asyncpg" else {"ssl": "sslmode"}
+    query = {renamed.get(name, name): value for name, value in url.query.items()}
+    return url.set(drivername=f"postgresql+{driver}", query=query)
+
+
+def driver_of(url: str | URL) -> str:
+    """The driver with asyncio that a URL names: psycopg if it does, else asyncpg."""
+    drivername = make_url(url).drivername
+    is_psycopg = drivername in {"postgresql+psycopg", "postgresql+psycopg_async"}
+    return "psycopg" if is_psycopg else "asyncpg"
 
 
 def refuse_libpq_arguments(engine: Engine) -> None:

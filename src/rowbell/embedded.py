@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from sqlalchemy import URL
 
-from rowbell._urls import asyncpg_url
+from rowbell._urls import url_for
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -134,7 +134,7 @@ def _import() -> Any:
 def named_server() -> URL | None:
     """The URL in ``DATABASE_URL``, with the driver asyncpg, if it is set."""
     named = os.environ.get(ENVIRONMENT_VARIABLE)
-    return asyncpg_url(named) if named else None
+    return url_for("asyncpg", named) if named else None
 
 
 @contextmanager

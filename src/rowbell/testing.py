@@ -23,7 +23,7 @@ from rowbell._sqlstate import (
     UNIQUE_VIOLATION,
     has_sqlstate,
 )
-from rowbell._urls import asyncpg_url
+from rowbell._urls import driver_of, url_for
 from rowbell.errors import DatabaseStateError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ async def create_database(
 
     Args:
         db_name: Its name, taken literally: capitals and spaces count. At most 63 bytes.
-        server_url: A URL of any other database of the server, for example ``postgres``.
+        server_url: A URL of any other database of the server, for example ``postgres``. A URL that
+            names psycopg is used with psycopg, any other with asyncpg.
         template: The database to copy, with its tables, rows and triggers. Meanwhile no session
             may be connected to it.
         exist_ok: Accept an existing database of that name, as it is.
@@ -285,9 +286,8 @@ async def _users(server_url: str | URL, database: str) -> str:
 
 @asynccontextmanager
 async def _connected(server_url: str | URL) -> AsyncGenerator[AsyncConnection, None]:
-    engine = create_async_engine(
-        asyncpg_url(server_url), poolclass=NullPool, isolation_level="AUTOCOMMIT"
-    )
+    url = url_for(driver_of(server_url), server_url)
+    engine = create_async_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     try:
         async with engine.connect() as connection:
             yield connection

@@ -91,7 +91,8 @@ async def test_of_many_that_create_it_at_once_one_does(server: URL, name: str) -
 async def test_a_url_of_libpq_will_do_and_one_of_another_database_will_not(
     server: URL, name: str
 ) -> None:
-    libpq = server.set(drivername="postgresql+psycopg").update_query_dict({"sslmode": "disable"})
+    query = {"sslmode": "disable", "application_name": "tests"}  # asyncpg has other names
+    libpq = server.set(drivername="postgresql+psycopg").update_query_dict(query)
     await create_database(name, server_url=libpq)
     assert await answer(server.set(database=name), "SELECT current_database()") == name
     with pytest.raises(InvalidArgumentError, match="a PostgreSQL URL, got 'sqlite'"):
