@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from sqlalchemy import URL, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
-from sqlalchemy.util.concurrency import await_
+from sqlalchemy.util import await_only
 
 from rowbell import InvalidArgumentError, ListenError, Reason, RowWatcher, WatcherState
 from support.observed import execute, kill_listener, listeners, none_left
@@ -131,7 +131,7 @@ async def test_the_application_connects_meanwhile(orders: AsyncEngine, psycopg_u
         if not waited:
             waited.append(True)
             inside.set()
-            await_(leave.wait())
+            await_only(leave.wait())
 
     event.listen(engine.sync_engine, "do_connect", hook)
     connecting = asyncio.create_task(_one(engine))
@@ -155,7 +155,7 @@ async def test_a_hook_may_connect_elsewhere(orders: AsyncEngine, psycopg_url: UR
 
     def hook(*_: object) -> None:
         tasks.append(asyncio.create_task(refresh()))
-        found.append(await_(_one(another)))
+        found.append(await_only(_one(another)))
 
     async with RowWatcher(another):
         event.listen(engine.sync_engine, "do_connect", hook)
