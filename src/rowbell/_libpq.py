@@ -77,10 +77,10 @@ IGNORED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A parameter without which the connection would be another one.
+    """A parameter that cannot be left out.
 
     Attributes:
-        why: What would change.
+        why: What would be different without it.
         variable: Its environment variable.
         harmless: The values with which nothing changes.
     """
@@ -127,7 +127,7 @@ _TLS: Final = (
 
 
 class UntranslatableError(Exception):
-    """A connection of libpq's that asyncpg cannot make; the message has no secret in it."""
+    """asyncpg cannot connect with these parameters. The message contains no secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Translation:
 
     Attributes:
         arguments: Its arguments. They may contain a password.
-        ignored: The parameters that were left out, each with the reason.
+        ignored: The parameters that are left out, each with the reason.
     """
 
     arguments: dict[str, Any]
@@ -210,15 +210,15 @@ def _arguments(given: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     yield "database", given.get("dbname") or user
     if "password" in given:
         yield "password", given["password"]
-    elif _are_sockets(hosts) or "PGPASSWORD" in os.environ:
-        # asyncpg would take that of "localhost" from the password file for any socket, or the
-        # variable, over which an empty parameter wins.
+    elif (_are_sockets(hosts) and hosts != [_SOCKETS]) or "PGPASSWORD" in os.environ:
+        # In the password file, libpq takes "localhost" for the default socket only, asyncpg for
+        # any. And asyncpg would take the variable, over which an empty parameter wins.
         yield "password", ""
     yield "target_session_attrs", given.get("target_session_attrs", "any")
     for name in ("passfile", "krbsrvname", "gsslib"):
         if name in given:
             yield name, given[name]
-    # libpq waits for each host as long; 0 and less mean forever, 1 means 2.
+    # libpq's limit is for each host. 0 and less mean no limit, and 1 means 2.
     if (seconds := _number("connect_timeout", given.get("connect_timeout", "0"))) > 0:
         yield "timeout", float(max(seconds, 2) * len(hosts))
     application_name = given.get("application_name") or given.get("fallback_application_name")

@@ -35,16 +35,14 @@ def test_each_parameter_of_libpq_is_on_one_list_with_its_variable() -> None:
 
 
 SOCKETS = "/var/run/postgresql"
-ON_A_SOCKET = {
+BY_DEFAULT = {
     "host": [SOCKETS],
     "port": 5432,
     "user": pwd.getpwuid(os.geteuid()).pw_name,
     "database": pwd.getpwuid(os.geteuid()).pw_name,
-    "password": "",
     "target_session_attrs": "any",
 }
 """Everything is named: asyncpg has other defaults, and reads the environment itself."""
-BY_TCP = {name: value for name, value in ON_A_SOCKET.items() if name != "password"}
 PREFER = {"dsn": "postgresql://?sslmode=prefer"}
 
 
@@ -52,54 +50,55 @@ PREFER = {"dsn": "postgresql://?sslmode=prefer"}
 def test_a_value_that_is_the_default_of_libpq_changes_nothing(name: str) -> None:
     for option in psycopg.pq.Conninfo.get_defaults():
         if option.keyword.decode() == name and option.compiled:
-            assert translated({name: option.compiled.decode()}).arguments == ON_A_SOCKET
+            assert translated({name: option.compiled.decode()}).arguments == BY_DEFAULT
 
 
 TRANSLATIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, ON_A_SOCKET),
-    ({"host": "db", "port": 6432}, BY_TCP | PREFER | {"host": ["db"], "port": 6432}),
-    ({"host": "a,b", "port": "1,2"}, BY_TCP | PREFER | {"host": ["a", "b"], "port": [1, 2]}),
-    ({"host": "a,b", "port": "5"}, BY_TCP | PREFER | {"host": ["a", "b"], "port": 5}),
-    ({"host": "a,b", "port": ",2"}, BY_TCP | PREFER | {"host": ["a", "b"], "port": [5432, 2]}),
-    ({"host": "/srv/of ours"}, ON_A_SOCKET | {"host": ["/srv/of ours"]}),
-    ({"user": "me"}, ON_A_SOCKET | {"user": "me", "database": "me"}),
+    ({}, BY_DEFAULT),
+    ({"host": "db", "port": 6432}, BY_DEFAULT | PREFER | {"host": ["db"], "port": 6432}),
+    ({"host": "a,b", "port": "1,2"}, BY_DEFAULT | PREFER | {"host": ["a", "b"], "port": [1, 2]}),
+    ({"host": "a,b", "port": "5"}, BY_DEFAULT | PREFER | {"host": ["a", "b"], "port": 5}),
+    ({"host": "a,b", "port": ",2"}, BY_DEFAULT | PREFER | {"host": ["a", "b"], "port": [5432, 2]}),
+    ({"host": "/srv/of ours"}, BY_DEFAULT | {"host": ["/srv/of ours"], "password": ""}),
+    ({"user": "me"}, BY_DEFAULT | {"user": "me", "database": "me"}),
     (
         {"user": "me", "password": " a b", "dbname": "shop", "passfile": "/p"},
-        ON_A_SOCKET | {"user": "me", "password": " a b", "database": "shop", "passfile": "/p"},
+        BY_DEFAULT | {"user": "me", "password": " a b", "database": "shop", "passfile": "/p"},
     ),
     (
         {"connect_timeout": 3, "host": "a,b"},
-        BY_TCP | PREFER | {"timeout": 6.0, "host": ["a", "b"]},
+        BY_DEFAULT | PREFER | {"timeout": 6.0, "host": ["a", "b"]},
     ),
-    ({"connect_timeout": "0"}, ON_A_SOCKET),
+    ({"connect_timeout": "0"}, BY_DEFAULT),
     (
         {"options": "-c search_path=x", "fallback_application_name": "shop"},
-        ON_A_SOCKET
+        BY_DEFAULT
         | {"server_settings": {"options": "-c search_path=x", "application_name": "shop"}},
     ),
     (
         {"application_name": "a", "fallback_application_name": "b"},
-        ON_A_SOCKET | {"server_settings": {"application_name": "a"}},
+        BY_DEFAULT | {"server_settings": {"application_name": "a"}},
     ),
     (
         {"target_session_attrs": "read-write"},
-        ON_A_SOCKET | {"target_session_attrs": "read-write"},
+        BY_DEFAULT | {"target_session_attrs": "read-write"},
     ),
-    ({"sslmode": "require"}, ON_A_SOCKET),
+    ({"sslmode": "require"}, BY_DEFAULT),
     (
         {"host": "db", "sslmode": "verify-ca", "sslrootcert": "/a b.pem"},
-        BY_TCP | {"host": ["db"], "dsn": "postgresql://?sslmode=verify-ca&sslrootcert=%2Fa+b.pem"},
+        BY_DEFAULT
+        | {"host": ["db"], "dsn": "postgresql://?sslmode=verify-ca&sslrootcert=%2Fa+b.pem"},
     ),
-    ({"sslnegotiation": "direct"}, ON_A_SOCKET),
+    ({"sslnegotiation": "direct"}, BY_DEFAULT),
     (
         {"host": "db", "sslmode": "require", "sslnegotiation": "direct"},
-        BY_TCP | {"host": ["db"], "dsn": "postgresql://?sslmode=require", "direct_tls": True},
+        BY_DEFAULT | {"host": ["db"], "dsn": "postgresql://?sslmode=require", "direct_tls": True},
     ),
     (
         {"autocommit": True, "prepare_threshold": None, "keepalives": 1, "gssencmode": "prefer"},
-        ON_A_SOCKET,
+        BY_DEFAULT,
     ),
-    ({"host": "", "password": None}, ON_A_SOCKET),
+    ({"host": "", "password": None}, BY_DEFAULT),
 ]
 
 
@@ -142,7 +141,7 @@ def test_a_refused_variable_of_the_environment_is_refused_too(
     monkeypatch.setenv("PGREQUIREAUTH", "scram-sha-256")
     with pytest.raises(UntranslatableError, match="require_auth"):
         translated({})
-    assert translated({"require_auth": ""}).arguments == ON_A_SOCKET
+    assert translated({"require_auth": ""}).arguments == BY_DEFAULT
 
 
 def test_the_old_variable_that_requires_encryption_is_obeyed(
@@ -157,14 +156,15 @@ def test_the_old_variable_that_requires_encryption_is_obeyed(
 def test_an_empty_parameter_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGHOST", "elsewhere")
     monkeypatch.setenv("PGPASSWORD", "secret")
-    assert translated({"host": "", "password": ""}).arguments == ON_A_SOCKET
+    assert translated({"host": "", "password": ""}).arguments == BY_DEFAULT | {"password": ""}
     assert translated({"host": "db", "password": ""}).arguments["password"] == ""
 
 
 def test_asyncpg_does_not_take_a_password_for_localhost_to_a_socket() -> None:
     """For libpq, that is the password of the default socket only."""
     assert translated({"host": "/srv/elsewhere"}).arguments["password"] == ""
-    assert "password" not in translated({"host": "localhost"}).arguments
+    for host in ("localhost", SOCKETS):
+        assert "password" not in translated({"host": host}).arguments
 
 
 def test_given_parameters_win_over_the_service_and_that_over_the_environment(
@@ -176,7 +176,7 @@ def test_given_parameters_win_over_the_service_and_that_over_the_environment(
     for name in ("PGHOST", "PGUSER", "PGDATABASE", "PGAPPNAME"):
         monkeypatch.setenv(name, "of-environment")
     assert translated({"service": "shop", "user": "given"}).arguments == {
-        **BY_TCP,
+        **BY_DEFAULT,
         **PREFER,
         "host": ["of-service"],
         "user": "given",
@@ -191,7 +191,7 @@ def test_a_service_of_the_system_is_found(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
     monkeypatch.setenv("PGSYSCONFDIR", str(tmp_path))
     monkeypatch.setenv("PGSERVICE", "shop")
-    assert translated({}).arguments == ON_A_SOCKET | {"database": "shop"}
+    assert translated({}).arguments == BY_DEFAULT | {"database": "shop"}
 
 
 def test_a_service_may_not_smuggle_in_what_is_refused(
@@ -231,7 +231,7 @@ def test_a_service_file_is_read_as_libpq_reads_it(
     monkeypatch.setenv("PGSERVICEFILE", str(file))
     found = translated({"service": "shop"}).arguments
     required = {"dsn": "postgresql://?sslmode=require"}
-    assert found == BY_TCP | required | {"host": ["db"], "password": " p%s=1"}
+    assert found == BY_DEFAULT | required | {"host": ["db"], "password": " p%s=1"}
     for service in ("broken", "nested"):
         with pytest.raises(UntranslatableError, match="is not a parameter") as caught:
             translated({"service": service})
