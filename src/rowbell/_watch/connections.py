@@ -7,7 +7,7 @@ does not queue.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, text
@@ -25,7 +25,7 @@ from rowbell._watch.failures import (
 from rowbell.errors import UnsupportedEngineError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Generator
 
 
 P = ParamSpec("P")
@@ -131,12 +131,23 @@ class Connections:
         await self.run(Connection.execute, statement, {"channel": channel})
 
 
-async def _connect(engine: AsyncEngine) -> AsyncConnection:
+@contextmanager
+def unreachable() -> Generator[None]:
+    """An error in the block, of a driver or of a hook, means that nothing is connected.
+
+    Raises:
+        UnreachableError: It has the error as its reason.
+    """
     try:
         with own_cancellations():
-            return await engine.connect()
+            yield
     except Exception as error:
         raise UnreachableError(error) from error
+
+
+async def _connect(engine: AsyncEngine) -> AsyncConnection:
+    with unreachable():
+        return await engine.connect()
 
 
 async def run_apart(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from weakref import WeakKeyDictionary, WeakSet
@@ -24,15 +24,14 @@ from sqlalchemy import URL, Dialect, event, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from rowbell._cancellation import complete, own_cancellations
+from rowbell._cancellation import complete
 from rowbell._libpq import UntranslatableError, translated
-from rowbell._watch.connections import apart
-from rowbell._watch.failures import UnreachableError
+from rowbell._watch.connections import apart, unreachable
 from rowbell._watch.state import logger
 from rowbell.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -121,7 +120,7 @@ class ListenConnection:
     async def _of_engine(self, engine: AsyncEngine) -> AsyncGenerator[asyncpg.Connection[Any]]:
         """As this engine on asyncpg creates its connections. The engine is disposed of."""
         try:
-            with anyio.fail_after(self._timing.connect), _unreachable():
+            with anyio.fail_after(self._timing.connect), unreachable():
                 connection = await engine.connect()
             try:
                 raw = await connection.get_raw_connection()
@@ -142,28 +141,29 @@ class ListenConnection:
     async def _of_libpq(self, url: URL | None) -> AsyncGenerator[asyncpg.Connection[Any]]:
         """With the parameters of that URL, or of the engine on psycopg."""
         with anyio.fail_after(self._timing.connect):
-            with _unreachable():
-                parameters = await self._parameters_of_engine() if url is None else self._of(url)
-                translation = translated(parameters)
+            parameters = await self._parameters_of_engine() if url is None else self._of(url)
+            translation = translated(parameters)
             for name, why in translation.ignored.items():
                 logger.debug("rowbell ignores %s for its LISTEN connection: %s", name, why)
-            with _unreachable():
+            with unreachable():
                 connection = await asyncpg.connect(**translation.arguments)
         yield connection
 
     @asynccontextmanager
     async def _made_by(self, connect: ListenConnect) -> AsyncGenerator[asyncpg.Connection[Any]]:
         """By a function of the application."""
-        with anyio.fail_after(self._timing.connect), _unreachable():
-            made = connect()
-            connection = _checked(await made if inspect.isawaitable(made) else made)
-        yield connection
+        with anyio.fail_after(self._timing.connect), unreachable():
+            called = connect()
+            made = await called if inspect.isawaitable(called) else called
+        yield _checked(made)
 
     # -- the parameters
 
     def _of(self, url: URL) -> Mapping[str, object]:
         arguments, parameters = url.get_dialect()().create_connect_args(url)
-        if self._engine_hooks(self._engine.dialect, None, arguments, parameters) is not None:
+        with unreachable():
+            made = self._engine_hooks(self._engine.dialect, None, arguments, parameters)
+        if made is not None:
             raise UntranslatableError(_MADE_BY_HOOK)
         return parameters
 
@@ -181,7 +181,7 @@ class ListenConnection:
         _end_attempts(engine.dialect)
         attempt = _attempts[task] = _Attempt(engine.dialect)
         try:
-            with suppress(_AttemptEndedError):
+            with unreachable(), suppress(_AttemptEndedError):
                 await _throw_away(await engine.connect())
         finally:
             del _attempts[task]
@@ -250,18 +250,6 @@ def _checked(made: object) -> asyncpg.Connection[Any]:
             f"listen_connect has returned a {type(made).__name__}, not an asyncpg.Connection"
         )
     return cast("asyncpg.Connection[Any]", made)
-
-
-@contextmanager
-def _unreachable() -> Generator[None]:
-    """An error in the block, of a driver or of a hook, means that nothing is connected."""
-    try:
-        with own_cancellations():
-            yield
-    except UntranslatableError:
-        raise
-    except Exception as error:
-        raise UnreachableError(error) from error
 
 
 async def _throw_away(connection: AsyncConnection) -> None:
