@@ -81,7 +81,8 @@ async def test_a_flood_of_notifications_for_one_row_is_few_reads(orders: AsyncEn
             await connection.execute(text(f"SELECT pg_notify('rowbell', '1:{oid}:*')"))
         await execute(orders, update(Order).where(Order.id == 1).values(n=1))
         await wait
-        assert watcher.statistics().notifications >= 20002
+        # The read for the flood may see the update before the notification of the update arrives.
+        await watcher.reached(lambda now: now.notifications >= 20002)
         assert watcher.statistics().rereads - before <= 5
 
 
