@@ -13,10 +13,10 @@ from sqlalchemy.types import UserDefinedType
 
 import rowbell
 from rowbell import (
+    InvalidArgumentError,
     ListenError,
     Reason,
     RowWatcher,
-    TriggerError,
     TriggerState,
     install_triggers,
     trigger_status,
@@ -192,16 +192,15 @@ async def test_triggers_of_other_declared_columns_are_outdated_and_not_trusted(
         assert (await wait).heartbeat == 1
 
 
-async def test_declared_columns_need_the_row_form(engine: AsyncEngine) -> None:
+@pytest.mark.parametrize("options", [{"columns": ["n"]}, {"replicated": True}])
+def test_declared_columns_and_replicated_tables_need_the_row_form(options: Any) -> None:
     class Own(DeclarativeBase):
         pass
 
-    @watched(columns=["n"], for_each="statement")
     class Counter(Own):
         __tablename__ = "counters"
         id: Mapped[int] = mapped_column(primary_key=True)
         n: Mapped[int]
 
-    with pytest.raises(TriggerError, match="declared columns"):
-        async with engine.begin() as connection:
-            await connection.run_sync(Own.metadata.create_all)
+    with pytest.raises(InvalidArgumentError, match="for_each must be 'row', which"):
+        watched(for_each="statement", **options)(Counter)

@@ -163,7 +163,8 @@ def test_the_page_on_tests_is_a_project_whose_tests_pass(pytester: pytest.Pytest
     """With a declarative base, and with migrations, as the page shows."""
     by_base, test_orders, by_alembic, test_app, *_ = blocks(ROOT / "docs" / "testing.md")
     pytester.makepyfile(shop=SHOP, test_orders=test_orders, test_app=test_app)
-    shutil.copytree(ROOT / "migrations", pytester.path / "migrations")
+    for folder in ("migrations", "examples/orders"):
+        shutil.copytree(ROOT / folder, pytester.path / folder)
     shutil.copy(ROOT / "alembic.ini", pytester.path)
     pytester.makepyprojecttoml(blocks(ROOT / "docs" / "testing.md", "toml")[0])
     for conftest in (by_base, by_alembic):

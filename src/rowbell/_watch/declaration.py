@@ -58,7 +58,8 @@ def watched(
     Raises:
         UnmappedModelError: The class is not mapped to tables.
         InvalidColumnError: One of ``columns`` is not a column of the class.
-        InvalidArgumentError: ``for_each`` is neither.
+        InvalidArgumentError: ``for_each`` is neither, or it is ``"statement"`` with ``columns`` or
+            ``replicated``.
 
     Example:
         .. code-block:: python

@@ -35,7 +35,7 @@ from rowbell._watch.database.schema import (
     schema_statements,
     schema_status,
 )
-from rowbell._watch.database.tables import resolve, table_triggers
+from rowbell._watch.database.tables import located, resolve, table_triggers
 from rowbell._watch.database.triggers import announcement, drop_statements
 from rowbell._watch.database.trust import TRIGGER_FUNCTION, untrusted_owners
 from rowbell.errors import TriggerError
@@ -194,7 +194,8 @@ def _refuse_key_without_hash(connection: Connection, triggers: TableTriggers) ->
     except DBAPIError as error:
         if not has_sqlstate(error, UNDEFINED_FUNCTION):
             raise
-        why = f"the type of its key has no hash function ({error.orig}), so poll its rows"
+        why = f"the type of its key has no hash function ({error.orig}); without @watched its rows"
+        why += " are polled"
         raise KeyWithoutHashError(triggers.name, why) from error
 
 
@@ -226,7 +227,7 @@ def remove_triggers(
     wanted = [table_triggers(connection, table) for table in tables_of(models)]
     with in_terms_of_pg_catalog(connection):
         for triggers in wanted:
-            executed += _remove(connection, resolve(connection, triggers), timeout)
+            executed += _remove(connection, located(connection, triggers), timeout)
     return executed
 
 

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, Table, event, text
 from rowbell._identifiers import qualified
 from rowbell._watch.database.triggers import ForEach, TableTriggers, trigger_options
 from rowbell._watch.values.key_hash import key_columns
-from rowbell.errors import TriggerError
+from rowbell.errors import InvalidArgumentError, TriggerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     Created = Callable[[Table, Connection], None]
 
@@ -37,6 +37,12 @@ class TriggerOptions:
     for_each: ForEach | None = None
     replicated: bool = False
     columns: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        needs_rows = self.replicated or self.columns is not None
+        if needs_rows and self.for_each is ForEach.STATEMENT:
+            what = "'row', which replicated tables and declared columns need"
+            raise InvalidArgumentError("for_each", "statement", what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +143,31 @@ def table_triggers(connection: Connection, table: Table) -> TableTriggers:
         options.replicated,
         declared_columns(table),
     )
-    find = text(
-        "SELECT CAST(pg_catalog.to_regclass(CAST(:name AS pg_catalog.text)) AS pg_catalog.oid)"
-    )
-    oid = connection.scalar(find, {"name": triggers.name})
+    oid = table_oid(connection, triggers.name)
     if oid is None:
         raise TriggerError(triggers.name, "the table does not exist in this database")
     return replace(triggers, oid=oid)
+
+
+def table_oid(connection: Connection, name: str) -> int | None:
+    """The oid of a table that is named as SQL; ``None`` if it does not exist.
+
+    A name without a schema is looked up in the ``search_path``.
+    """
+    find = text(
+        "SELECT CAST(pg_catalog.to_regclass(CAST(:name AS pg_catalog.text)) AS pg_catalog.oid)"
+    )
+    oid: int | None = connection.scalar(find, {"name": name})
+    return oid
+
+
+def located(connection: Connection, triggers: TableTriggers) -> TableTriggers:
+    """The triggers, with the table's schema."""
+    find = text(
+        "SELECT n.nspname FROM pg_class AS c"
+        " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = :oid"
+    )
+    return replace(triggers, schema=connection.scalar(find, {"oid": triggers.oid}))
 
 
 def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
@@ -152,11 +176,9 @@ def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
     Raises:
         TriggerError: The table cannot have these triggers.
     """
-    schema, kind, is_partition = connection.execute(
-        text(
-            "SELECT n.nspname, c.relkind::text, c.relispartition FROM pg_class AS c"
-            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = :oid"
-        ),
+    triggers = located(connection, triggers)
+    kind, is_partition = connection.execute(
+        text("SELECT relkind::text, relispartition FROM pg_class WHERE oid = :oid"),
         {"oid": triggers.oid},
     ).one()
     if is_partition:
@@ -166,10 +188,21 @@ def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
         what = _KINDS.get(kind, "not a table")
         why = f"it is {what}, and only ordinary and partitioned tables have row triggers; wait for "
         raise TriggerError(triggers.name, why + "rows of the tables behind it, or poll")
-    if not triggers.key:
-        raise TriggerError(triggers.name, "it has no primary key to identify its rows")
-    by_row = kind == "p" or triggers.needs_rows
-    if by_row and triggers.for_each is ForEach.STATEMENT:
-        why = 'partitioned and replicated tables, and declared columns, need for_each="row"'
-        raise TriggerError(triggers.name, why)
-    return replace(triggers, schema=schema, for_each=ForEach.ROW if by_row else triggers.for_each)
+    is_partitioned = kind == "p"
+    refuse_impossible(triggers.name, triggers.key, triggers.for_each, is_partitioned=is_partitioned)
+    by_row = is_partitioned or triggers.needs_rows
+    return replace(triggers, for_each=ForEach.ROW if by_row else triggers.for_each)
+
+
+def refuse_impossible(
+    table: str, key: Collection[object], for_each: ForEach | None, *, is_partitioned: bool
+) -> None:
+    """Refuse a table without a primary key, and the statement form for a partitioned table.
+
+    Raises:
+        TriggerError: It is one of these.
+    """
+    if not key:
+        raise TriggerError(table, "it has no primary key to identify its rows")
+    if is_partitioned and for_each is ForEach.STATEMENT:
+        raise TriggerError(table, 'a partitioned table needs for_each="row"')
