@@ -175,7 +175,7 @@ def test_triggers_of_which_one_is_missing(project: Project) -> None:
     project.upgrade()
     run(project, "DROP TRIGGER rowbell_update ON orders")
     project.declare(UNDECLARED.replace("20", "9"))
-    assert project.revision() == ["drop_row_triggers('orders', key=['id'], for_each='row')"]
+    assert project.revision() == ["drop_row_triggers('orders', key=['id'], columns=['state'])"]
     project.upgrade()
 
 
@@ -213,7 +213,7 @@ def test_the_type_of_a_key_changes_without_a_lock_on_triggers_that_do_not_name_i
 
 
 @pytest.mark.parametrize("argument", ["", r"""('{"version"\:9}')""", "('v9;id')"])
-def test_triggers_in_an_unknown_form_are_created_again_and_stop_nobody(
+def test_triggers_in_an_unknown_form_are_replaced_and_stop_nobody(
     project: Project, argument: str
 ) -> None:
     function = "rowbell.changed_0123456789abcdef"
@@ -226,7 +226,7 @@ def test_triggers_in_an_unknown_form_are_created_again_and_stop_nobody(
         + (argument or "()"),
     )
     project.declare(order("(columns=['state'])") + OTHER)
-    assert project.revision() == ["create_row_triggers('other', key=['id'])"]
+    assert project.revision() == ["replace_row_triggers('other', key=['id'])"]
     project.round_trip()
 
 
@@ -311,6 +311,33 @@ def test_the_upgrade_of_all_tables_leaves_what_it_cannot_do(
     project.by_hand("op.upgrade_row_triggers()")
     with pytest.raises(TriggerError, match="no primary key"):
         project.run("upgrade", "head")
+
+
+def test_the_upgrade_of_all_tables_goes_on_after_a_missing_right(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error of a table whose schema the role may not use does not end the transaction."""
+    role = f"role_{project.url.database}"[:60]
+    run(
+        project,
+        f"CREATE ROLE {role}",
+        f"GRANT CREATE, USAGE ON SCHEMA public TO {role}",
+        f"GRANT SELECT, UPDATE ON alembic_version TO {role}",
+        "CREATE SCHEMA hidden",
+        "CREATE TABLE hidden.t (id int PRIMARY KEY)",
+        "CREATE TABLE own (id int PRIMARY KEY)",
+    )
+    project.by_hand("op.create_row_triggers('t', schema='hidden'); op.create_row_triggers('own')")
+    project.run("upgrade", "head")
+    for table in ("hidden.t", "own"):
+        run(project, f"DROP TRIGGER rowbell_delete ON {table}")
+        run(project, f"ALTER TABLE {table} OWNER TO {role}")
+    project.by_hand(f"op.execute('SET LOCAL ROLE {role}'); op.upgrade_row_triggers()")
+    with caplog.at_level(logging.WARNING, "rowbell"):
+        project.run("upgrade", "head")
+    assert '"hidden"."t": the current role may not install here' in caplog.text
+    assert len(project.query("SELECT tgname FROM pg_trigger WHERE tgrelid = 'own'::regclass")) == 3
+    run(project, f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}")
 
 
 def test_the_upgrade_of_all_tables_asks_only_for_those_of_the_role(

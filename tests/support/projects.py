@@ -165,6 +165,18 @@ class Project:
 
         return asyncio.run(rows())
 
+    def execute_script(self, script: str) -> None:
+        """Execute an SQL script of several statements."""
+
+        async def run() -> None:
+            engine = create_async_engine(self.url, poolclass=NullPool)
+            async with engine.connect() as connection:
+                raw: Any = (await connection.get_raw_connection()).driver_connection
+                await raw.execute(script)
+            await engine.dispose()
+
+        asyncio.run(run())
+
     def upgrade(self) -> None:
         """Migrate to the newest revision. Then there must be no difference."""
         self.run("upgrade", "head")

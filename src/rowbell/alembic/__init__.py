@@ -18,7 +18,9 @@ uses the same operations::
         op.drop_row_triggers("orders", key=["id"])
         op.drop_table("orders")
 
-All are idempotent, take their locks with a timeout, and also work with ``--sql``.
+All may be repeated and take their locks with a timeout. All but ``op.upgrade_row_triggers()``, which
+asks the database for its tables, also work with ``--sql``. On other databases than PostgreSQL they do
+nothing.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from alembic import util
 from alembic.operations.ops import (
@@ -24,12 +24,11 @@ from alembic.operations.ops import (
 )
 from sqlalchemy import MetaData, Table
 
-from rowbell._identifiers import qualified
 from rowbell._watch.database.ddl import in_terms_of_pg_catalog
 from rowbell._watch.database.inspection import TriggerState
 from rowbell._watch.database.install import trigger_status
 from rowbell._watch.database.installed import TableInCatalog, tables_in_catalog
-from rowbell._watch.database.schema import SCHEMA, SchemaState, schema_status
+from rowbell._watch.database.schema import NEWER, SCHEMA, schema_status
 from rowbell._watch.database.tables import (
     TriggerOptions,
     is_declared,
@@ -52,21 +51,18 @@ if TYPE_CHECKING:
     from alembic.operations.ops import UpgradeOps
     from sqlalchemy import Connection
 
-_NEWER: Final = {SchemaState.NEWER, SchemaState.INCOMPATIBLE}
-"""Triggers with the right options are not replaced by older ones."""
-
 
 def compare_triggers(
     context: AutogenContext, upgrade_ops: UpgradeOps, _schemas: set[str | None]
 ) -> None:
     """Add what is different about triggers to a revision."""
+    if context.connection is None or context.connection.dialect.name != "postgresql":
+        return
     # No metadata has the tables of the schema rowbell, so Alembic would drop them.
     operations = [one for one in upgrade_ops.ops if getattr(one, "schema", None) != SCHEMA]
-    if context.connection is not None and context.connection.dialect.name == "postgresql":
-        comparison = _Comparison(context, context.connection, operations)
-        comparison.run()
-        operations = [*comparison.before, *operations, *comparison.after]
-    upgrade_ops.ops = operations
+    comparison = _Comparison(context, context.connection, operations)
+    comparison.run()
+    upgrade_ops.ops = [*comparison.before, *operations, *comparison.after]
 
 
 @dataclass
@@ -112,8 +108,7 @@ def _oid(connection: Connection, schema: str | None, name: str) -> int:
     metadata names the default schema and Alembic leaves it out; the oid is the same.
     """
     table = Table(name, MetaData(), schema=schema)
-    translated = connection.schema_for_object(table)
-    return table_oid(connection, qualified(translated, name)) or 0
+    return table_oid(connection, connection.schema_for_object(table), name) or 0
 
 
 class _Comparison:
@@ -140,6 +135,8 @@ class _Comparison:
         self._context = context
         self._connection = connection
         self._tables = _TableOperations.of(operations, connection)
+        with in_terms_of_pg_catalog(connection):
+            self._is_newer = schema_status(connection).state in NEWER
 
     def run(self) -> None:
         """Compare all tables."""
@@ -149,8 +146,6 @@ class _Comparison:
         }
         dropped = self._tables.dropped
         found = tables_in_catalog(self._connection, {*declared.values(), *dropped})
-        with in_terms_of_pg_catalog(self._connection):
-            self._is_newer = schema_status(self._connection).state in _NEWER
         for table, oid in declared.items():
             if (table.schema, table.name) in self._tables.created:
                 if is_declared(table):
@@ -161,7 +156,8 @@ class _Comparison:
                 else:
                     self._drop(table.schema, table.name, found[oid])
         for oid in dropped.keys() & found.keys() - set(declared.values()):
-            self._drop(dropped[oid].schema, dropped[oid].table_name, found[oid])
+            if found[oid].key:  # without a key, the downgrade could not create the triggers
+                self._drop(dropped[oid].schema, dropped[oid].table_name, found[oid])
 
     def _is_included(self, table: Table) -> bool:
         """Whether the filters of ``env.py`` include a table."""
@@ -169,7 +165,7 @@ class _Comparison:
         parents: Any = {"schema_name": None if is_default else table.schema}
         by_name = self._context.run_name_filters(table.name, "table", parents)
         return by_name and self._context.run_object_filters(
-            table, table.name, "table", reflected=False, compare_to=None
+            table, table.name, "table", reflected=False, compare_to=table
         )
 
     def _create(self, table: Table) -> None:
@@ -189,31 +185,40 @@ class _Comparison:
             self.before.append(_as_found(schema, name, found).reverse())
 
     def _compare(self, table: Table, found: TableInCatalog) -> None:
+        before = _as_found(table.schema, table.name, found)
+        is_touched = bool(found.depended & self._tables.touched[found.oid])
         try:
             [status] = trigger_status(self._connection, table)
         except TriggerError as error:
             util.warn(f"rowbell: {error}")
+            if is_touched:
+                self._replace_around(before, before)
             return
         wanted = _as_declared(table, is_partitioned=found.is_partitioned)
         create = CreateRowTriggersOp(table.name, **wanted)
-        if found.options is None:
+        is_same = self._is_newer and _normal(before) == _normal(create)
+        if {*found.key} != {*wanted["key"]}:
+            key = ChangeKeyOp(table.name, [*found.key], wanted["key"], schema=table.schema)
+            self._replace_around(before if found.options else None, create, key)
+        elif found.options is None:
             self.after.append(create)
-            return
-        before = _as_found(table.schema, table.name, found)
-        changes_key = {*found.key} != {*wanted["key"]}
-        if changes_key or found.depended & self._tables.touched[found.oid]:
-            self.before.append(before.reverse())
-            if changes_key:
-                self.after.append(
-                    ChangeKeyOp(table.name, found.key, wanted["key"], schema=table.schema)
-                )
-            self.after.append(create)
-        elif status.state is TriggerState.MISSING:
-            self.after.append(create)
-        elif status.state in {TriggerState.OUTDATED, TriggerState.UNTRUSTED} and not (
-            self._is_newer and before.arguments() == create.arguments()
+        elif is_touched:
+            self._replace_around(before, create)
+        elif status.state in {TriggerState.MISSING, TriggerState.UNTRUSTED} or (
+            status.state is TriggerState.OUTDATED and not is_same
         ):
             self.after.append(ReplaceRowTriggersOp(table.name, before=before, **wanted))
+
+    def _replace_around(
+        self,
+        before: CreateRowTriggersOp | None,
+        after: CreateRowTriggersOp,
+        *key: ChangeKeyOp,
+    ) -> None:
+        """Drop the triggers before all operations on tables, and create them after these."""
+        if before is not None:
+            self.before.append(before.reverse())
+        self.after += [*key, after]
 
 
 def _as_declared(table: Table, *, is_partitioned: bool) -> dict[str, Any]:
@@ -227,7 +232,15 @@ def _as_declared(table: Table, *, is_partitioned: bool) -> dict[str, Any]:
 def _as_found(schema: str | None, name: str, found: TableInCatalog) -> CreateRowTriggersOp:
     """The operation that creates triggers as they are now."""
     options = found.options or TriggerOptions()
-    return CreateRowTriggersOp(name, schema=schema, key=found.key, **_as_arguments(options))
+    return CreateRowTriggersOp(name, schema=schema, key=[*found.key], **_as_arguments(options))
+
+
+def _normal(operation: CreateRowTriggersOp) -> tuple[object, ...]:
+    """The options of an operation, however they are spelled."""
+    options = operation.options
+    by_row = options.for_each is ForEach.ROW or options.needs_rows
+    columns = None if options.columns is None else frozenset(options.columns)
+    return frozenset(operation.key or ()), by_row, options.replicated, columns
 
 
 def _as_arguments(options: TriggerOptions) -> dict[str, Any]:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import MetaData, Table
-from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy import Column, MetaData, Table
+from sqlalchemy.dialects.postgresql import BIT, MONEY
+from sqlalchemy.types import NullType
 
 from rowbell._lock_timeout import LockTimeout
-from rowbell._watch.database.ddl import execute, limited
+from rowbell._watch.database.ddl import execute, in_terms_of_pg_catalog, limited
 from rowbell._watch.database.install import install_triggers, remove_triggers
-from rowbell._watch.database.installed import tables_in_catalog, tables_with_triggers
+from rowbell._watch.database.installed import (
+    TableInCatalog,
+    tables_in_catalog,
+    tables_with_triggers,
+)
+from rowbell._watch.database.schema import NEWER, schema_status
 from rowbell._watch.database.tables import TriggerOptions, declare, table_triggers
 from rowbell._watch.state import logger
 from rowbell.errors import TriggerError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
     from sqlalchemy import Connection
@@ -31,6 +40,9 @@ if TYPE_CHECKING:
 _disabled: WeakKeyDictionary[MigrationContext, dict[int, tuple[str, ...]]] = WeakKeyDictionary()
 """The triggers that were disabled when a run of migrations dropped them, by the table's oid."""
 
+_CAST: Final[dict[str, Any]] = {"bit": BIT, "varbit": BIT, "money": MONEY}
+"""The types of key columns that are cast to be hashed."""
+
 
 def create(operations: Operations, operation: CreateRowTriggersOp) -> None:
     """Install the triggers, or print the SQL that does.
@@ -43,28 +55,36 @@ def create(operations: Operations, operation: CreateRowTriggersOp) -> None:
         _print(operations, operation, operation.statements())
         return
     connection = operations.get_bind()
-    table = _reflected(connection, operation)
-    declare(table, operation.options)
-    install_triggers(connection, table, lock_timeout=operation.lock_timeout)
-    triggers = table_triggers(connection, table)
-    disabled = _disabled.get(operations.migration_context, {}).pop(triggers.oid or 0, ())
-    execute(connection, [f"ALTER TABLE {triggers.name} DISABLE TRIGGER {n}" for n in disabled])
+    found = _found(connection, operation)
+    if operation.key is not None and set(operation.key) != {*found.key}:
+        why = f"key={operation.key} is not its primary key ({', '.join(found.key)})"
+        raise TriggerError(operation.qualified_name, why)
+    unknown = [name for name in operation.columns or () if name not in found.columns]
+    if unknown:
+        why = f"columns={operation.columns}: it has no column {', '.join(unknown)}"
+        raise TriggerError(operation.qualified_name, why)
+    disabled = _disabled.get(operations.migration_context, {}).pop(found.oid, ())
+    with _untranslated(connection):
+        table = _table(found, operation.options)
+        install_triggers(connection, table, lock_timeout=operation.lock_timeout)
+        name = table_triggers(connection, table).name
+    execute(connection, [f"ALTER TABLE {name} DISABLE TRIGGER {trigger}" for trigger in disabled])
 
 
 def drop(operations: Operations, operation: DropRowTriggersOp) -> None:
-    """Remove the triggers, or print the SQL that does."""
+    """Remove the triggers, or print the SQL that does. The table's key may be another by now."""
     if not _is_postgresql(operations):
         return
     if operations.migration_context.as_sql:
         _print(operations, operation, operation.statements())
         return
     connection = operations.get_bind()
-    # Without its columns: the key and the columns may be others by now.
-    table = Table(operation.table_name, MetaData(), schema=operation.schema)
-    oid = table_triggers(connection, table).oid or 0
-    disabled = tables_in_catalog(connection, [oid])[oid].disabled
-    _disabled.setdefault(operations.migration_context, {})[oid] = disabled
-    remove_triggers(connection, table, lock_timeout=operation.lock_timeout)
+    found = _found(connection, operation)
+    if found.disabled:
+        _disabled.setdefault(operations.migration_context, {})[found.oid] = found.disabled
+    with _untranslated(connection):
+        table = _table(found, TriggerOptions())
+        remove_triggers(connection, table, lock_timeout=operation.lock_timeout)
 
 
 def upgrade(operations: Operations, operation: UpgradeRowTriggersOp) -> None:
@@ -73,31 +93,44 @@ def upgrade(operations: Operations, operation: UpgradeRowTriggersOp) -> None:
     A table that cannot be upgraded is left as it is, with a warning.
 
     Raises:
-        TriggerError: None of the tables can be upgraded; the error of the first one.
+        TriggerError: None of the role's tables can be upgraded; the error of the first one.
     """
     if not _is_postgresql(operations):
         return
     if operations.migration_context.as_sql:
-        hint = "with --sql there is no database to ask: use op.create_row_triggers() for each"
-        raise TriggerError("all tables with triggers", hint)
+        _leave("with --sql there is no database to ask for the tables: run it online")
+        operations.migration_context.impl.static_output(
+            "-- op.upgrade_row_triggers() must run online. A new database does not need it.\n"
+        )
+        return
     connection = operations.get_bind()
-    found = tables_with_triggers(connection)
+    with in_terms_of_pg_catalog(connection):
+        schema = schema_status(connection)
+    if schema.state in NEWER:
+        _leave(f"the schema rowbell has the newer version {schema.version}")
+        return
+    upgraded: list[TableInCatalog] = []
     refused: list[TriggerError] = []
-    for each in found:
-        if not each.is_own:
-            hint = "it belongs to another role: run op.upgrade_row_triggers() as that role, too"
-            refused.append(TriggerError(f"{each.schema}.{each.name}", hint))
+    for found in tables_with_triggers(connection):
+        if not found.is_own:
+            why = "it belongs to another role: run op.upgrade_row_triggers() as that role, too"
+            _leave(f"{found.schema}.{found.name}: {why}")
             continue
-        table = _read(connection, each.name, each.schema)
-        declare(table, each.options or TriggerOptions())
         try:
-            install_triggers(connection, table, lock_timeout=operation.lock_timeout)
+            with _untranslated(connection), connection.begin_nested():
+                table = _table(found, found.options or TriggerOptions())
+                install_triggers(connection, table, lock_timeout=operation.lock_timeout)
+            upgraded.append(found)
         except TriggerError as error:
             refused.append(error)
-    if refused and len(refused) == len(found):
+    if refused and not upgraded:
         raise refused[0]
-    for why in refused:
-        logger.warning("rowbell: op.upgrade_row_triggers() leaves triggers as they are: %s", why)
+    for each in refused:
+        _leave(str(each))
+
+
+def _leave(why: str) -> None:
+    logger.warning("rowbell: op.upgrade_row_triggers() leaves triggers as they are: %s", why)
 
 
 def _is_postgresql(operations: Operations) -> bool:
@@ -105,26 +138,36 @@ def _is_postgresql(operations: Operations) -> bool:
     return operations.migration_context.dialect.name == "postgresql"
 
 
-def _reflected(connection: Connection, operation: RowTriggersOp) -> Table:
-    """The table as it is in the database, of which the operation's arguments must be true."""
-    try:
-        table = _read(connection, operation.table_name, operation.schema)
-    except NoSuchTableError:
-        why = "the table does not exist in this database"
-        raise TriggerError(operation.qualified_name, why) from None
-    key = {column.name for column in table.primary_key}
-    if operation.key is not None and set(operation.key) != key:
-        why = f"key={operation.key} is not its primary key ({', '.join(sorted(key))})"
-        raise TriggerError(operation.qualified_name, why)
-    unknown = [name for name in operation.columns or () if name not in table.columns]
-    if unknown:
-        why = f"columns={operation.columns}: it has no column {', '.join(unknown)}"
-        raise TriggerError(operation.qualified_name, why)
+def _found(connection: Connection, operation: RowTriggersOp) -> TableInCatalog:
+    """The table as it is in the catalog.
+
+    It is not reflected by SQLAlchemy, whose queries depend on the ``search_path``.
+    """
+    table = Table(operation.table_name, MetaData(), schema=operation.schema)
+    oid = table_triggers(connection, table).oid or 0
+    return tables_in_catalog(connection, [oid])[oid]
+
+
+def _table(found: TableInCatalog, options: TriggerOptions) -> Table:
+    """The table with its key, for which these options are declared."""
+    key = [
+        Column(name, _CAST.get(type_, NullType)(), primary_key=True)
+        for name, type_ in found.key.items()
+    ]
+    table = Table(found.name, MetaData(), *key, schema=found.schema)
+    declare(table, options)
     return table
 
 
-def _read(connection: Connection, name: str, schema: str | None) -> Table:
-    return Table(name, MetaData(), schema=schema, autoload_with=connection, resolve_fks=False)
+@contextmanager
+def _untranslated(connection: Connection) -> Generator[None]:
+    """Take the schemas of the block as they are: the catalog's are translated already."""
+    before = connection.get_execution_options().get("schema_translate_map")
+    connection.execution_options(schema_translate_map=None)
+    try:
+        yield
+    finally:
+        connection.execution_options(schema_translate_map=before)
 
 
 def _print(operations: Operations, operation: RowTriggersOp, statements: list[str]) -> None:

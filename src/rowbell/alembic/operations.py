@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from alembic.operations import MigrateOperation, Operations
 
@@ -18,6 +18,9 @@ from rowbell.errors import TriggerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+DEFAULT_LOCK_TIMEOUT: Final = "2s"
 
 
 class RowTriggersOp(MigrateOperation):
@@ -53,7 +56,7 @@ class RowTriggersOp(MigrateOperation):
         for_each: ForEach | str | None = None,
         replicated: bool = False,
         columns: Sequence[str] | None = None,
-        lock_timeout: LockTimeoutValue = "2s",
+        lock_timeout: LockTimeoutValue = DEFAULT_LOCK_TIMEOUT,
     ) -> None:
         self.table_name = table_name
         self.key = None if key is None else list(key)
@@ -115,8 +118,8 @@ class CreateRowTriggersOp(RowTriggersOp):
             self.replicated,
             self.options.columns,
         )
-        # Without a database, the table's schema is unknown. So only rowbell's schema is created
-        # with the fixed search_path. Later statements qualify every operator and function.
+        # Without a database, the table's schema may be unknown. So statements that name the table
+        # run with the user's search_path, and qualify every operator and function.
         create = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
         return [
             *pinned([create, *schema_statements(), *triggers.create_function()]),
@@ -124,7 +127,7 @@ class CreateRowTriggersOp(RowTriggersOp):
             f"LOCK TABLE {triggers.name} IN SHARE ROW EXCLUSIVE MODE",
             *triggers.create_triggers(),
             announcement(triggers.name),
-            refuse_untrusted_owners(quote_literal(triggers.name)),
+            *refuse_untrusted_owners(quote_literal(triggers.name)),
         ]
 
 
@@ -173,13 +176,13 @@ class UpgradeRowTriggersOp(MigrateOperation):
     a warning.
     Autogenerate does not see SQL that is older where the database is created by the new version,
     so call this in a migration after an update of rowbell that changes the SQL. Its downgrade does
-    nothing: an older rowbell works with newer triggers.
+    nothing: an older rowbell works with newer triggers. With ``--sql`` it is only a comment.
 
     Args:
         lock_timeout: The longest wait for the lock of each table, in PostgreSQL's form.
     """
 
-    def __init__(self, *, lock_timeout: LockTimeoutValue = "2s") -> None:
+    def __init__(self, *, lock_timeout: LockTimeoutValue = DEFAULT_LOCK_TIMEOUT) -> None:
         self.lock_timeout = str(LockTimeout.of(lock_timeout, "lock_timeout"))
 
     @classmethod

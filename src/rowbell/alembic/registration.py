@@ -19,7 +19,7 @@ from rowbell.alembic.operations import (
     UpgradeRowTriggersOp,
 )
 from rowbell.alembic.refusals import explain_refusals
-from rowbell.alembic.rendering import render, render_key_change
+from rowbell.alembic.rendering import render, render_key_change, render_upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +46,7 @@ def register() -> None:
         renderers.dispatch_for(operation)(render)
     Operations.register_operation("upgrade_row_triggers", "invoke")(UpgradeRowTriggersOp)
     Operations.implementation_for(UpgradeRowTriggersOp)(upgrade)
+    renderers.dispatch_for(UpgradeRowTriggersOp)(render_upgrade)
     renderers.dispatch_for(ChangeKeyOp)(render_key_change)
     # After all other comparators. Before Alembic 1.18, those of all dialects are the last anyway.
     priority = getattr(util, "DispatchPriority", None)

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rowbell.alembic.operations import DEFAULT_LOCK_TIMEOUT
+
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
 
-    from rowbell.alembic.operations import ChangeKeyOp, RowTriggersOp
+    from rowbell.alembic.operations import ChangeKeyOp, RowTriggersOp, UpgradeRowTriggersOp
 
-_DEFAULTS = {"schema": None, "for_each": None, "replicated": False, "columns": None}
+_DEFAULTS = {
+    "schema": None,
+    "for_each": None,
+    "replicated": False,
+    "columns": None,
+    "lock_timeout": DEFAULT_LOCK_TIMEOUT,
+}
 
 
 def render(context: AutogenContext, operation: RowTriggersOp) -> str:
@@ -30,6 +38,13 @@ def render(context: AutogenContext, operation: RowTriggersOp) -> str:
 
 def _literal(value: object) -> str:
     return repr(str(value)) if isinstance(value, str) else repr(value)
+
+
+def render_upgrade(context: AutogenContext, operation: UpgradeRowTriggersOp) -> str:
+    """The call of ``op.upgrade_row_triggers()``, which autogenerate does not write by itself."""
+    timeout = operation.lock_timeout
+    given = "" if timeout == DEFAULT_LOCK_TIMEOUT else f"lock_timeout={_literal(timeout)}"
+    return f"{context.opts['alembic_module_prefix'] or ''}upgrade_row_triggers({given})"
 
 
 def render_key_change(_: AutogenContext, operation: ChangeKeyOp) -> str:

@@ -65,8 +65,22 @@ class Found:
     disabled: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Removable:
+    """What must be known to remove the triggers of a table.
+
+    Attributes:
+        functions: The oids of the functions that its triggers run.
+        of_another: Whether it is a partition that has them from its partitioned table.
+    """
+
+    functions: tuple[int, ...]
+    of_another: bool
+
+
 _TRIGGERS = text(
-    "SELECT t.oid AS trigger, t.tgname, t.tgtype::integer, t.tgenabled::text, t.tgargs,"
+    "SELECT t.oid AS trigger, t.tgparentid <> 0::oid AS is_clone, t.tgname, t.tgtype::integer,"
+    " t.tgenabled::text, t.tgargs,"
     " f.oid, f.prosrc, f.prosecdef, l.lanname,"
     " coalesce(f.proconfig, '{}') AS settings,"
     " pg_has_role(f.proowner, c.relowner, 'MEMBER')"
@@ -86,16 +100,31 @@ _FUNCTIONS = text(
 
 
 def inspect_triggers(
-    connection: Connection, triggers: TableTriggers, schema: SchemaStatus
+    connection: Connection,
+    triggers: TableTriggers,
+    schema: SchemaStatus,
+    *,
+    is_trusted: bool = True,
 ) -> Found:
-    """The triggers of a table, compared with those that it should have."""
+    """The triggers of a table, compared with those that it should have.
+
+    Args:
+        connection: A connection to PostgreSQL.
+        triggers: The triggers that it should have.
+        schema: The status of the schema ``rowbell``.
+        is_trusted: Whether functions of that schema may be called.
+    """
     rows = connection.execute(_TRIGGERS, {"table": triggers.oid}).all()
     function = triggers.function
     argument = triggers.options.encode() + b"\0"
     enabled = "A" if triggers.replicated else "O"
-    intact = schema.is_usable and all(
-        connection.scalar(_IS_INTACT, {"trigger": row.trigger, "options": argument[:-1]})
-        for row in rows
+    intact = (
+        is_trusted
+        and schema.is_usable
+        and all(
+            connection.scalar(_IS_INTACT, {"trigger": row.trigger, "options": argument[:-1]})
+            for row in rows
+        )
     )
     right = intact and all(
         row.prosrc == function.source
@@ -122,6 +151,13 @@ def inspect_triggers(
         frozenset(row.oid for row in rows),
         tuple(row.tgname for row in rows if row.tgenabled == "D"),
     )
+
+
+def removable(connection: Connection, table: int | None) -> Removable:
+    """The triggers of a table that may be in any state."""
+    rows = connection.execute(_TRIGGERS, {"table": table}).all()
+    functions = tuple(sorted({row.oid for row in rows}))
+    return Removable(functions, any(row.is_clone for row in rows))
 
 
 def functions_of(connection: Connection, oids: Iterable[int]) -> Sequence[Row[Any]]:

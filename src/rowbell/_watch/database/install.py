@@ -27,6 +27,7 @@ from rowbell._watch.database.inspection import (
     TriggerStatus,
     functions_of,
     inspect_triggers,
+    removable,
 )
 from rowbell._watch.database.schema import (
     SCHEMA,
@@ -219,7 +220,8 @@ def remove_triggers(
     Raises:
         UnmappedModelError: A model is neither a mapped class nor a table.
         InvalidArgumentError: ``lock_timeout`` is invalid.
-        TriggerError: The table does not exist, or the connection is in AUTOCOMMIT.
+        TriggerError: The table does not exist, or is a single partition; or the connection is in
+            AUTOCOMMIT.
         LockTimeoutError: A lock was not acquired within ``lock_timeout``.
     """
     timeout = LockTimeout.of(lock_timeout, "lock_timeout")
@@ -232,15 +234,18 @@ def remove_triggers(
 
 
 def _remove(connection: Connection, triggers: TableTriggers, timeout: LockTimeout) -> list[str]:
-    functions = sorted(inspect_triggers(connection, triggers, schema_status(connection)).functions)
-    if not functions:
+    found = removable(connection, triggers.oid)
+    if not found.functions:
         return []
+    if found.of_another:
+        why = "it is a partition; remove the triggers from the partitioned table"
+        raise TriggerError(triggers.name, why)
     statements = drop_statements(triggers.name)
     with installing(connection, triggers.name, timeout, "ACCESS EXCLUSIVE"):
         execute(connection, statements)
         unused = [
             f"DROP FUNCTION {row.name}()"
-            for row in functions_of(connection, functions)
+            for row in functions_of(connection, found.functions)
             if row.mine and not row.used
         ]
         execute(connection, unused)
@@ -284,7 +289,8 @@ def trigger_status(connection: Connection, *models: ModelOrTable) -> list[Trigge
 
 
 def _state(connection: Connection, triggers: TableTriggers, schema: SchemaStatus) -> TriggerState:
-    found = inspect_triggers(connection, triggers, schema).state
-    if untrusted_owners(connection, [triggers.oid or 0]):
+    is_trusted = not untrusted_owners(connection, [triggers.oid or 0])
+    found = inspect_triggers(connection, triggers, schema, is_trusted=is_trusted).state
+    if not is_trusted:
         return TriggerState.UNTRUSTED if found is not TriggerState.MISSING else found
     return found if schema.is_usable or found is TriggerState.MISSING else TriggerState.OUTDATED

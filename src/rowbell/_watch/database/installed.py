@@ -26,17 +26,24 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS is_part
           WITH ORDINALITY AS k(number, place)
         JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.number
         WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY k.place) AS key,
+  ARRAY(SELECT f.typname::text FROM pg_index AS i CROSS JOIN unnest(i.indkey)
+          WITH ORDINALITY AS k(number, place)
+        JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.number
+        JOIN pg_type AS f ON f.oid = a.atttypid
+        WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY k.place) AS key_types,
+  ARRAY(SELECT a.attname::text FROM pg_attribute AS a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
   ARRAY(SELECT DISTINCT a.attname::text FROM pg_depend AS d
         JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
         WHERE d.classid = 'pg_trigger'::regclass AND d.objid = ANY (t.oids)
           AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
           AND d.refobjsubid > 0) AS depended,
-  t.disabled, t.by_row, t.replicated, t.argument
+  t.disabled, t.by_row, t.replicated, t.argument, t.names_columns
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN (
   SELECT t.tgrelid, array_agg(t.oid) AS oids,
     bool_or(t.tgname <> 'rowbell_truncate' AND t.tgtype & 1::smallint = 1) AS by_row,
-    bool_or(t.tgenabled = 'A') AS replicated,
+    bool_or(t.tgenabled = 'A') AS replicated, bool_or(t.tgname = 'rowbell_update') AS names_columns,
     array_agg(t.tgname::text ORDER BY t.tgname) FILTER (WHERE t.tgenabled = 'D') AS disabled,
     (array_agg(t.tgargs ORDER BY t.tgname DESC))[1] AS argument
   FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid
@@ -59,7 +66,8 @@ class TableInCatalog:
         name: Its name.
         is_partitioned: Whether it is a partitioned table.
         is_own: Whether the current role may do what its owner may do.
-        key: The columns of its primary key, in their order.
+        key: The columns of its primary key, in their order, with the names of their types.
+        columns: All of its columns.
         depended: The columns that its triggers depend on. PostgreSQL lets nobody drop them, or
             change their type, while the triggers exist.
         disabled: The names of those triggers that are disabled.
@@ -72,7 +80,8 @@ class TableInCatalog:
     name: str
     is_partitioned: bool
     is_own: bool
-    key: tuple[str, ...]
+    key: dict[str, str]
+    columns: frozenset[str]
     depended: frozenset[str]
     disabled: tuple[str, ...]
     options: TriggerOptions | None
@@ -98,7 +107,8 @@ def _table(row: Any) -> TableInCatalog:
         row.name,
         row.is_partitioned,
         row.is_own,
-        tuple(row.key),
+        dict(zip(row.key, row.key_types, strict=True)),
+        frozenset(row.columns),
         frozenset(row.depended),
         tuple(row.disabled or ()),
         None if row.argument is None else _options(row),
@@ -118,13 +128,20 @@ def _declared_columns(row: Any) -> tuple[str, ...] | None:
     After a column was renamed, the condition has its new name and the argument its old one.
     """
     depended = set(row.depended)
+    key, declared = _argument(row)
+    if not row.names_columns:  # only the trigger for UPDATE does, and it does not exist
+        return None if declared is None else tuple(c for c in declared if c in row.columns)
     if not depended:
         return None
+    if declared is not None and {*key, *declared} == depended:
+        return declared
+    return tuple(sorted(depended.difference(row.key)))
+
+
+def _argument(row: Any) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """The key and the declared columns that the triggers' argument names."""
     try:
         argument = json.loads(bytes(row.argument).rstrip(b"\0"))
-        declared = tuple(map(str, argument["columns"]))
-        if {*argument["key"], *declared} == depended:
-            return declared
-    except (ValueError, TypeError, KeyError):  # made by a version that writes it in another form
-        pass
-    return tuple(sorted(depended.difference(row.key)))
+        return tuple(argument["key"]), tuple(map(str, argument["columns"]))
+    except (ValueError, TypeError, KeyError):  # all columns, or a version with another form
+        return (), None

@@ -18,6 +18,7 @@ not change a newer schema.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -146,6 +147,10 @@ class SchemaState(StrEnum):
     """A later version that requires a newer library."""
 
 
+NEWER: Final = frozenset({SchemaState.NEWER, SchemaState.INCOMPATIBLE})
+"""The states of a schema that a later version has installed."""
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaStatus:
     """What ``schema_status()`` found.
@@ -188,12 +193,10 @@ def schema_status(connection: Connection) -> SchemaStatus:
     ).one_or_none()
     if found is None:
         return SchemaStatus(SchemaState.MISSING)
-    version = compatible_with = None
-    if found.version is not None:
-        version, compatible_with = _numbers(found.version)
+    version, compatible_with = _numbers(found.version or "")
     differences: tuple[str, ...] = ()
     if version is not None and version > SCHEMA_VERSION:
-        compatible = compatible_with is not None and compatible_with <= SCHEMA_VERSION
+        compatible = compatible_with <= SCHEMA_VERSION
         state = SchemaState.NEWER if compatible else SchemaState.INCOMPATIBLE
     else:
         unusable = [] if found.usable else ["PUBLIC may not use the schema"]
@@ -202,10 +205,13 @@ def schema_status(connection: Connection) -> SchemaStatus:
     return SchemaStatus(state, version, differences, found.owner, found.mine)
 
 
-def _numbers(source: str) -> tuple[int, int]:
-    """The version and the oldest compatible version, from the text of ``schema_version()``."""
-    version, compatible_with = source.replace("SELECT", "").split(",")
-    return int(version), int(compatible_with)
+def _numbers(source: str) -> tuple[int | None, int]:
+    """The version and the oldest compatible version, from the text of ``schema_version()``.
+
+    It is read, not called: the function may belong to anybody.
+    """
+    found = re.fullmatch(r"\s*SELECT (\d+), (\d+)\s*", source)
+    return (None, 0) if found is None else (int(found[1]), int(found[2]))
 
 
 def _wrong_relations(connection: Connection) -> list[str]:

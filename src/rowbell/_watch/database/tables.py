@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sqlalchemy import Connection, Table, event, text
 
-from rowbell._identifiers import qualified
+from rowbell._identifiers import qualified, quote_identifier
 from rowbell._watch.database.triggers import ForEach, TableTriggers, trigger_options
 from rowbell._watch.values.key_hash import key_columns
 from rowbell.errors import InvalidArgumentError, TriggerError
@@ -38,9 +38,13 @@ class TriggerOptions:
     replicated: bool = False
     columns: tuple[str, ...] | None = None
 
+    @property
+    def needs_rows(self) -> bool:
+        """Whether the options need the row form."""
+        return self.replicated or self.columns is not None
+
     def __post_init__(self) -> None:
-        needs_rows = self.replicated or self.columns is not None
-        if needs_rows and self.for_each is ForEach.STATEMENT:
+        if self.needs_rows and self.for_each is ForEach.STATEMENT:
             what = "'row', which replicated tables and declared columns need"
             raise InvalidArgumentError("for_each", "statement", what)
 
@@ -143,21 +147,29 @@ def table_triggers(connection: Connection, table: Table) -> TableTriggers:
         options.replicated,
         declared_columns(table),
     )
-    oid = table_oid(connection, triggers.name)
+    oid = table_oid(connection, schema, table.name)
     if oid is None:
         raise TriggerError(triggers.name, "the table does not exist in this database")
     return replace(triggers, oid=oid)
 
 
-def table_oid(connection: Connection, name: str) -> int | None:
-    """The oid of a table that is named as SQL; ``None`` if it does not exist.
+_FIND: Final = text(
+    "SELECT CASE WHEN CAST(:schema AS pg_catalog.text) IS NULL"
+    " THEN CAST(pg_catalog.to_regclass(CAST(:name AS pg_catalog.text)) AS pg_catalog.oid)"
+    " ELSE (SELECT c.oid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n"
+    "  ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
+    "  WHERE n.nspname OPERATOR(pg_catalog.=) CAST(:schema AS pg_catalog.text)"
+    "  AND c.relname OPERATOR(pg_catalog.=) CAST(:table AS pg_catalog.text)) END"
+)
 
-    A name without a schema is looked up in the ``search_path``.
+
+def table_oid(connection: Connection, schema: str | None, table: str) -> int | None:
+    """The oid of a table; ``None`` if it does not exist.
+
+    Without a schema it is looked up in the ``search_path``. No right on the schema is needed.
     """
-    find = text(
-        "SELECT CAST(pg_catalog.to_regclass(CAST(:name AS pg_catalog.text)) AS pg_catalog.oid)"
-    )
-    oid: int | None = connection.scalar(find, {"name": name})
+    names = {"schema": schema, "table": table, "name": quote_identifier(table)}
+    oid: int | None = connection.scalar(_FIND, names)
     return oid
 
 

@@ -257,4 +257,5 @@ def drop_statements(table: str) -> list[str]:
 def announcement(table: str) -> str:
     """The statement that makes listeners check a table's triggers, at commit."""
     name = quote_literal(table)
-    return f"SELECT pg_notify('rowbell', '1:' || to_regclass({name})::oid || ':?')"
+    oid = f"pg_catalog.to_regclass({name})::pg_catalog.oid"
+    return f"SELECT pg_catalog.pg_notify('rowbell', pg_catalog.concat('1:', {oid}, ':?'))"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, OID
 
+from rowbell._watch.database.ddl import pinned
 from rowbell._watch.database.schema import sql
 
 if TYPE_CHECKING:
@@ -33,10 +34,16 @@ def untrusted_owners(connection: Connection, tables: Sequence[int]) -> list[tupl
     return [(row.table_oid, row.what, row.role) for row in connection.execute(query)]
 
 
-def refuse_untrusted_owners(table: str) -> str:
-    """The statement that fails if there are any, for ``--sql``. The table is an SQL literal."""
-    query = sql("untrusted_owners").replace("@tables@", f"ARRAY[to_regclass({table})::oid]")
-    return f"""
+def refuse_untrusted_owners(table: str) -> list[str]:
+    """The statements that fail if there are any, for ``--sql``. The table is an SQL literal.
+
+    The ``search_path`` of the user may decide which table it is, and nothing else.
+    """
+    oid = f"pg_catalog.to_regclass({table})::pg_catalog.oid::pg_catalog.text"
+    kept = f"SELECT pg_catalog.set_config('rowbell.table', {oid}, true)"
+    tables = "ARRAY[current_setting('rowbell.table')::oid]"
+    query = sql("untrusted_owners").replace("@tables@", tables)
+    refuse = f"""
 DO $rowbell$
 DECLARE
   untrusted record;
@@ -47,3 +54,4 @@ BEGIN
   END LOOP;
 END
 $rowbell$""".strip()
+    return [kept, *pinned([refuse])]
