@@ -17,6 +17,7 @@ from triggers import (
     NONE,
     NOTHING,
     PEERS,
+    ROW_FORM,
     ROWBELL,
     TABLE,
     dropped,
@@ -34,6 +35,7 @@ CASES = [
     (ROWBELL, 0),
     (ROWBELL, 10_000),
     (ROWBELL, 100_000),
+    (ROW_FORM, 10_000),
     (DECLARED, 10_000),
     *((peer, 0) for peer in PEERS),
 ]

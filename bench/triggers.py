@@ -19,6 +19,7 @@ TABLE = "written"
 NONE = "no trigger"
 NOTHING = "does nothing"
 ROWBELL = "rowbell"
+ROW_FORM = "rowbell, row form"
 DECLARED = "rowbell, declared"
 PG_NOTIFY = "pg_notify"
 SQLNOTIFY = "sqlnotify"
@@ -27,6 +28,10 @@ PEERS = (PG_NOTIFY, SQLNOTIFY, PG_SSE)
 
 
 class Base(DeclarativeBase):
+    pass
+
+
+class Another(DeclarativeBase):
     pass
 
 
@@ -39,6 +44,14 @@ class Declared(Base):
     status: Mapped[str]
 
 
+@rowbell.watched(for_each="row")
+class RowByRow(Another):
+    """The same table, in the row form."""
+
+    __tablename__ = TABLE
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
 async def installed(url: URL) -> dict[str, list[str]]:
     """Install each trigger and drop it again. Return the statements that create it."""
     nothing = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT"
@@ -48,6 +61,8 @@ async def installed(url: URL) -> dict[str, list[str]]:
     found[NOTHING] = await taken_off(url)
     await by_rowbell(url, model(TABLE))
     found[ROWBELL] = await taken_off(url)
+    await by_rowbell(url, RowByRow)
+    found[ROW_FORM] = await taken_off(url)
     await by_rowbell(url, Declared)
     found[DECLARED] = await taken_off(url)
     body = f"PERFORM pg_notify('{TABLE}', NEW.id::text); RETURN NULL;"
@@ -120,17 +135,22 @@ async def dropped(url: URL) -> None:
             await connection.execute(f'DROP TRIGGER "{name}" ON {TABLE}')
 
 
-async def registered(url: URL, first: int, count: int, columns: str | None = None) -> None:
-    """Register exactly that many rows of the table, beginning at that key."""
+async def registered(
+    url: URL, first: int, count: int, columns: str | None = None, *, elsewhere: bool = False
+) -> None:
+    """Register exactly that many rows of the table, or of another one, beginning at that key."""
     array = "NULL" if columns is None else f"'{columns}'"
+    oid = f"'{TABLE}'::regclass::oid"
+    if elsewhere:  # the next oid has another flag
+        oid = f"({oid}::bigint + 1)::oid"
     await execute(
         url,
         [
             "TRUNCATE rowbell.registration",
             "INSERT INTO rowbell.registration"
-            f" SELECT '{TABLE}'::regclass, hash_record_extended(ROW(i), 0), 1, {array}"
+            f" SELECT {oid}, hash_record_extended(ROW(i), 0), 1, {array}"
             f" FROM generate_series({first}, {first + count - 1}) AS i",
-            f"SELECT setval('rowbell.has_registrations', {int(count > 0)})",
+            f"SELECT setval('rowbell.table_flags', {int(count > 0)} * rowbell.table_flag({oid}))",
             "VACUUM ANALYZE rowbell.registration",
         ],
     )

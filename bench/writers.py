@@ -28,6 +28,7 @@ from triggers import (
     NONE,
     NOTHING,
     PEERS,
+    ROW_FORM,
     ROWBELL,
     TABLE,
     dropped,
@@ -42,12 +43,14 @@ UPDATE = f"\\set id random(1, {ROWS})\nUPDATE {TABLE} SET n = n + 1 WHERE id = :
 SETTLE, SAMPLE = 0.5, 1.0
 
 NO_ROWS = "no rows watched"
+ELSEWHERE = "10,000 rows of another table watched"
 SOME = "10,000 other rows watched"
 MANY = "100,000 other rows watched"
 THESE = "these rows watched, for another column"
 GROUPS: dict[str, tuple[tuple[int, int, str | None], Collection[str]]] = {
     NO_ROWS: ((ROWS + 1, 0, None), (NOTHING, ROWBELL, DECLARED)),
-    SOME: ((ROWS + 1, 10_000, None), (ROWBELL, DECLARED, *PEERS)),
+    ELSEWHERE: ((1, 10_000, None), (NOTHING, ROWBELL)),
+    SOME: ((ROWS + 1, 10_000, None), (ROWBELL, ROW_FORM, DECLARED, *PEERS)),
     MANY: ((ROWS + 1, 100_000, None), (ROWBELL, DECLARED)),
     THESE: ((1, ROWS, "{status}"), (ROWBELL, DECLARED)),
 }
@@ -104,7 +107,7 @@ async def measure(url: URL, *, quick: bool) -> Writers:
         async with connected(url) as observer:
             for clients in CLIENTS:
                 for group, (rows, names) in GROUPS.items():
-                    await registered(url, *rows)
+                    await registered(url, *rows, elsewhere=group == ELSEWHERE)
                     taken: dict[str, list[float]] = {name: [] for name in (NONE, *names)}
                     with Pgbench(url, clients, script) as writers:
                         await asyncio.sleep(2)

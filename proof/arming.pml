@@ -34,9 +34,10 @@
 #define COUNTER_UNREAD 17           /* heartbeats do not read unsent_notifications */
 #define DELETION_UNSEEN 18          /* heartbeats do not look for deleted registrations */
 #define JOINS_LATE 19               /* a wait joins a kept registration after its first read */
+#define RAISE_UNSERIALIZED 20       /* two sessions write table_flags at once */
 /* These do no harm: */
-#define RAISE_LATE 20               /* the flag is raised at the end of the transaction */
-#define RAISE_AFTER_COMMIT 21       /* the flag is raised between commit and boundary */
+#define RAISE_LATE 21               /* the flag is raised at the end of the transaction */
+#define RAISE_AFTER_COMMIT 22       /* the flag is raised between commit and boundary */
 #define is(mutation) (MUTATION == mutation)
 
 mtype:phase = { POLLED, REGISTERING, PROVING, ARMED };
@@ -51,10 +52,12 @@ bool writes[3];                     /* the writer holds ROW EXCLUSIVE on the wat
 mtype:channel queued[3] = NOBODY;   /* the channel that the writer will notify at commit */
 byte started;                       /* how many writers have got an id */
 bool changed;                       /* the committed row differs from the baseline */
-bool flag;                          /* the sequence has_registrations */
+bool flag;                          /* the bit of the table in the sequence table_flags */
 bool registered;                    /* the registration of the listener is committed */
 bool stale;                         /* a registration of an ended listener is committed */
-bool row_exclusive, share;          /* register.sql, lower_flag.sql lock table registration */
+bool row_exclusive, share;          /* register.sql, lower_flags.sql lock table registration */
+bool raising;                       /* another session adds the flag of another table */
+byte raises = 1;                    /* how many times that may still happen */
 byte unsent;                        /* unsent_notifications, minus the value known to the board */
 
 /* The connection of the listener. */
@@ -152,17 +155,32 @@ proctype Writer(byte me) {
 
 /* --- Other events on the server --- */
 
-/* models: sql:lower_flag.sql
+/* models: sql:lower_flags.sql
  * Any process may call it at any time. It does nothing if it does not get the lock. It releases
  * the lock at once, not at the end of the transaction. */
-proctype LowerFlag() {
+proctype LowerFlags() {
 end:
     do
     :: d_step {
-        flag && (!row_exclusive || is(LOWER_UNLOCKED)) && !registered && !stale ->
-        share = !is(LOWER_UNLOCKED); printf("lower_flag finds no registration\n")
+        flag && ((!row_exclusive && !raising) || is(LOWER_UNLOCKED)) && !registered && !stale ->
+        share = !is(LOWER_UNLOCKED); printf("lower_flags finds no registration\n")
        }
-       d_step { flag = false; share = false; printf("lower_flag lowers the flag\n") }
+       d_step { flag = false; share = false; printf("lower_flags lowers the flag\n") }
+    od
+}
+
+/* models: sql:raise_flags.sql
+ * Another session registers rows of another table. It reads all flags, and writes them with one
+ * more. It holds both locks: ROW EXCLUSIVE, and the one for one session at a time. */
+proctype RaiseAnother() {
+    bool was;
+end:
+    do
+    :: d_step {
+        raises > 0 && !share && !raising -> raises--; raising = true; was = flag;
+        printf("another session reads the flags\n")
+       }
+       d_step { flag = was; was = false; raising = false; printf("it writes the flags\n") }
     od
 }
 
@@ -290,6 +308,7 @@ end:
 }
 
 #define wants_registration (registration == 0 && (phase == REGISTERING || phase == ARMED))
+#define may_raise (flag || !raising || is(RAISE_UNSERIALIZED))
 #define RAISES (!is(RAISE_UNLOCKED) && !is(RAISE_LATE) && !is(RAISE_AFTER_COMMIT))
 
 /* models: sql:register.sql
@@ -298,16 +317,20 @@ inline register() {
 #if MUTATION == RAISE_UNLOCKED
     d_step { wants_registration -> flag = true; printf("register raises the flag\n") };
 #endif
+    /* models: sql:raise_flags.sql
+     * In PostgreSQL the lock comes first. Here this is one step: an earlier lock could only prevent
+     * that the flag is lowered. */
     d_step {
-        wants_registration && !share -> row_exclusive = true; flag = flag || RAISES;
+        wants_registration && !share && (may_raise || !RAISES) ->
+        row_exclusive = true; flag = flag || RAISES;
         printf("register locks, flag %d\n", flag)
     };
 #if MUTATION == RAISE_LATE
-    flag = true;
+    d_step { !raising -> flag = true };
 #endif
     d_step { registered = true; row_exclusive = false; printf("register commits\n") };
 #if MUTATION == RAISE_AFTER_COMMIT
-    flag = true;
+    d_step { !raising -> flag = true };
 #endif
 }
 
@@ -370,7 +393,7 @@ end_connected:
         /* Another wait needs more columns of the row, so it is registered again. That changes
          * something only if the registration was deleted. */
         :: d_step {
-            gone && !share && !is(DELETION_UNSEEN) ->
+            gone && !share && may_raise && !is(DELETION_UNSEEN) ->
             again = true; row_exclusive = true; flag = true
            };
             d_step { registered = true; row_exclusive = false; printf("registered again\n") };
@@ -419,7 +442,8 @@ init {
     byte i;
     atomic {
         if :: flag = true :: flag = false fi;       /* another listener may have been registered */
-        run Reader(); run Notifications(); run Listener(); run LowerFlag(); run Others();
+        run Reader(); run Notifications(); run Listener(); run LowerFlags(); run RaiseAnother();
+        run Others();
         for (i : 0 .. WRITERS - 1) { run Writer(i) }
         i = 0
     }

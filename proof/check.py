@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 
 MODEL: Final = Path(__file__).with_name("arming.pml")
 
-MEMORY: Final = 3_500
+MEMORY: Final = 8_000
 """The limit of one search, in MiB."""
 
 FEW: Final = 2
@@ -70,6 +70,7 @@ BROKEN: Final = (
     "DISTRUST_KEEPS_BOUNDARY",
     "FORGET_LATE",
     "JOINS_LATE",
+    "RAISE_UNSERIALIZED",
 )
 """The mutations that lose a change: an armed watch misses it."""
 
@@ -168,7 +169,7 @@ def build(variant: Variant, directory: Path, *, shortest: bool = False) -> list[
     options = [f"-DMEMLIM={MEMORY}"]
     command = [str(directory / "pan"), "-m1000000"]
     if variant.liveness:
-        options.append("-DNFAIR=3")
+        options.append("-DNFAIR=4")
         command += ["-a", "-f"]
     else:
         options += ["-DSAFETY", "-DBFS"] if shortest else ["-DSAFETY"]

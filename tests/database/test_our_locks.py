@@ -52,7 +52,7 @@ async def tables(orders: AsyncEngine) -> AsyncEngine:
 LOCKS = [
     "LOCK TABLE rowbell.registration IN ACCESS EXCLUSIVE MODE",
     "LOCK TABLE rowbell.listener IN ACCESS EXCLUSIVE MODE",
-    "ALTER SEQUENCE rowbell.has_registrations CACHE 2",
+    "ALTER SEQUENCE rowbell.table_flags CACHE 2",
     "ALTER SEQUENCE rowbell.unsent_notifications CACHE 2",
     "REFRESH MATERIALIZED VIEW rowbell.channel_secret",
     "ALTER TABLE rowbell.registration ADD COLUMN mine int",
@@ -99,14 +99,14 @@ async def test_calls_of_a_stranger_in_an_open_transaction_hold_up_no_listener(
     calls = [
         "SELECT rowbell.open_listener()",
         "SELECT rowbell.delete_stale()",
-        "SELECT rowbell.lower_flag()",
+        "SELECT rowbell.lower_flags()",
         "SELECT rowbell.heartbeat('{}', '{}', '{}')",
         "SELECT rowbell.unregister('{}', '{}')",
         "SELECT rowbell.notify('orders'::regclass, ARRAY[1], ARRAY[1])",
         "SELECT rowbell.tables_without_writers('{}', 1)",
         "SELECT nextval('rowbell.unsent_notifications')",
         "SELECT rowbell.close_listener()",
-        "SELECT rowbell.lower_flag()",
+        "SELECT rowbell.lower_flags()",
     ]
     async with (
         role(database, "GRANT SELECT ON orders TO {role}") as stranger,

@@ -87,7 +87,7 @@ async def test_registrations_of_a_killed_listener_are_deleted_by_the_next(
             assert await owner.fetchval(left) == 0
             assert await owner.fetchval("SELECT count(*) FROM rowbell.listener") == 1
         assert await owner.fetchval("SELECT count(*) FROM rowbell.listener") == 0
-        flag = "SELECT last_value FROM rowbell.has_registrations"
+        flag = "SELECT last_value FROM rowbell.table_flags"
         assert await owner.fetchval(flag) == 0
 
 

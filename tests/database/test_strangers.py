@@ -28,7 +28,7 @@ async def test_a_stranger_cannot_raise_its_own_limit_or_touch_what_others_regist
             "DELETE FROM rowbell.registration",
             "TRUNCATE rowbell.registration",
             "UPDATE rowbell.listener SET registrations = 0",
-            "SELECT setval('rowbell.has_registrations', 0)",
+            "SELECT setval('rowbell.table_flags', 0)",
             "SELECT nextval('rowbell.listener_number')",
             "SELECT rowbell.compact()",
             "REFRESH MATERIALIZED VIEW rowbell.channel_secret",
@@ -42,7 +42,7 @@ async def test_a_stranger_cannot_raise_its_own_limit_or_touch_what_others_regist
             " FROM rowbell.registration"
         )
         await mallory.execute(
-            "SELECT rowbell.close_listener(), rowbell.delete_stale(), rowbell.lower_flag()"
+            "SELECT rowbell.close_listener(), rowbell.delete_stale(), rowbell.lower_flags()"
         )
         async with connected(database) as owner:
             await owner.execute("UPDATE orders SET n = 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -14,12 +15,12 @@ import rowbell
 from rowbell import RowWatcher, Timing, TriggerState
 from rowbell._watch.database.schema import COMPACT_BEYOND
 from support.calls import calls
-from support.models import Order
-from support.observed import execute
+from support.models import Item, Order
+from support.observed import blocked, execute
 from support.roles import connected, register
-from support.waits import armed_wait, states, woken
+from support.waits import armed, armed_wait, states, woken
 
-FLAG = text("SELECT last_value FROM rowbell.has_registrations")
+FLAG = text("SELECT (last_value <> 0)::integer FROM rowbell.table_flags")
 
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
@@ -54,7 +55,7 @@ async def test_the_flag_stays_up_while_somebody_registers(
 ) -> None:
     """A listener lowers the flag while another registers, in any order of their steps."""
     async with connected(database) as comes, connected(database) as leaves:
-        lower = "SELECT rowbell.lower_flag()"
+        lower = "SELECT rowbell.lower_flags()"
         await comes.execute("SELECT rowbell.open_listener()")
         transaction = comes.transaction()
         await transaction.start()
@@ -70,9 +71,68 @@ async def test_the_flag_stays_up_while_somebody_registers(
         # If it is 0 by mistake, the next heartbeat of any listener raises it.
         await comes.execute("SELECT rowbell.open_listener()")
         await register(comes, "orders", 1)
-        await comes.execute("SELECT setval('rowbell.has_registrations', 0)")
+        await comes.execute("SELECT setval('rowbell.table_flags', 0)")
         await leaves.execute(lower)
         assert await leaves.fetchval(FLAG.text) == 1
+
+
+async def test_a_writer_searches_only_while_rows_of_its_table_are_watched(
+    orders: AsyncEngine, writer: AsyncConnection
+) -> None:
+    """Whatever is watched elsewhere: each table has its flag."""
+    searched = text("SELECT pg_stat_get_xact_numscans('rowbell.registration_pkey'::regclass)")
+
+    async def searches(statement: str) -> bool:
+        async with writer.begin():
+            await writer.execute(text(statement))
+            return bool(await writer.scalar(searched))
+
+    await writer.execute(insert(Item).values(id=1, order_id=2))
+    await writer.commit()
+    async with armed(orders):
+        assert not await searches("UPDATE items SET name = 'x'")
+        assert await searches("UPDATE orders SET n = 1 WHERE id = 2")
+
+
+async def test_two_sessions_that_raise_flags_at_once_lose_none(
+    orders: AsyncEngine, database: URL
+) -> None:
+    flags = "SELECT last_value FROM rowbell.table_flags"
+    async with connected(database) as first, connected(database) as second:
+        for each in (first, second):
+            await each.execute("SELECT rowbell.open_listener()")
+        async with first.transaction():
+            await register(first, "orders", 1)
+            await register(second, "items", 1)  # it does not wait for the other's commit
+        expected = await first.fetchval(
+            "SELECT rowbell.table_flag('orders'::regclass) | rowbell.table_flag('items'::regclass)"
+        )
+        assert await first.fetchval(flags) == expected
+        await second.execute("SELECT rowbell.close_listener(), rowbell.lower_flags()")
+        assert await first.fetchval(flags) == await first.fetchval(
+            "SELECT rowbell.table_flag('orders'::regclass)"
+        )
+
+
+async def test_a_raised_flag_waits_for_a_session_that_raises_another(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """Else it could be overwritten by the value that the other has read before."""
+    async with (
+        connected(database) as first,
+        connected(database) as second,
+        connected(database) as observer,
+    ):
+        await second.execute("SELECT rowbell.open_listener()")
+        async with first.transaction():
+            await first.execute(
+                "LOCK TABLE rowbell.registration_limit IN SHARE UPDATE EXCLUSIVE MODE"
+            )
+            other = asyncio.create_task(register(second, "items", 1))
+            await blocked(orders)
+            assert await observer.fetchval("SELECT last_value FROM rowbell.table_flags") == 0
+        await other
+        assert await observer.fetchval("SELECT last_value FROM rowbell.table_flags") > 0
 
 
 async def test_the_table_of_registrations_stays_small_while_an_old_transaction_keeps_dead_rows(
@@ -114,7 +174,7 @@ async def test_the_table_of_registrations_stays_small_while_an_old_transaction_k
     [
         "DROP TABLE rowbell.registration",
         "DROP FUNCTION rowbell.notify",
-        "DROP SEQUENCE rowbell.has_registrations",
+        "DROP SEQUENCE rowbell.table_flags",
         "DROP MATERIALIZED VIEW rowbell.channel_secret",
         "ALTER SCHEMA rowbell RENAME TO another",
         "ALTER TABLE orders RENAME COLUMN id TO number",
@@ -139,7 +199,7 @@ async def test_a_writer_never_fails_because_of_us(engine: AsyncEngine, sabotage:
 
 
 async def _register_everything(connection: AsyncConnection) -> None:
-    await connection.execute(text("SELECT setval('rowbell.has_registrations', 1)"))
+    await connection.execute(text(f"SELECT setval('rowbell.table_flags', {2**62 - 1})"))
     await connection.execute(
         text(
             "INSERT INTO rowbell.registration SELECT 'orders'::regclass,"

@@ -82,7 +82,7 @@ async def test_commits_that_fill_the_queue_together_never_fail(primary_orders: A
     """Each trigger found enough room for its own notification. All of them fit together too."""
     async with primary_orders.begin() as connection:
         await connection.execute(insert(Order), [{"id": i} for i in range(2, 2001)])
-        await connection.execute(text("SELECT setval('rowbell.has_registrations', 1)"))
+        await connection.execute(text(f"SELECT setval('rowbell.table_flags', {2**62 - 1})"))
         await connection.execute(
             text(
                 "INSERT INTO rowbell.registration SELECT 'orders'::regclass,"

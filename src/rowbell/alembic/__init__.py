@@ -18,9 +18,9 @@ uses the same operations::
         op.drop_row_triggers("orders", key=["id"])
         op.drop_table("orders")
 
-All may be repeated and take their locks with a timeout. All but ``op.upgrade_row_triggers()``, which
-asks the database for its tables, also work with ``--sql``. On other databases than PostgreSQL they do
-nothing.
+All may be repeated, and take their locks with a timeout. All also work with ``--sql``, except
+``op.upgrade_row_triggers()``, which asks the database for its tables. On other databases than
+PostgreSQL they do nothing.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class Calls:
     async def close_listener(self) -> None:
         """Delete the registrations of this session."""
         await self._fetch("SELECT rowbell.close_listener()")
-        await self._fetch("SELECT rowbell.lower_flag()")
+        await self._fetch("SELECT rowbell.lower_flags()")
 
     async def register(
         self,

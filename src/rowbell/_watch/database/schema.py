@@ -4,7 +4,7 @@
 ``registration``           the rows that listeners want to be notified of
 ``listener``               the sessions that listen, each with a number
 ``registration_limit``     how many rows a role may register, if an administrator sets that
-``has_registrations``      a sequence: 0 while no row is registered
+``table_flags``            a sequence: a bit for each table, 0 while none of its rows is registered
 ``unsent_notifications``   a sequence: counts the notifications that could not be sent
 ``channel_secret``         a random value, from which the names of channels are made
 ``notify()``               called by the triggers
@@ -69,7 +69,10 @@ FUNCTIONS: Final = (
     "open_listener",
     "own_channel",
     "delete_stale",
-    "lower_flag",
+    "table_flag",
+    "needed_flags",
+    "raise_flags",
+    "lower_flags",
     "compact",
     "table_version",
     "permitted_columns",
@@ -82,7 +85,9 @@ FUNCTIONS: Final = (
 )
 """The functions of the schema. Each is in the file of the same name."""
 
-_OF_THE_OWNER: Final = frozenset({"channel", "compact"})
+_OF_THE_OWNER: Final = frozenset(
+    {"channel", "compact", "table_flag", "needed_flags", "raise_flags"}
+)
 _SHAPES: Final = {
     "registration": ("r", "table_oid oid, key_hash int8, listener int8, columns _text"),
     "registration_pkey": ("i", "table_oid oid, key_hash int8, listener int8"),
@@ -98,7 +103,7 @@ _SHAPES: Final = {
     "registration_limit": ("r", "role_name name, registrations int8"),
     "registration_limit_pkey": ("i", "role_name cstring"),
     "channel_secret": ("m", "value text"),
-    "has_registrations": ("S", None),
+    "table_flags": ("S", None),
     "unsent_notifications": ("S", None),
     "listener_number": ("S", None),
 }
@@ -107,7 +112,7 @@ _PUBLIC_MAY: Final = {
     "listener": "SELECT",
     "registration_limit": "SELECT",
     "channel_secret": "",
-    "has_registrations": "SELECT",
+    "table_flags": "SELECT",
     "unsent_notifications": "SELECT, USAGE",
     "listener_number": "SELECT",
 }

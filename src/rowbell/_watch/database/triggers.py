@@ -6,8 +6,8 @@ tables: for partitioned tables, because their partitions are also written to dir
 columns; and for changes by logical replication, which fires no statement triggers.
 The cost for a writer is in steps. Each step is taken only if the one before requires it:
 
-1. the trigger's ``WHEN``, in the row form: did the row, or a declared column, change?
-2. the flag: is any row registered?
+1. the trigger's ``WHEN``, with declared columns: did one of them change?
+2. the flag: is any row of the table registered?
 3. the probe: is one of these rows registered?
 4. only then: what changed, and the notification.
 
@@ -172,24 +172,24 @@ class TableTriggers:
     def _conditions(self) -> dict[str, str]:
         """The ``FOR EACH`` and ``WHEN`` clauses of each event's trigger.
 
-        Operators in WHEN are looked up when the trigger is created, so they are written with their
-        schema. These two compare rows as they are stored, and run no code of their types.
+        Functions in WHEN are looked up when the trigger is created, so they are written with their
+        schema. This one compares rows as they are stored, and runs no code of their types.
         """
         each = f"FOR EACH {'ROW' if self.by_row else 'STATEMENT'}"
         if not self.by_row:
             old_rows = f"REFERENCING OLD TABLE AS old_rows {each}"
             both = f"REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows {each}"
             return {"UPDATE": both, "DELETE": old_rows, "TRUNCATE": "FOR EACH STATEMENT"}
-        changed = "OLD.* OPERATOR(pg_catalog.*<>) NEW.*"
+        condition = ""
         if self.declared is not None:
             names = dict.fromkeys((*(column.name for column in self.key), *self.declared))
             old, new = (
                 ", ".join(f"{row}.{quote_identifier(name)}" for name in names)
                 for row in ("OLD", "NEW")
             )
-            changed = f"pg_catalog.record_image_ne(ROW({old}), ROW({new}))"
+            condition = f" WHEN (pg_catalog.record_image_ne(ROW({old}), ROW({new})))"
         return {
-            "UPDATE": f"{each} WHEN ({changed})",
+            "UPDATE": f"{each}{condition}",
             "DELETE": each,
             "TRUNCATE": "FOR EACH STATEMENT",
         }

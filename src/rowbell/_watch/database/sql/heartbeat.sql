@@ -12,7 +12,7 @@ DECLARE
   own bigint;
 BEGIN
   PERFORM rowbell.delete_stale();
-  PERFORM rowbell.lower_flag();
+  PERFORM rowbell.lower_flags();
   IF pg_has_role(owner, 'USAGE') THEN
     PERFORM rowbell.compact();
   END IF;

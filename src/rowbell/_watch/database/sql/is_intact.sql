@@ -9,12 +9,12 @@ DECLARE
   named CONSTANT json := convert_from(options, 'UTF8')::json;
   relation regclass;
   event text;
-  condition text := '(old.* *<> new.*)';
+  condition text := '';
 BEGIN
   SELECT t.tgrelid, upper(substring(t.tgname FROM 9)) INTO relation, event
   FROM pg_trigger AS t WHERE t.oid = trigger_oid;
   IF json_typeof(named -> 'columns') = 'array' THEN
-    SELECT format('record_image_ne(ROW(%s), ROW(%s))',
+    SELECT format(' WHEN (record_image_ne(ROW(%s), ROW(%s)))',
                   string_agg('old.' || quote_ident(c.name), ', ' ORDER BY c.place),
                   string_agg('new.' || quote_ident(c.name), ', ' ORDER BY c.place))
     INTO condition
@@ -31,7 +31,7 @@ BEGIN
                    ' EXECUTE FUNCTION ', 1) = ANY (CASE event
       WHEN 'UPDATE' THEN ARRAY[
         'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT',
-        format('FOR EACH ROW WHEN (%s)', condition)]
+        'FOR EACH ROW' || condition]
       WHEN 'DELETE' THEN ARRAY[
         'REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT', 'FOR EACH ROW']
       ELSE ARRAY['FOR EACH STATEMENT'] END);

@@ -1,6 +1,6 @@
--- Registers rows for this session, which has called open_listener(). First the lock, then the flag,
--- then the rows: while lower_flag() holds its lock, this function waits; after that it sees the
--- flag at 0 and sets it. It returns the obstacle of each table, if there is one, and the table's
+-- Registers rows for this session, which has called open_listener(). First the lock, then the flags,
+-- then the rows: while lower_flags() holds its lock, this function waits; after that it sees that
+-- a flag is not raised, and raises it. It returns the obstacle of each table, if there is one, and the table's
 -- version. `row_columns` has the columns that are watched in each row. NULL means any column; to a
 -- role that may not SELECT all columns, it means those of `table_columns`. A row is not registered
 -- if the caller may not SELECT its columns. A virtual generated column is not stored, so triggers
@@ -39,10 +39,8 @@ BEGIN
   IF over_limit THEN
     RETURN;
   END IF;
-  LOCK TABLE rowbell.registration IN ROW EXCLUSIVE MODE;
-  IF pg_sequence_last_value('rowbell.has_registrations') IS DISTINCT FROM 1 THEN
-    PERFORM setval('rowbell.has_registrations', 1);
-  END IF;
+  PERFORM rowbell.raise_flags(
+    (SELECT bit_or(rowbell.table_flag(t.oid)) FROM unnest(tables) AS t(oid)));
   WITH sound AS MATERIALIZED (
     SELECT t.oid, p.permitted, CASE WHEN (
              SELECT count(*) FROM pg_attribute AS a

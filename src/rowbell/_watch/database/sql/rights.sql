@@ -34,12 +34,12 @@ BEGIN
   END LOOP;
   GRANT USAGE ON SCHEMA rowbell TO PUBLIC;
   GRANT SELECT ON rowbell.registration, rowbell.listener, rowbell.registration_limit TO PUBLIC;
-  GRANT SELECT ON SEQUENCE rowbell.has_registrations, rowbell.listener_number TO PUBLIC;
+  GRANT SELECT ON SEQUENCE rowbell.table_flags, rowbell.listener_number TO PUBLIC;
   GRANT SELECT, USAGE ON SEQUENCE rowbell.unsent_notifications TO PUBLIC;
   GRANT EXECUTE ON FUNCTION
     rowbell.schema_version(), rowbell.notify(oid, bigint[], bigint[]),
     rowbell.open_listener(), rowbell.own_channel(), rowbell.close_listener(),
-    rowbell.delete_stale(), rowbell.lower_flag(), rowbell.table_version(oid),
+    rowbell.delete_stale(), rowbell.lower_flags(), rowbell.table_version(oid),
     rowbell.permitted_columns(name, oid), rowbell.is_intact(oid, bytea),
     rowbell.obstacle(name, oid, bytea, text[]),
     rowbell.unregister(oid[], bigint[]), rowbell.heartbeat(oid[], bytea[], text[]),

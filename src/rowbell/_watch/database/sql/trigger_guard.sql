@@ -15,7 +15,8 @@ DECLARE
 BEGIN
   IF current_setting('rowbell.fallback', true) IS DISTINCT FROM 'on' THEN
     BEGIN
-      IF pg_sequence_last_value('rowbell.has_registrations') = 0 THEN
+      IF pg_sequence_last_value('rowbell.table_flags')
+         & (1::bigint << (root::bigint % 62)::integer) = 0 THEN
         RETURN NULL;
       END IF;
       -- A writer outside READ COMMITTED sees old registrations, so it notifies all listeners.

@@ -1,6 +1,6 @@
       PERFORM FROM rowbell.registration AS r
       WHERE r.table_oid = root AND r.key_hash = @old_key@;
-      IF NOT FOUND THEN
+      IF NOT FOUND OR (TG_OP = 'UPDATE' AND NOT OLD *<> NEW) THEN
         RETURN NULL;
       END IF;
       FOR match IN
