@@ -34,7 +34,10 @@ async def test_waits_that_begin_at_once_are_armed_in_batches_and_end_in_batches(
         async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
             sent.clear()
             waits = await armed_waits(watcher, range(1, WAITS + 1), since={"n": 0})
-            assert len(sent) <= 18
+            # Those that the clock sends depend on how long it takes.
+            timed = ("rowbell.heartbeat", "rowbell.tables_without_writers")
+            needed = [statement for statement in sent if not any(t in statement for t in timed)]
+            assert len(needed) <= 18, "\n".join(statement[:200] for statement in needed)
             sent.clear()
             await execute(orders, update(Order).values(n=1))
             assert [order.n for order in await asyncio.gather(*waits)] == [1] * WAITS

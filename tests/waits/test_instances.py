@@ -92,10 +92,8 @@ async def test_an_instance_made_of_values_is_as_the_orm_would_have_loaded_it(
             await execute(rich, update(Rich).values(n=1))
             made = await wait
         # The read that compares also brings the values for the instance.
-        assert [statement.count("FROM unnest") for statement in sent if "rich" in statement] == [
-            0,
-            1,
-        ]
+        kinds = [statement.split()[0] for statement in sent if "rich" in statement]
+        assert kinds == ["UPDATE", "SELECT"]
     async with AsyncSession(rich) as session:
         loaded = await session.get_one(Rich, ("a", 1))
         for attribute in inspect(Rich).column_attrs.keys():  # noqa: SIM118  # not a dict

@@ -123,6 +123,7 @@ class Board:
                 read.repeated = read.notified_again = True
             else:
                 self._read_notified(watch)
+        self._changed()
 
     def _read_notified(self, watch: Watch, *, confirms: bool = False) -> None:
         """Read the row now, or when its tables' throttle allows; delayed reads are batched."""

@@ -6,7 +6,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import Column, ColumnElement, Dialect, Select, Table, bindparam, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Dialect,
+    Integer,
+    Select,
+    Table,
+    bindparam,
+    literal_column,
+    select,
+)
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.sql import visitors
 
@@ -142,14 +152,21 @@ class MappedRows:
     ) -> tuple[Select[Any], dict[str, Any]]:
         """The SELECT that reads many rows, and its parameters."""
         is_lasting = condition is None and self._keys.are_arrays
-        name = (layout, tuple(self.forms.of(name) for name in layout.names))
+        is_one = len(keys) == 1 and self._keys.are_arrays
+        name = (layout, tuple(self.forms.of(name) for name in layout.names), is_one)
         statement: Any = self._selects.get(name) if is_lasting else None
         if statement is None:
-            wanted = self._keys.table(keys)
             columns = selected_columns(layout, self.model, self.forms, condition, self._names)
-            statement = select(wanted.c.place, *columns).select_from(self._keys.joined(wanted))
+            if is_one:
+                place = literal_column("1", Integer).label("place")
+                statement = select(place, *columns).select_from(self.model).where(self._keys.is_one)
+            else:
+                wanted = self._keys.table(keys)
+                statement = select(wanted.c.place, *columns).select_from(self._keys.joined(wanted))
             if is_lasting:
                 self._selects[name] = statement
+        if is_one:
+            return statement, self._keys.parameters_of_one(keys[0])
         return statement, self._keys.parameters(keys)
 
     def load(

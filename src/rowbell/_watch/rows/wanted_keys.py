@@ -11,6 +11,7 @@ from sqlalchemy.orm import join as orm_join
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Mapper
     from sqlalchemy.sql.selectable import FromClause
 
@@ -54,6 +55,17 @@ class WantedKeys:
             return {}
         parts = range(len(self._mapper.primary_key))
         return {f"key_{i}": [key[i] for key in keys] for i in parts}
+
+    @property
+    def is_one(self) -> ColumnElement[bool]:
+        """The condition that a row has the only key. The server plans it faster than a join."""
+        pairs = enumerate(self._mapper.primary_key)
+        return and_(*(c == bindparam(f"key_{i}", type_=c.type) for i, c in pairs))
+
+    @staticmethod
+    def parameters_of_one(key: Key) -> dict[str, Any]:
+        """The parameters of that condition."""
+        return {f"key_{i}": value for i, value in enumerate(key)}
 
     def joined(self, wanted: FromClause) -> FromClause:
         """The table joined with the class."""
