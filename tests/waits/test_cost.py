@@ -86,6 +86,20 @@ async def test_a_flood_of_notifications_for_one_row_is_few_reads(orders: AsyncEn
         assert watcher.statistics().rereads - before <= 5
 
 
+async def test_a_notification_that_nobody_waits_for_ends_reached(orders: AsyncEngine) -> None:
+    """The row stays registered for a while after its last wait."""
+    change = update(Order).where(Order.id == 1).values(n=Order.n + 1)
+    async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+        wait = await armed_wait(watcher)
+        await execute(orders, change)
+        await wait
+        before = watcher.statistics().notifications
+        more = asyncio.create_task(watcher.reached(lambda now: now.notifications > before))
+        await asyncio.sleep(0)
+        await execute(orders, change)
+        await more
+
+
 async def test_many_waits_for_one_row_hold_it_once(engine: AsyncEngine, database: URL) -> None:
     """A hundred waits for a row of one megabyte fetch it once at the start, and once to wake."""
     await execute(engine, insert(Order).values(id=1, note="x" * 1_000_000))

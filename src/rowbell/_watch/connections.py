@@ -7,12 +7,13 @@ does not queue.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool, StaticPool
+from sqlalchemy.util import greenlet_spawn
 
 from rowbell._cancellation import cancelled_once, complete, own_cancellations
 from rowbell._urls import refuse_libpq_arguments
@@ -25,7 +26,7 @@ from rowbell._watch.failures import (
 from rowbell.errors import UnsupportedEngineError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import Callable, Generator
 
 
 P = ParamSpec("P")
@@ -80,21 +81,24 @@ class Connections:
         pool = self._engine.pool
         if isinstance(pool, QueuePool) and not pool.checkedin() and pool.overflow() >= 0:
             return await self.run_apart(function, *arguments, **keywords)
-        async with _connected(self._engine) as connection:
-            try:
-                return await _in_autocommit(connection, function, *arguments, **keywords)
-            except Exception as error:
-                if not is_of_the_connection(error):
-                    raise
-                failure = error
-            try:
-                result = await self.run_apart(function, *arguments, **keywords)
-            except UnreachableError:
-                if is_passing(failure) or may_be_stale(failure):
-                    raise
-                raise failure from None
-            await complete(connection.invalidate())
-            return result
+
+        def work(connection: Connection) -> T:
+            return function(connection, *arguments, **keywords)
+
+        try:
+            return await _run(self._engine, work, keeps_failed=True)
+        except _ConnectionFailedError as failed:
+            connection, failure = failed.connection, failed.error
+        try:
+            result = await self.run_apart(function, *arguments, **keywords)
+            await complete(greenlet_spawn(connection.invalidate))
+        except UnreachableError:
+            if is_passing(failure) or may_be_stale(failure):
+                raise
+            raise failure from None
+        finally:
+            await complete(greenlet_spawn(connection.close))
+        return result
 
     async def run_apart(
         self,
@@ -122,8 +126,7 @@ class Connections:
         Raises:
             UnreachableError: The pool could not provide a connection.
         """
-        async with _connected(self._engine) as connection:
-            return await _in_autocommit(connection, function, *arguments, **keywords)
+        return await _run(self._engine, lambda c: function(c, *arguments, **keywords))
 
     async def notify(self, channel: str) -> None:
         """NOTIFY from a connection of the engine, not from the one that listens."""
@@ -145,11 +148,6 @@ def unreachable() -> Generator[None]:
         raise UnreachableError(error) from error
 
 
-async def _connect(engine: AsyncEngine) -> AsyncConnection:
-    with unreachable():
-        return await engine.connect()
-
-
 async def run_apart(
     engine: AsyncEngine,
     function: Callable[Concatenate[Connection, P], T],
@@ -164,34 +162,46 @@ async def run_apart(
     """
     own = apart(engine)
     try:
-        async with _connected(own) as connection:
-            return await _in_autocommit(connection, function, *arguments, **keywords)
+        return await _run(own, lambda c: function(c, *arguments, **keywords))
     finally:
         await complete(own.dispose())
 
 
-@asynccontextmanager
-async def _connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
-    connection = await _connect(engine)
-    try:
-        yield connection
-    finally:
-        await complete(connection.close())
+class _ConnectionFailedError(Exception):
+    """The connection may be the reason of an error. It is open."""
+
+    def __init__(self, connection: Connection, error: Exception) -> None:
+        super().__init__(connection, error)
+        self.connection = connection
+        self.error = error
 
 
-async def _in_autocommit(
-    connection: AsyncConnection,
-    function: Callable[Concatenate[Connection, P], T],
-    /,
-    *arguments: P.args,
-    **keywords: P.kwargs,
+async def _run(
+    engine: AsyncEngine, work: Callable[[Connection], T], *, keeps_failed: bool = False
 ) -> T:
-    def run(sync: Connection) -> T:
-        # Set on the connection: the engine may have its own isolation level.
-        sync.execution_options(isolation_level="AUTOCOMMIT")
-        return function(sync, *arguments, **keywords)
+    """Connect, work, and close: in one of SQLAlchemy's greenlets, which costs least.
 
-    return await cancelled_once(connection.run_sync(run))
+    Raises:
+        UnreachableError: No connection could be opened.
+        _ConnectionFailedError: With ``keeps_failed``: the connection may be the reason of an error.
+    """
+
+    def run() -> T:
+        with unreachable():
+            connection = engine.sync_engine.connect()
+        try:
+            # Set on the connection: the engine may have its own isolation level.
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            result = work(connection)
+        except BaseException as error:
+            if keeps_failed and isinstance(error, Exception) and is_of_the_connection(error):
+                raise _ConnectionFailedError(connection, error) from error
+            connection.close()
+            raise
+        connection.close()
+        return result
+
+    return await cancelled_once(greenlet_spawn(run))
 
 
 def apart(engine: AsyncEngine) -> AsyncEngine:
