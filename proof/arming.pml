@@ -171,7 +171,7 @@ end:
 
 /* models: sql:raise_flags.sql
  * Another session registers rows of another table. It reads all flags, and writes them with one
- * more. It holds both locks: ROW EXCLUSIVE, and the one for one session at a time. */
+ * more. It holds ROW EXCLUSIVE, and only one session at a time can do so. */
 proctype RaiseAnother() {
     bool was;
 end:

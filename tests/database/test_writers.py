@@ -114,6 +114,52 @@ async def test_two_sessions_that_raise_flags_at_once_lose_none(
         )
 
 
+async def test_locks_that_any_role_can_take_do_not_keep_a_flag_from_being_raised(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """COMMENT and CREATE STATISTICS lock a table before they look at the caller's rights."""
+    async with connected(database) as other, connected(database) as listener:
+        await listener.execute("SELECT rowbell.open_listener()")
+        async with other.transaction():
+            for table in ("registration", "listener", "registration_limit"):
+                await other.execute(f"LOCK TABLE rowbell.{table} IN SHARE UPDATE EXCLUSIVE MODE")
+            assert await register(listener, "orders", 1) is None
+        assert await other.fetchval("SELECT last_value FROM rowbell.table_flags") > 0
+
+
+async def test_only_registered_rows_raise_a_flag(orders: AsyncEngine, database: URL) -> None:
+    """Not the tables that a caller only names, and not those with an obstacle."""
+    async with connected(database) as session:
+        await session.execute("SELECT rowbell.open_listener()")
+        await session.execute(
+            "SELECT rowbell.register(ARRAY['orders'::regclass, 'items'::regclass]::oid[],"
+            " ARRAY['{}', '{}']::bytea[], ARRAY[NULL, NULL]::text[], '{}', '{}', '{}')"
+        )
+        assert await session.fetchval("SELECT last_value FROM rowbell.table_flags") == 0
+        assert await register(session, "pg_class", 1) is not None
+        assert await session.fetchval("SELECT last_value FROM rowbell.table_flags") == 0
+
+
+async def test_a_watched_row_among_many_is_one_notification_wherever_it_is(
+    engine: AsyncEngine,
+) -> None:
+    """The first thousand rows of a statement are looked up in another way than the others."""
+    async with engine.begin() as connection:
+        await connection.execute(insert(Order), [{"id": i} for i in range(1, 3001)])
+    warnings: list[str] = []
+    async with RowWatcher(engine, mode="listen", recheck=None) as watcher:
+        for key in (1, 999, 1000, 1001, 2500):
+            wait = await armed_wait(watcher, Order, key)
+            before = watcher.statistics().notifications
+            async with engine.begin() as connection:
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                driver.add_log_listener(lambda _, message: warnings.append(str(message)))
+                await connection.execute(text("UPDATE orders SET n = n + 1"))
+            await wait
+            assert watcher.statistics().notifications == before + 1
+            assert warnings == []
+
+
 async def test_a_raised_flag_waits_for_a_session_that_raises_another(
     orders: AsyncEngine, database: URL
 ) -> None:
@@ -125,12 +171,11 @@ async def test_a_raised_flag_waits_for_a_session_that_raises_another(
     ):
         await second.execute("SELECT rowbell.open_listener()")
         async with first.transaction():
-            await first.execute(
-                "LOCK TABLE rowbell.registration_limit IN SHARE UPDATE EXCLUSIVE MODE"
-            )
+            await first.execute("INSERT INTO rowbell.listener VALUES (0, 0, NULL, 0, 0)")
             other = asyncio.create_task(register(second, "items", 1))
             await blocked(orders)
             assert await observer.fetchval("SELECT last_value FROM rowbell.table_flags") == 0
+            await first.execute("DELETE FROM rowbell.listener WHERE number = 0")
         await other
         assert await observer.fetchval("SELECT last_value FROM rowbell.table_flags") > 0
 

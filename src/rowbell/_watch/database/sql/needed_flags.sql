@@ -1,6 +1,8 @@
--- The flags of all tables of which a row is registered. The index is searched once for each table.
+-- The flags of all tables of which a row is registered. The index is searched once for each table,
+-- also if the plan was made while few rows were registered.
 CREATE OR REPLACE FUNCTION rowbell.needed_flags()
-RETURNS bigint LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+RETURNS bigint LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $rowbell$
   WITH RECURSIVE registered AS (
     SELECT min(r.table_oid) AS oid FROM rowbell.registration AS r

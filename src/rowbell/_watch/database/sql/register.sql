@@ -40,7 +40,8 @@ BEGIN
     RETURN;
   END IF;
   PERFORM rowbell.raise_flags(
-    (SELECT bit_or(rowbell.table_flag(t.oid)) FROM unnest(tables) AS t(oid)));
+    (SELECT bit_or(rowbell.table_flag(t.oid)) FROM unnest(tables, obstacles) AS t(oid, obstacle)
+     WHERE t.obstacle IS NULL AND t.oid = ANY (row_tables)));
   WITH sound AS MATERIALIZED (
     SELECT t.oid, p.permitted, CASE WHEN (
              SELECT count(*) FROM pg_attribute AS a

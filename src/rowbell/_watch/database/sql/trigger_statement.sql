@@ -14,7 +14,7 @@
       FROM (SELECT * FROM old_rows LIMIT 1000) AS o
       LEFT JOIN LATERAL (@registered_old@) AS r ON true;
       IF match.watched = 0 AND match.looked >= 1000 THEN
-        SELECT count(*) AS watched INTO match FROM old_rows AS o
+        SELECT match.looked AS looked, count(*) AS watched INTO match FROM old_rows AS o
         JOIN rowbell.registration AS r ON r.table_oid = root AND r.key_hash = @old_key@;
       END IF;
       IF match.watched = 0 THEN
