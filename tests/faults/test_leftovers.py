@@ -8,11 +8,12 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import URL, text
+from sqlalchemy import URL, Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 import rowbell
 from rowbell import RowWatcher, Timing, WatcherState, WatcherStateError, wait_for_row_change
+from rowbell._watch.connections import Connections
 from rowbell._watch.watcher import open_watcher
 from support.catalogue import seen
 from support.models import Order
@@ -194,6 +195,24 @@ async def test_cancellation_at_any_moment_leaves_nothing_behind(orders: AsyncEng
     await orders.dispose()
     gc.collect()
     await none_left(orders)
+
+
+async def test_a_read_that_is_cancelled_when_its_connection_fails_gives_it_back(
+    engine: AsyncEngine,
+) -> None:
+    used: list[Connection] = []
+
+    def fail(connection: Connection) -> None:
+        used.append(connection)
+        try:
+            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        finally:
+            reading.cancel()
+
+    reading = asyncio.create_task(Connections(engine).run(fail))
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert [connection.closed for connection in used] == [True]
 
 
 async def test_a_close_that_is_cancelled_still_closes(orders: AsyncEngine) -> None:

@@ -85,20 +85,25 @@ class Connections:
         def work(connection: Connection) -> T:
             return function(connection, *arguments, **keywords)
 
+        failed: list[Connection] = []
         try:
-            return await _run(self._engine, work, keeps_failed=True)
-        except _ConnectionFailedError as failed:
-            connection, failure = failed.connection, failed.error
-        try:
-            result = await self.run_apart(function, *arguments, **keywords)
-            await complete(greenlet_spawn(connection.invalidate))
-        except UnreachableError:
-            if is_passing(failure) or may_be_stale(failure):
-                raise
-            raise failure from None
-        finally:
-            await complete(greenlet_spawn(connection.close))
-        return result
+            try:
+                return await _run(self._engine, work, failed)
+            except Exception as error:
+                if not failed:
+                    raise
+                failure = error
+            try:
+                result = await self.run_apart(function, *arguments, **keywords)
+            except UnreachableError:
+                if is_passing(failure) or may_be_stale(failure):
+                    raise
+                raise failure from None
+            await complete(greenlet_spawn(failed[0].invalidate))
+            return result
+        finally:  # also if this was cancelled when the connection had just failed
+            for connection in failed:
+                await complete(greenlet_spawn(connection.close))
 
     async def run_apart(
         self,
@@ -167,23 +172,19 @@ async def run_apart(
         await complete(own.dispose())
 
 
-class _ConnectionFailedError(Exception):
-    """The connection may be the reason of an error. It is open."""
-
-    def __init__(self, connection: Connection, error: Exception) -> None:
-        super().__init__(connection, error)
-        self.connection = connection
-        self.error = error
-
-
 async def _run(
-    engine: AsyncEngine, work: Callable[[Connection], T], *, keeps_failed: bool = False
+    engine: AsyncEngine, work: Callable[[Connection], T], failed: list[Connection] | None = None
 ) -> T:
     """Connect, work, and close: in one of SQLAlchemy's greenlets, which costs least.
 
+    Args:
+        engine: The engine to connect by.
+        work: What to do on the connection.
+        failed: If given, a connection that may be the reason of an error is added to it, and is not
+            closed.
+
     Raises:
         UnreachableError: No connection could be opened.
-        _ConnectionFailedError: With ``keeps_failed``: the connection may be the reason of an error.
     """
 
     def run() -> T:
@@ -194,9 +195,10 @@ async def _run(
             connection.execution_options(isolation_level="AUTOCOMMIT")
             result = work(connection)
         except BaseException as error:
-            if keeps_failed and isinstance(error, Exception) and is_of_the_connection(error):
-                raise _ConnectionFailedError(connection, error) from error
-            connection.close()
+            if failed is not None and isinstance(error, Exception) and is_of_the_connection(error):
+                failed.append(connection)
+            else:
+                connection.close()
             raise
         connection.close()
         return result
