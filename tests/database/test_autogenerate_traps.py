@@ -38,6 +38,20 @@ def project(server: URL, tmp_path: Path) -> Iterator[Project]:
         yield project
 
 
+@pytest.fixture
+def role(project: Project) -> Iterator[str]:
+    """A role that may create in the schema public and run migrations."""
+    name = f"role_{project.url.database}"[:60]
+    run(
+        project,
+        f"CREATE ROLE {name}",
+        f"GRANT CREATE, USAGE ON SCHEMA public TO {name}",
+        f"GRANT SELECT, UPDATE ON alembic_version TO {name}",
+    )
+    yield name
+    run(project, f"DROP OWNED BY {name} CASCADE", f"DROP ROLE {name}")
+
+
 def run(project: Project, *statements: str) -> None:
     asyncio.run(execute(project.url, *statements))
 
@@ -314,15 +328,11 @@ def test_the_upgrade_of_all_tables_leaves_what_it_cannot_do(
 
 
 def test_the_upgrade_of_all_tables_goes_on_after_a_missing_right(
-    project: Project, caplog: pytest.LogCaptureFixture
+    project: Project, role: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The error of a table whose schema the role may not use does not end the transaction."""
-    role = f"role_{project.url.database}"[:60]
     run(
         project,
-        f"CREATE ROLE {role}",
-        f"GRANT CREATE, USAGE ON SCHEMA public TO {role}",
-        f"GRANT SELECT, UPDATE ON alembic_version TO {role}",
         "CREATE SCHEMA hidden",
         "CREATE TABLE hidden.t (id int PRIMARY KEY)",
         "CREATE TABLE own (id int PRIMARY KEY)",
@@ -337,18 +347,13 @@ def test_the_upgrade_of_all_tables_goes_on_after_a_missing_right(
         project.run("upgrade", "head")
     assert '"hidden"."t": the current role may not install here' in caplog.text
     assert len(project.query("SELECT tgname FROM pg_trigger WHERE tgrelid = 'own'::regclass")) == 3
-    run(project, f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}")
 
 
 def test_the_upgrade_of_all_tables_asks_only_for_those_of_the_role(
-    project: Project, caplog: pytest.LogCaptureFixture
+    project: Project, role: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    role = f"role_{project.url.database}"[:60]
     run(
         project,
-        f"CREATE ROLE {role}",
-        f"GRANT ALL ON SCHEMA public TO {role}",
-        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}",
         "CREATE TABLE theirs (id int PRIMARY KEY)",
         f"ALTER TABLE theirs OWNER TO {role}",
     )
@@ -358,7 +363,6 @@ def test_the_upgrade_of_all_tables_asks_only_for_those_of_the_role(
     with caplog.at_level(logging.WARNING, "rowbell"):
         project.run("upgrade", "head")
     assert "public.orders: it belongs to another role" in caplog.text
-    run(project, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 def test_errors_about_other_things_are_not_explained(project: Project) -> None:

@@ -87,23 +87,27 @@ class Connections:
 
         failed: list[Connection] = []
         try:
-            try:
-                return await _run(self._engine, work, failed)
-            except Exception as error:
-                if not failed:
-                    raise
-                failure = error
-            try:
-                result = await self.run_apart(function, *arguments, **keywords)
-            except UnreachableError:
-                if is_passing(failure) or may_be_stale(failure):
-                    raise
-                raise failure from None
-            await complete(greenlet_spawn(failed[0].invalidate))
-            return result
+            return await _run(self._engine, work, failed)
+        except Exception as error:
+            if not failed:
+                raise
+            return await self._run_again(work, failed[0], error)
         finally:  # also if this was cancelled when the connection had just failed
             for connection in failed:
                 await complete(greenlet_spawn(connection.close))
+
+    async def _run_again(
+        self, work: Callable[[Connection], T], connection: Connection, failure: Exception
+    ) -> T:
+        """Run it on a new connection, because the failure may be that of the old one."""
+        try:
+            result = await self.run_apart(work)
+        except UnreachableError:
+            if is_passing(failure) or may_be_stale(failure):
+                raise
+            raise failure from None
+        await complete(greenlet_spawn(connection.invalidate))
+        return result
 
     async def run_apart(
         self,

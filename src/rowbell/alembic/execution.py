@@ -49,12 +49,9 @@ def create(operations: Operations, operation: CreateRowTriggersOp) -> None:
 
     Triggers that the same run has dropped while they were disabled are disabled again.
     """
-    if not _is_postgresql(operations):
+    connection = _online(operations, operation)
+    if connection is None:
         return
-    if operations.migration_context.as_sql:
-        _print(operations, operation, operation.statements())
-        return
-    connection = operations.get_bind()
     found = _found(connection, operation)
     if operation.key is not None and set(operation.key) != {*found.key}:
         why = f"key={operation.key} is not its primary key ({', '.join(found.key)})"
@@ -73,12 +70,9 @@ def create(operations: Operations, operation: CreateRowTriggersOp) -> None:
 
 def drop(operations: Operations, operation: DropRowTriggersOp) -> None:
     """Remove the triggers, or print the SQL that does. The table's key may be another by now."""
-    if not _is_postgresql(operations):
+    connection = _online(operations, operation)
+    if connection is None:
         return
-    if operations.migration_context.as_sql:
-        _print(operations, operation, operation.statements())
-        return
-    connection = operations.get_bind()
     found = _found(connection, operation)
     if found.disabled:
         _disabled.setdefault(operations.migration_context, {})[found.oid] = found.disabled
@@ -138,6 +132,20 @@ def _is_postgresql(operations: Operations) -> bool:
     return operations.migration_context.dialect.name == "postgresql"
 
 
+def _online(
+    operations: Operations, operation: CreateRowTriggersOp | DropRowTriggersOp
+) -> Connection | None:
+    """The connection; ``None`` with ``--sql``, which prints the operation, and elsewhere."""
+    if not _is_postgresql(operations):
+        return None
+    if not operations.migration_context.as_sql:
+        return operations.get_bind()
+    for statement in limited(operation.statements(), LockTimeout.of(operation.lock_timeout)):
+        # Not execute(): some dialects would double each % here, as they do for their driver.
+        operations.migration_context.impl.static_output(f"{statement};\n")
+    return None
+
+
 def _found(connection: Connection, operation: RowTriggersOp) -> TableInCatalog:
     """The table as it is in the catalog.
 
@@ -168,9 +176,3 @@ def _untranslated(connection: Connection) -> Generator[None]:
         yield
     finally:
         connection.execution_options(schema_translate_map=before)
-
-
-def _print(operations: Operations, operation: RowTriggersOp, statements: list[str]) -> None:
-    for statement in limited(statements, LockTimeout.of(operation.lock_timeout)):
-        # Not execute(): some dialects would double each % here, as they do for their driver.
-        operations.migration_context.impl.static_output(f"{statement};\n")

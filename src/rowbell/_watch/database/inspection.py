@@ -56,12 +56,10 @@ class Found:
 
     Attributes:
         state: Their state, compared with the triggers that the table should have.
-        functions: The oids of the functions that its triggers run.
         disabled: The names of the triggers that are disabled.
     """
 
     state: TriggerState
-    functions: frozenset[int]
     disabled: tuple[str, ...]
 
 
@@ -146,11 +144,7 @@ def inspect_triggers(
         state = TriggerState.DISABLED
     else:
         state = TriggerState.INSTALLED
-    return Found(
-        state,
-        frozenset(row.oid for row in rows),
-        tuple(row.tgname for row in rows if row.tgenabled == "D"),
-    )
+    return Found(state, tuple(row.tgname for row in rows if row.tgenabled == "D"))
 
 
 def removable(connection: Connection, table: int | None) -> Removable:

@@ -22,15 +22,11 @@ if TYPE_CHECKING:
 _TABLES: Final = """
 SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS is_partitioned,
   pg_has_role(c.relowner, 'USAGE') AS is_own,
-  ARRAY(SELECT a.attname::text FROM pg_index AS i CROSS JOIN unnest(i.indkey)
-          WITH ORDINALITY AS k(number, place)
-        JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.number
-        WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY k.place) AS key,
-  ARRAY(SELECT f.typname::text FROM pg_index AS i CROSS JOIN unnest(i.indkey)
-          WITH ORDINALITY AS k(number, place)
+  ARRAY(SELECT ARRAY[a.attname::text, f.typname::text]
+        FROM pg_index AS i CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k(number, place)
         JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.number
         JOIN pg_type AS f ON f.oid = a.atttypid
-        WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY k.place) AS key_types,
+        WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY k.place) AS key,
   ARRAY(SELECT a.attname::text FROM pg_attribute AS a
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
   ARRAY(SELECT DISTINCT a.attname::text FROM pg_depend AS d
@@ -107,7 +103,7 @@ def _table(row: Any) -> TableInCatalog:
         row.name,
         row.is_partitioned,
         row.is_own,
-        dict(zip(row.key, row.key_types, strict=True)),
+        dict(row.key),
         frozenset(row.columns),
         frozenset(row.depended),
         tuple(row.disabled or ()),
@@ -135,7 +131,7 @@ def _declared_columns(row: Any) -> tuple[str, ...] | None:
         return None
     if declared is not None and {*key, *declared} == depended:
         return declared
-    return tuple(sorted(depended.difference(row.key)))
+    return tuple(sorted(depended.difference(dict(row.key))))
 
 
 def _argument(row: Any) -> tuple[tuple[str, ...], tuple[str, ...] | None]:

@@ -173,13 +173,16 @@ def table_oid(connection: Connection, schema: str | None, table: str) -> int | N
     return oid
 
 
+_LOCATE: Final = text(
+    "SELECT n.nspname AS schema, c.relkind::text AS kind, c.relispartition AS is_partition"
+    " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = :oid"
+)
+
+
 def located(connection: Connection, triggers: TableTriggers) -> TableTriggers:
-    """The triggers, with the table's schema."""
-    find = text(
-        "SELECT n.nspname FROM pg_class AS c"
-        " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = :oid"
-    )
-    return replace(triggers, schema=connection.scalar(find, {"oid": triggers.oid}))
+    """The triggers, with the table's schema, whatever the table is."""
+    found = connection.execute(_LOCATE, {"oid": triggers.oid}).one()
+    return replace(triggers, schema=found.schema)
 
 
 def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
@@ -188,11 +191,7 @@ def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
     Raises:
         TriggerError: The table cannot have these triggers.
     """
-    triggers = located(connection, triggers)
-    kind, is_partition = connection.execute(
-        text("SELECT relkind::text, relispartition FROM pg_class WHERE oid = :oid"),
-        {"oid": triggers.oid},
-    ).one()
+    schema, kind, is_partition = connection.execute(_LOCATE, {"oid": triggers.oid}).one()
     if is_partition:
         why = "it is a partition; install the triggers on the partitioned table"
         raise TriggerError(triggers.name, why)
@@ -203,7 +202,7 @@ def resolve(connection: Connection, triggers: TableTriggers) -> TableTriggers:
     is_partitioned = kind == "p"
     refuse_impossible(triggers.name, triggers.key, triggers.for_each, is_partitioned=is_partitioned)
     by_row = is_partitioned or triggers.needs_rows
-    return replace(triggers, for_each=ForEach.ROW if by_row else triggers.for_each)
+    return replace(triggers, schema=schema, for_each=ForEach.ROW if by_row else triggers.for_each)
 
 
 def refuse_impossible(
