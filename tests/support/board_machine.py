@@ -228,7 +228,8 @@ class BoardMachine(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        self.waiting += self.board.take_due()
+        # The board keeps watches in sets, whose order is another one each time.
+        self.waiting += sorted(self.board.take_due(), key=lambda due: self.watches.index(due.watch))
 
     @rule(number=st.integers(0, 4))
     @precondition(lambda self: self.waiting)
