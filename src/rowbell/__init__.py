@@ -9,7 +9,7 @@ from rowbell._locks.tables import LockMode, lock_tables
 from rowbell._m2m.related import m2m_add, m2m_remove, m2m_set
 from rowbell._sessions.dependency import create_db_context, create_db_dependency
 from rowbell._sessions.transaction import get_transaction
-from rowbell._watch.arguments import WaitArguments
+from rowbell._watch.arguments import ABSENT, WaitArguments
 from rowbell._watch.database.inspection import TriggerState, TriggerStatus
 from rowbell._watch.database.install import install_triggers, remove_triggers, trigger_status
 from rowbell._watch.declaration import watched
@@ -41,6 +41,7 @@ from rowbell.errors import (
 from rowbell.testing import cleanup_tables, create_database, drop_database
 
 __all__ = [
+    "ABSENT",
     "DatabaseStateError",
     "InvalidArgumentError",
     "InvalidColumnError",

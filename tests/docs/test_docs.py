@@ -49,6 +49,7 @@ async def declared(namespace: dict[str, Any]) -> None:
 
 PAGES = [
     "waiting",
+    "following",
     "in-your-application",
     "triggers",
     "operating",

@@ -70,6 +70,8 @@ def a_watch(
         condition_key=None,
         since=None,
         options=(),
+        waits_for_missing=False,
+        is_absent=False,
         again=None,
     )
     return Watch(request, deadline, loop.create_future())

@@ -148,3 +148,20 @@ async def test_closing_the_watcher_ends_a_wait_that_could_not_ask_for_its_class_
     with pytest.raises(WatcherStateError, match="closed"):
         await wait
     await engine.dispose()
+
+
+@pytest.mark.parametrize("key", [2, 3], ids=["joined", "single"])
+async def test_a_follow_goes_on_when_the_row_gets_another_class(
+    people: AsyncEngine, key: int
+) -> None:
+    async with RowWatcher(people, mode="listen", recheck=None) as watcher:
+        follow = watcher.follow(Person, key)
+        await anext(follow)
+        second = asyncio.ensure_future(anext(follow))
+        await watcher.reached(lambda now: now.armed == 1)
+        async with people.begin() as connection:
+            await connection.execute(text("DELETE FROM managers WHERE id = :key"), {"key": key})
+            change = text("UPDATE people SET kind = 'person' WHERE id = :key")
+            await connection.execute(change, {"key": key})
+        assert type(await second) is Person
+        assert follow.ended is None

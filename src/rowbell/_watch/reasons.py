@@ -59,6 +59,9 @@ class Reason(StrEnum):
     NOT_DECLARED = "not_declared"
     """Listening, but a wait watches columns that its model does not declare."""
 
+    INSERTS_NOT_DECLARED = "inserts_not_declared"
+    """Listening, but a wait is for a row that does not exist, and its model does not declare that
+    inserts notify."""
     VARYING_CONDITION = "varying_condition"
     """Listening, but the condition of a wait may change while its row does not: it calls a function
     such as ``now()``, or reads other rows."""
@@ -96,6 +99,7 @@ REMEDIES: Final = {
     Reason.OWN_CONNECTION: "commit() before the wait, or wait without a session if the engine's "
     "other connections may see the row",
     Reason.VARYING_CONDITION: "compare with a value, or set how often it is read with interval=",
+    Reason.INSERTS_NOT_DECLARED: "declare @watched(inserts=True) and install the triggers again",
     Reason.NOT_DECLARED: "add the columns to @watched(columns=…) and install the triggers again",
 }
 """What to do about each reason, as a clause."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from sqlalchemy import ColumnElement, inspect
 from sqlalchemy.orm import LoaderCallableStatus
 
-from rowbell._watch.arguments import complete_arguments
+from rowbell._watch.arguments import ABSENT, Missing, WaitArguments, complete_arguments
 from rowbell._watch.reasons import Reason
 from rowbell._watch.rows.mapped_rows import MappedRows
 from rowbell._watch.rows.since import Since
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from rowbell._mapping import SchemaMap
     from rowbell._primary_key import Key
-    from rowbell._watch.arguments import WaitArguments
     from rowbell._watch.until import Until
 
 
@@ -46,6 +45,8 @@ class WaitRequest:
         condition_key: Equal for waits with the same SQL condition, which can share a SELECT.
         since: What the caller last saw, if it was given.
         options: Loader options.
+        waits_for_missing: Whether the wait goes on while the row does not exist.
+        is_absent: Whether the caller knows of no row. Then one that exists is a change.
         again: Makes the same request for a subclass; ``None`` if its columns would be the same.
     """
 
@@ -58,6 +59,8 @@ class WaitRequest:
     condition_key: Hashable
     since: Since | None
     options: Sequence[ORMOption]
+    waits_for_missing: bool
+    is_absent: bool
     again: Callable[[type[Any]], Self] | None
 
     @classmethod
@@ -67,10 +70,12 @@ class WaitRequest:
         schema_map: SchemaMap | None,
         model: type[Any],
         pk_value: object,
-        arguments: WaitArguments,
+        arguments: Mapping[str, Any],
+        *,
+        known: type[Any] = WaitArguments,
     ) -> Self:
-        """Check a wait's arguments; see ``wait_for_row_change`` for them and the errors."""
-        given = complete_arguments(arguments)
+        """Check the arguments, which are those of ``known``; it and the callers document them."""
+        given = complete_arguments(arguments, known)
         rows = MappedRows.of(model, dialect, schema_map)
         columns, timeout = given["columns"], given["timeout"]
         every = seconds_of("interval", given["interval"])
@@ -80,7 +85,10 @@ class WaitRequest:
         depends_on_class = rows.has_subclasses and not (
             columns is not None or isinstance(condition, ColumnElement)
         )
-        key, seen = rows.key(pk_value), _since(rows, names, given["since"])
+        key, since = rows.key(pk_value), given["since"]
+        waits = _missing(given["missing"]) is Missing.WAIT
+        seen = {} if since is ABSENT else _since(rows, names, since)
+        knows_nothing = waits and since is None and given["until"] is None
         return cls(
             rows,
             key,
@@ -91,7 +99,16 @@ class WaitRequest:
             condition_key(rows, condition),
             Since(rows, key, names, seen) if seen else None,
             tuple(given["options"]),
-            partial(cls.of, dialect, schema_map, pk_value=pk_value, arguments=arguments)
+            waits,
+            since is ABSENT or (knows_nothing and known is WaitArguments),
+            partial(
+                cls.of,
+                dialect,
+                schema_map,
+                pk_value=pk_value,
+                arguments=arguments,
+                known=known,
+            )
             if depends_on_class
             else None,
         )
@@ -107,6 +124,11 @@ class WaitRequest:
         mapper = self.rows.mapper.polymorphic_map.get(identity)
         is_other = mapper is not None and mapper is not self.rows.mapper
         return self.again(mapper.class_) if mapper is not None and is_other else self
+
+    def without_the_row(self, elapsed: float) -> Self:
+        """The request for the rest of its time, after the row was seen and deleted."""
+        rest = None if self.timeout is None else max(self.timeout - elapsed, 0.0)
+        return replace(self, timeout=rest, since=None, is_absent=True)
 
     def deadline(self, begun: float) -> float:
         """When the timeout has passed if the wait began then; ``math.inf`` for never."""
@@ -150,6 +172,13 @@ def _columns(
     if columns is not None or until is None or len(names) == len(everything):
         return names
     return rows.columns.of(until) if isinstance(until, ColumnElement) else everything
+
+
+def _missing(value: object) -> Missing:
+    try:
+        return Missing(str(value))
+    except ValueError:
+        raise InvalidArgumentError("missing", value, "'raise' or 'wait'") from None
 
 
 def _since(rows: MappedRows, names: Sequence[str], since: object) -> Mapping[str, Any]:

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_sessi
 
 from rowbell._mapping import mapper_of, schema_map_of
 from rowbell._sessions.transaction import refuse_unbegun
-from rowbell._watch.arguments import WaitArguments, takes_wait_arguments
+from rowbell._watch.arguments import WaitArguments, takes
 from rowbell._watch.caller.adoption import adopt
-from rowbell._watch.caller.held_connection import held_connection, outlook_of
+from rowbell._watch.caller.held_connection import Outlook, held_connection, outlook_of
 from rowbell._watch.caller.own_connection import wait_on_connection
 from rowbell._watch.caller.refresh import refresh
 from rowbell._watch.caller.waiting_session import alone, connection_kept, sees
@@ -25,11 +25,13 @@ from rowbell.errors import NotFoundError, UnsupportedEngineError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from sqlalchemy import Connection, Engine
+
 
 ModelT = TypeVar("ModelT")
 
 
-@takes_wait_arguments
+@takes(WaitArguments)
 async def wait_for_row_change(
     session: AsyncSession | async_scoped_session[Any],
     model: type[ModelT],
@@ -106,32 +108,54 @@ async def wait_for_row_change(
     )
     with alone(session.sync_session):
         outlook = await outlook_of(session, held, request.rows)
-        try:
-            if held is not None and (held is bind or outlook.differs):
-                async with connection_kept(session, held, outlook.idle_limit):
-                    instance = await wait_on_connection(session, held, request, outlook.differs)
+        while True:
+            try:
+                changed: ModelT = await _changed(session, request, bind, held, outlook, begun=begun)
+            except NotFoundError as error:
+                # It has appeared, and was deleted before the session has selected it.
+                if not (error.deleted and request.waits_for_missing):
+                    raise
+                now = running_loop().time()
+                request, begun = request.without_the_row(now - begun), now
             else:
-                engine = AsyncEngine(bind.engine)
-                check_engine(engine)
-                async with _lent_watcher(engine) as watcher:
-                    instance = await watcher.wait(request, wants_instance=False)
-        except NotFoundError as error:
-            if error.deleted or held is None or held is bind:
-                raise
-            if not await sees(session, held, request):
-                raise
-            hint = (
-                "this session sees it, but no other connection does: it is not committed yet, "
-                "or row-level security hides it from the engine's other connections"
-            )
-            raise NotFoundError(model, error.key, hint=hint) from None
-        if instance is not None:
-            instance = adopt(session.sync_session, bind, instance)
-        if instance is None:
+                return changed
+
+
+async def _changed(
+    session: AsyncSession,
+    request: WaitRequest,
+    bind: Engine | Connection,
+    held: Connection | None,
+    outlook: Outlook,
+    *,
+    begun: float,
+) -> Any:
+    """The row after the change, as the session's instance."""
+    try:
+        if held is not None and (held is bind or outlook.differs):
             async with connection_kept(session, held, outlook.idle_limit):
-                instance = await refresh(session, request, request.deadline(begun))
-        changed: ModelT = instance
-        return changed
+                instance = await wait_on_connection(session, held, request, outlook.differs)
+        else:
+            engine = AsyncEngine(bind.engine)
+            check_engine(engine)
+            async with _lent_watcher(engine) as watcher:
+                instance = await watcher.wait(request, wants_instance=False)
+    except NotFoundError as error:
+        if error.deleted or held is None or held is bind:
+            raise
+        if not await sees(session, held, request):
+            raise
+        hint = (
+            "this session sees it, but no other connection does: it is not committed yet, "
+            "or row-level security hides it from the engine's other connections"
+        )
+        raise NotFoundError(request.rows.model, error.key, hint=hint) from None
+    if instance is not None:
+        instance = adopt(session.sync_session, bind, instance)
+    if instance is None:
+        async with connection_kept(session, held, outlook.idle_limit):
+            instance = await refresh(session, request, request.deadline(begun))
+    return instance
 
 
 @asynccontextmanager

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-import anyio
-
-from rowbell._cancellation import complete, own_cancellations
-from rowbell._watch.arguments import WaitArguments, takes_wait_arguments
+from rowbell._watch.arguments import FollowArguments, ManyArguments, WaitArguments, takes
 from rowbell._watch.assembly import assemble
-from rowbell._watch.board.watch import Watch
 from rowbell._watch.connections import Connections, check_engine
-from rowbell._watch.event_loop import running_loop
-from rowbell._watch.last_read import LastRead
+from rowbell._watch.entrance import Entrance
+from rowbell._watch.follow import Follow
+from rowbell._watch.follow_many import FollowMany
+from rowbell._watch.lifetime import Lifetime, opened
 from rowbell._watch.listen_connection import ListenConnection
-from rowbell._watch.narrowing import narrowed
-from rowbell._watch.observers import Observers, take_notice
-from rowbell._watch.per_engine import PerEngine
-from rowbell._watch.predicate_timer import PredicateTimer
-from rowbell._watch.reasons import Reason, explain
+from rowbell._watch.observers import Observers
+from rowbell._watch.one_wait import waited
+from rowbell._watch.reasons import Reason
 from rowbell._watch.request import WaitRequest
-from rowbell._watch.state import Mode, StateLog, WatcherState, logger
+from rowbell._watch.state import Mode, StateLog, WatcherState
 from rowbell._watch.statistics import statistics_of
 from rowbell._watch.timing import Timing, seconds_of
 from rowbell.errors import InvalidArgumentError, ListenError, WatcherStateError
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Task
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import timedelta
 
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from rowbell._watch.listen_connection import ListenConnect
-    from rowbell._watch.reading.reader import Reader
     from rowbell._watch.statistics import WatcherStatistics
-    from rowbell._watch.subscription import Subscription
 
 ModelT = TypeVar("ModelT")
 
@@ -103,11 +97,13 @@ class RowWatcher:
             timing=self._timing,
             changed=self._observers.changed,
         )
-        self._board, self._reader = parts.board, parts.reader
-        self._notifier, self._subscription = parts.notifier, parts.subscription
-        self._loop: AbstractEventLoop | None = None
-        self._task: Task[None] | None = None
-        self._failure: BaseException | None = None
+        self._board, self._reader, self._notifier = parts.board, parts.reader, parts.notifier
+        self._life = life = Lifetime(
+            self, engine, parts, self._state, mode=self._mode, closing=self._timing.close
+        )
+        self._entrance = Entrance(
+            self._connections, self._mode, self._state, self._timing, life.check_open
+        )
 
     # -- start and stop
 
@@ -119,7 +115,7 @@ class RowWatcher:
             await self.aclose()
             raise
         if self._state.state is WatcherState.CLOSED:
-            raise WatcherStateError(f"{self!r} could not start: {self._failure!r}")
+            raise WatcherStateError(f"{self!r} could not start: {self._life.failure!r}")
         if self._mode is Mode.LISTEN and self._state.state is not WatcherState.LISTENING:
             reason, detail = self._state.reason or Reason.CONNECTION_LOST, self._state.detail
             await self.aclose()
@@ -136,60 +132,15 @@ class RowWatcher:
             WatcherStateError: It was started before, or another watcher of the engine is open
                 in this event loop.
         """
-        if self._task is not None:
-            raise WatcherStateError(f"{self!r} cannot be entered twice: create a new one")
-        self._loop = running_loop()
-        if other := _open.get(self._engine):
-            raise WatcherStateError(
-                f"{other!r} already watches this engine in this event loop: one watcher serves "
-                "all waits, so share it"
-            )
-        _open.add(self._engine, self)
-        if self._mode is Mode.POLL:
-            self._state.enter(WatcherState.POLLING, Reason.REQUESTED, 'mode="poll"')
-        else:
-            self._state.enter(WatcherState.CONNECTING)
-        self._task = asyncio.create_task(self._run(), name=f"rowbell {self!r}")
+        self._life.start()
 
     async def aclose(self) -> None:
         """Close the watcher: waits that have not ended raise. Calling it again does nothing."""
-        if self._task is None or self._loop is None:
-            self._state.enter(WatcherState.CLOSED)
-            return
-        if self._loop is not asyncio.get_running_loop():
-            raise WatcherStateError(f"{self!r} belongs to another event loop: close it there")
-        self._leave()
-        self._reader.stop()
-        self._subscription.stop()
-        await complete(self._task, self._timing.close)
-
-    async def _run(self) -> None:
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_run, self._reader)
-                if self._mode is not Mode.POLL:
-                    tasks.start_soon(_run, self._subscription)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as failure:
-            self._failure = failure
-            logger.exception("rowbell %r failed: its waits end", self)
-            if not isinstance(failure, Exception):
-                raise
-        finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        """Close from now on: waits end, and new ones are refused."""
-        if self._loop is not None:
-            _open.remove(self._loop, self._engine, self)
-        why = f"it failed: {self._failure!r}" if self._failure else "it was closed during the wait"
-        self._board.fail_all(lambda: WatcherStateError(f"{self!r} cannot wait any more: {why}"))
-        self._state.enter(WatcherState.CLOSED)
+        await self._life.end()
 
     # -- waits
 
-    @takes_wait_arguments
+    @takes(WaitArguments)
     async def wait_for_change(
         self, model: type[ModelT], pk_value: object, **arguments: Unpack[WaitArguments]
     ) -> ModelT:
@@ -220,49 +171,88 @@ class RowWatcher:
 
                 order = await watcher.wait_for_change(Order, 7, until=Order.status == "paid")
         """
-        schema_map = self._engine.get_execution_options().get("schema_translate_map")
-        request = WaitRequest.of(self._engine.dialect, schema_map, model, pk_value, arguments)
+        request = self._request(WaitArguments, model, pk_value, arguments)
         instance: ModelT = await self.wait(request, wants_instance=True)
         return instance
 
+    @takes(FollowArguments)
+    def follow(
+        self, model: type[ModelT], pk_value: object, **arguments: Unpack[FollowArguments]
+    ) -> Follow[ModelT]:
+        """Follow a row: each state that differs from the last one.
+
+        Args:
+            model: The mapped class.
+            pk_value: The primary key, in a form that ``Session.get`` takes.
+            **arguments: How to follow: see ``FollowArguments``.
+
+        Returns:
+            An asynchronous iterator of instances that belong to no session; see ``Follow``.
+
+        Raises:
+            InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError,
+                TypeError: An argument is invalid.
+            WatcherStateError: The watcher is not open, or belongs to another event loop.
+
+        Example:
+            .. code-block:: python
+
+                async with watcher.follow(Order, 7, until=Order.status == "paid") as orders:
+                    async for order in orders:
+                        print(order.status)
+        """
+        self._life.check_open()
+        request = self._request(FollowArguments, model, pk_value, arguments)
+        return Follow(request, self._board, self._entrance)
+
+    @takes(ManyArguments)
+    def follow_many(
+        self, model: type[ModelT], keys: Iterable[Any], **arguments: Unpack[ManyArguments]
+    ) -> FollowMany[ModelT]:
+        """Follow many rows of a class: first each row as it is, then whichever has changed.
+
+        Args:
+            model: The mapped class.
+            keys: The primary keys, each in a form that ``Session.get`` takes. Rows need not exist.
+            **arguments: How to follow them: see ``ManyArguments``.
+
+        Returns:
+            An asynchronous iterator of keys, as they were given, each with an instance that belongs
+            to no session, or ``None`` if the row does not exist; see ``FollowMany``.
+
+        Raises:
+            InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError,
+                TypeError: An argument is invalid.
+            WatcherStateError: The watcher is not open, or belongs to another event loop.
+
+        Example:
+            .. code-block:: python
+
+                paid = Order.status == "paid"
+                async with watcher.follow_many(Order, [7], until=paid) as rows:
+                    async for key, order in rows:
+                        print(key, order and order.status)
+        """
+        self._life.check_open()
+        request = partial(self._request, ManyArguments, model, arguments=arguments)
+        return FollowMany(request, keys, self._board, self._entrance)
+
+    def _request(
+        self, known: type[Any], model: type[Any], pk_value: object, arguments: Mapping[str, Any]
+    ) -> WaitRequest:
+        schema_map = self._engine.get_execution_options().get("schema_translate_map")
+        return WaitRequest.of(
+            self._engine.dialect, schema_map, model, pk_value, arguments, known=known
+        )
+
     async def wait(self, request: WaitRequest, *, wants_instance: bool) -> Any:
         """Wait as requested. Without ``wants_instance`` the result may be ``None``."""
-        self._check_open()
         begun = asyncio.get_running_loop().time()
-        request = await narrowed(request, self._connections, begun, self._timing, self._check_open)
-        if (never_armed := request.never_armed) and self._mode is not Mode.POLL:
-            self._say_never_armed(never_armed, request.subject)
-        watch = Watch(
-            request,
-            request.deadline(begun),
-            result=asyncio.get_running_loop().create_future(),
-            wants_instance=wants_instance,
-            never_armed=never_armed,
+        request = await self._entrance.passed(request)
+        deadline = request.deadline(begun)
+        return await waited(
+            self._board, request, deadline, self._timing, wants_instance=wants_instance
         )
-        last_read = LastRead(watch, self._timing.last_read)
-        predicate = PredicateTimer(watch) if request.predicate else None
-        try:
-            self._board.add(watch)
-            return await watch.result
-        finally:
-            last_read.stop()
-            if predicate:
-                predicate.stop()
-            self._board.discard(watch)
-            take_notice(watch.result)
-
-    def _say_never_armed(self, reason: Reason, subject: str) -> None:
-        if self._mode is Mode.LISTEN:
-            raise ListenError(reason, explain(reason, subject))
-        self._state.warn(reason, subject)
-
-    def _check_open(self) -> None:
-        if self._task is None:
-            raise WatcherStateError(f"{self!r} is not open: enter it with `async with`")
-        if self._loop is not asyncio.get_running_loop():
-            raise WatcherStateError(f"{self!r} belongs to another event loop: create one here")
-        if self._state.state is WatcherState.CLOSED:
-            raise WatcherStateError(f"{self!r} is closed: create a new one")
 
     # -- what it does
 
@@ -277,22 +267,14 @@ class RowWatcher:
             WatcherStateError: The watcher is closed, or was closed before that.
         """
         if not condition(self.statistics()):
-            self._check_open()
+            self._life.check_open()
             await self._observers.reached(condition)
 
     def __repr__(self) -> str:
         return f"<RowWatcher of {self._engine.url.database!r}, {self._state.state}>"
 
 
-async def _run(part: Reader | Subscription) -> None:
-    """Run a part until it is stopped or cancelled. Any other end is a failure of the watcher."""
-    with own_cancellations():
-        await part.run()
-
-
-_open: PerEngine[RowWatcher] = PerEngine()
-
-
 def open_watcher(engine: AsyncEngine) -> RowWatcher | None:
     """The watcher that is open for this engine in this event loop, if there is one."""
-    return _open.get(engine)
+    watcher: RowWatcher | None = opened.get(engine)
+    return watcher

@@ -159,6 +159,13 @@ class Arming:
             if watch.row_ids != evidence.row_ids:
                 self._attach(watch, evidence.row_ids)
 
+    def absent(self, watch: Watch) -> None:
+        """A read has not found the row that a watch waits for. Nothing notifies when it appears."""
+        self.registrations.leave(watch, self._clock())
+        watch.row_ids = ()
+        if watch.never_armed is None and self.is_connected:
+            self._apply(watch, Unnotified(Reason.INSERTS_NOT_DECLARED))
+
     def _doubt(self, watch: Watch, server: float | None) -> None:
         """Another server has answered a read: a standby, or after a failover a new primary."""
         if self._apply(watch, OtherServer()):

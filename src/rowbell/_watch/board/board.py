@@ -119,6 +119,8 @@ class Board:
             keys: The hashes of the rows' keys; ``None`` for all rows.
         """
         for watch in self.arming.registrations.watches_of(table_oid, keys):
+            if watch.is_over:  # it only keeps its row registered, for the next step of a follow
+                continue
             if read := self._under_way.get(watch):
                 read.repeated = read.notified_again = True
             else:
@@ -159,6 +161,8 @@ class Board:
         watch = read.watch
         ends = watch.observe(reading)
         read.unchanged = watch.observation.is_unchanged
+        if reading is None and not watch.is_over and watch in self.watches:
+            self.arming.absent(watch)
         if reading is None or ends or watch not in self.watches:
             return ends
         if reading.evidence is not None and read.begun_in is not None and not watch.is_over:

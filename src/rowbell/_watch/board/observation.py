@@ -43,12 +43,14 @@ class Observation:
         is_unchanged: Whether the last read found the values of the baseline.
         predicate_is_due: Whether the predicate must be called with the last reading.
         asked_of: The instance that the predicate was last called with.
+        is_absent: Whether the row, as it was last seen, did not exist. Its appearance is a change.
     """
 
     __slots__ = (
         "_request",
         "asked_of",
         "baseline",
+        "is_absent",
         "is_begun",
         "is_found",
         "is_unchanged",
@@ -63,6 +65,7 @@ class Observation:
         self.is_unchanged = False
         self.predicate_is_due = True
         self.asked_of: Any = None
+        self.is_absent = request.is_absent
 
     def begin(self, baseline: tuple[Any, ...]) -> None:
         """Begin with the values that the caller gave, in the form in which reads return them."""
@@ -70,18 +73,22 @@ class Observation:
 
     def add(self, reading: Reading) -> bool:
         """Add what a read found; return whether it may end the wait."""
-        changed = self._compare(reading.values)
+        changed = self.compare(reading.values) or self.is_absent
         self.is_found, self.is_unchanged = True, not changed
         if self._request.until is None:
             return changed
-        self.baseline = reading.values
+        self.baseline, self.is_absent = reading.values, False
         if self._request.condition is not None:
             return reading.until
         # It stays due until the predicate has returned: loading the instance may fail.
         self.predicate_is_due |= changed
         return self.predicate_is_due
 
-    def _compare(self, values: tuple[Any, ...]) -> bool:
+    def miss(self) -> None:
+        """A read has not found the row."""
+        self.is_absent, self.is_unchanged, self.asked_of = True, self.is_absent, None
+
+    def compare(self, values: tuple[Any, ...]) -> bool:
         """Whether the values differ from the baseline. The first reading fills in unseen values."""
         before = self.baseline
         if not self.is_found:

@@ -65,7 +65,7 @@ class Watch:
         If the row does not exist, the wait ends here. Otherwise the caller ends it, by ``decide``.
         """
         if reading is None:
-            self.fail(self._not_found(deleted=self.observation.is_found))
+            self._miss(deleted=self.observation.is_found)
             return False
         return self.observation.add(reading)
 
@@ -77,18 +77,18 @@ class Watch:
             alone: Whether no other wait gets this instance: only then may it enter a session.
         """
         if instance is None:
-            self.fail(self._not_found(deleted=True))
+            self._miss(deleted=True)
             return
         predicate, observation = self.request.predicate, self.observation
         try:
-            holds = predicate is None or _holds(predicate, instance)
+            is_true = predicate is None or holds(predicate, instance)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001  # the caller's predicate may raise anything
             self.fail(as_result(error))
         else:
             observation.predicate_is_due, observation.asked_of = False, instance
-            if holds:
+            if is_true:
                 self.finish(instance if self.wants_instance or alone else None)
 
     def ask_again(self) -> None:
@@ -130,11 +130,19 @@ class Watch:
             )
         )
 
+    def _miss(self, *, deleted: bool) -> None:
+        """The row does not exist: the wait goes on if the caller said so."""
+        if self.request.waits_for_missing:
+            self.observation.miss()
+        else:
+            self.fail(self._not_found(deleted=deleted))
+
     def _not_found(self, *, deleted: bool) -> NotFoundError:
         return NotFoundError(self.request.rows.model, self.key_by_name, deleted=deleted)
 
 
-def _holds(predicate: Callable[[Any], object], instance: Any) -> bool:
+def holds(predicate: Callable[[Any], object], instance: Any) -> bool:
+    """Whether a predicate is true for an instance."""
     answer = predicate(instance)
     if inspect.isawaitable(answer):
         if inspect.iscoroutine(answer):
