@@ -20,10 +20,11 @@ from hypothesis.stateful import (
 )
 
 from rowbell import Reason
-from rowbell._watch.board.observation import Reading
+from rowbell._watch.board.observation import Absence, Reading
 from rowbell._watch.board.phases import Armed
 from rowbell._watch.board.schedule import ScheduledRead, Why
 from rowbell._watch.board.watch import Watch
+from rowbell._watch.observers import take_notice
 from rowbell._watch.rows.evidence import Evidence
 from rowbell._watch.values.key_hash import RowId
 from support.boards import SERVER, TABLE, a_board, a_watch
@@ -71,34 +72,35 @@ class BoardMachine(RuleBasedStateMachine):
     def begin(self, rows: list[int], written: bool, registered: bool) -> None:
         self.connect()
         for row in rows:
-            self.add(row)
+            self.add(row, waits_for_missing=False)
         if written:
-            self.write(rows[0], muted=False)
+            self.write(rows[0], muted=False, deletes=False)
         self.read_all()
         if registered:
             self.register_and_answer()
 
-    @rule(row=st.integers(0, ROWS - 1))
+    @rule(row=st.integers(0, ROWS - 1), waits_for_missing=st.booleans())
     @precondition(lambda self: len(self.watches) < 5)
-    def add(self, row: int) -> None:
-        watch = a_watch(row, self.loop)
+    def add(self, row: int, waits_for_missing: bool) -> None:
+        watch = a_watch(row, self.loop, waits_for_missing=waits_for_missing)
         self.watches.append(watch)
         self.board.add(watch)
 
     # -- writers
 
-    @rule(row=st.integers(0, ROWS - 1), muted=st.booleans())
+    @rule(row=st.integers(0, ROWS - 1), muted=st.booleans(), deletes=st.booleans())
     @precondition(lambda self: len(self.world.running) < 3)
-    def write(self, row: int, muted: bool) -> None:
+    def write(self, row: int, muted: bool, deletes: bool) -> None:
+        """A writer updates or deletes a row, or inserts it if it does not exist."""
         if not self.world.is_locked(row):
-            self.world.write(self.world.begin(muted=muted), row)
+            self.world.write(self.world.begin(muted=muted), row, deletes=deletes)
 
-    @rule(row=st.integers(0, ROWS - 1))
-    def change(self, row: int) -> None:
+    @rule(row=st.integers(0, ROWS - 1), deletes=st.booleans())
+    def change(self, row: int, *, deletes: bool = False) -> None:
         """A writer writes and commits before any other step."""
         if not self.world.is_locked(row):
             transaction = self.world.begin()
-            self.world.write(transaction, row)
+            self.world.write(transaction, row, deletes=deletes)
             self.world.commit(transaction)
 
     @rule()
@@ -245,14 +247,21 @@ class BoardMachine(RuleBasedStateMachine):
         read = self.reads.pop(number % len(self.reads))
         watch = read.scheduled.watch
         row = watch.request.key[0]
-        evidence = Evidence((RowId(TABLE, row),), read.snapshot.xmin, SERVER)
-        reading = Reading(
-            (read.snapshot.values[row],), evidence=evidence if read.has_evidence else None
-        )
+        evidence = None
+        if read.has_evidence:
+            evidence = Evidence((RowId(TABLE, row),), self.xmin_of(read), SERVER)
+        value = read.snapshot.values[row]
+        reading = Absence(evidence) if value is None else Reading((value,), evidence=evidence)
         if self.board.take_in(read.scheduled, reading):
             watch.finish(None)
+        if watch.is_over:
+            take_notice(watch.result)
             self.board.discard(watch)
         self.board.answered([read.scheduled], self.now)
+
+    @staticmethod
+    def xmin_of(read: Read) -> int:
+        return read.snapshot.xmin
 
     @rule()
     def read_all(self) -> None:
@@ -308,7 +317,8 @@ class BoardMachine(RuleBasedStateMachine):
         for watch in self.watches:
             row = watch.request.key[0]
             relies = isinstance(watch.phase, Armed) and not watch.is_over
-            if relies and watch.observation.baseline != (self.world.values[row],):
+            seen = None if watch.observation.is_absent else watch.observation.baseline[0]
+            if relies and seen != self.world.values[row]:
                 assert self.will_be_read(watch), f"the change of row {row} is lost"
 
     def will_be_read(self, watch: Watch) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 from rowbell import Timing
@@ -26,7 +25,9 @@ class Rows:
 
     watched_tables = (object(),)
     model = object
-    forms: Any = SimpleNamespace(forget=lambda: None)
+    absent_never_armed = None
+
+    def forget(self) -> None: ...
 
     def registered(self, names: tuple[str, ...]) -> tuple[Any]:
         return (None,)
@@ -59,6 +60,7 @@ def a_watch(
     deadline: float = math.inf,
     rows: Any = ROWS,
     columns: tuple[str, ...] = ("n",),
+    waits_for_missing: bool = False,
 ) -> Watch:
     request = WaitRequest(
         rows=rows,
@@ -70,7 +72,7 @@ def a_watch(
         condition_key=None,
         since=None,
         options=(),
-        waits_for_missing=False,
+        waits_for_missing=waits_for_missing,
         is_absent=False,
         again=None,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 class Snapshot:
     """A snapshot: the committed values, and the lowest transaction id that is still running."""
 
-    values: dict[int, int]
+    values: dict[int, int | None]
     xmin: int
 
 
@@ -23,7 +23,7 @@ class Transaction:
     """A writer's transaction."""
 
     xid: int
-    written: dict[int, int] = field(default_factory=dict[int, int])
+    written: dict[int, int | None] = field(default_factory=dict[int, "int | None"])
     notifies: set[int] = field(default_factory=set[int])
     is_muted: bool = False
 
@@ -35,7 +35,7 @@ class World:
         rows: The number of rows. All start with the value 0.
 
     Attributes:
-        values: The committed value of each row.
+        values: The committed value of each row; ``None`` if the row does not exist.
         running: The transactions that have an id and have not ended.
         registered: The rows whose registration is committed.
         sent: The notifications that the listener has not received yet.
@@ -45,7 +45,7 @@ class World:
     """
 
     def __init__(self, rows: int) -> None:
-        self.values = dict.fromkeys(range(rows), 0)
+        self.values: dict[int, int | None] = dict.fromkeys(range(rows), 0)
         self.running: list[Transaction] = []
         self.registered: set[int] = set()
         self.sent: list[int] = []
@@ -68,9 +68,9 @@ class World:
         self.running.append(transaction)
         return transaction
 
-    def write(self, transaction: Transaction, row: int) -> None:
-        """An UPDATE. Its trigger looks for a registration of the row."""
-        transaction.written[row] = self._next_value
+    def write(self, transaction: Transaction, row: int, *, deletes: bool = False) -> None:
+        """An UPDATE, INSERT or DELETE. Its trigger looks for a registration of the row."""
+        transaction.written[row] = None if deletes else self._next_value
         self._next_value += 1
         if row in self.registered and self.has_triggers:
             transaction.notifies.add(row)

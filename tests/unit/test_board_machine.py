@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from rowbell._watch.board import arming, phases
 from rowbell._watch.board.board import Board
 from rowbell._watch.board.phases import Armed, Phase, Proving
-from support.board_machine import BoardMachine
+from support.board_machine import BoardMachine, Read
 from support.world import World
 
 STEPS = settings(
@@ -76,8 +76,26 @@ def change_during_the_first_read_of_the_next_wait(machine: BoardMachine) -> None
     machine.change(0)
     machine.notify()
     machine.read_all()
-    machine.add(0)
+    machine.add(0, waits_for_missing=False)
     machine.change_during_reads(0)
+
+
+def without_one_snapshot(read: Read) -> int:
+    """Take the evidence of a row that does not exist from a later snapshot."""
+    return read.snapshot.xmin + 100
+
+
+def appear_during_the_read_that_proves(machine: BoardMachine) -> None:
+    """The row was inserted before its registration, and is committed after the snapshot."""
+    machine.change(0, deletes=True)
+    machine.connect()
+    machine.add(0, waits_for_missing=True)
+    machine.write(0, muted=False, deletes=False)
+    machine.read_all()
+    machine.register_and_answer()
+    machine.begin_all()
+    machine.end(0, commits=True)
+    machine.end_read(0)
 
 
 ORDERS: list[tuple[object, str, object, Callable[[BoardMachine], None]]] = [
@@ -89,6 +107,12 @@ ORDERS: list[tuple[object, str, object, Callable[[BoardMachine], None]]] = [
         "notified",
         without_what_comes_during_a_read,
         change_during_the_first_read_of_the_next_wait,
+    ),
+    (
+        BoardMachine,
+        "xmin_of",
+        staticmethod(without_one_snapshot),
+        appear_during_the_read_that_proves,
     ),
 ]
 

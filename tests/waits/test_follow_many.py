@@ -34,9 +34,10 @@ async def test_first_each_row_then_whichever_has_changed(orders: AsyncEngine) ->
             (3,): 0,
             999: None,
         }
+        third = asyncio.ensure_future(anext(follow))
         await watcher.reached(lambda now: now.armed == 3)
         await execute(orders, update(Order).where(Order.id == 3).values(n=5))
-        key, row = await anext(follow)
+        key, row = await third
         assert (key, row and row.n) == ((3,), 5)
         await execute(orders, insert(Order).values(id=999, n=1))
         key, row = await anext(follow)
@@ -56,10 +57,11 @@ async def test_keys_come_and_go_while_it_runs(orders: AsyncEngine) -> None:
         follow.add(2)
         key, _ = await waiting
         assert key == 2
+        waiting = asyncio.ensure_future(anext(follow))
         await watcher.reached(lambda now: now.armed == 2)
         follow.discard(1)
         await execute(orders, update(Order).where(Order.id.in_([1, 2])).values(n=1))
-        assert (await anext(follow))[0] == 2
+        assert (await waiting)[0] == 2
 
 
 async def test_fifty_rows_are_one_select_and_nothing_is_lost_by_a_timeout(
@@ -71,6 +73,9 @@ async def test_fifty_rows_are_one_select_and_nothing_is_lost_by_a_timeout(
             follow = watcher.follow_many(Order, range(1000, 1050))
             assert len(await _first(follow, 50)) == 50
         assert len([one for one in sent if one.startswith("SELECT wanted")]) <= 3
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await anext(follow)
         await watcher.reached(lambda now: now.armed == 50)
         seen: set[int] = set()
         await execute(orders, update(Order).where(Order.id >= 1000).values(n=1))
@@ -94,6 +99,7 @@ async def test_dropping_it_leaves_at_once_and_closing_the_watcher_ends_it(
         follow.itself = follow
         del follow
         gc.collect()
+        await asyncio.sleep(0)
         assert len(watcher._board.watches) == 0
         follow = watcher.follow_many(Order, [1])
         await anext(follow)

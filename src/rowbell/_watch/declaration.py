@@ -29,6 +29,7 @@ def watched(
     columns: Sequence[str | QueryableAttribute[Any]] | None = None,
     for_each: ForEach | str | None = None,
     replicated: bool = False,
+    inserts: bool = False,
 ) -> Callable[[ModelT], ModelT]: ...
 def watched(
     model: ModelT | None = None,
@@ -37,6 +38,7 @@ def watched(
     columns: Sequence[str | QueryableAttribute[Any]] | None = None,
     for_each: ForEach | str | None = None,
     replicated: bool = False,
+    inserts: bool = False,
 ) -> ModelT | Callable[[ModelT], ModelT]:
     """Declare that waits watch a model's rows: ``create_all()`` then installs its triggers.
 
@@ -51,6 +53,8 @@ def watched(
         for_each: ``"statement"`` (the default for ordinary tables) or ``"row"`` (the default for
             partitioned tables, for replicated tables, and with ``columns``).
         replicated: Also fire for changes by logical replication.
+        inserts: Also fire for inserts, so that a wait for a row that does not exist, and
+            ``changes()``, need no polling. It costs each INSERT about what an UPDATE costs.
 
     Returns:
         The class itself.
@@ -84,7 +88,8 @@ def watched(
             if table in inherited:  # a subclass may extend its parent's declaration, not narrow it
                 before = options_of(table).columns
                 own = None if before is None else tuple(dict.fromkeys((*before, *(own or ()))))
-            declare_options(table, TriggerOptions(form, replicated, own), _install)
+            options = TriggerOptions(form, replicated, own, inserts)
+            declare_options(table, options, _install)
         return model
 
     return declare if model is None else declare(model)

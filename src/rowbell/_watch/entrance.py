@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
+from rowbell._watch.followed_row import FollowEndedError
 from rowbell._watch.narrowing import narrowed
 from rowbell._watch.reasons import explain
 from rowbell._watch.state import Mode
-from rowbell.errors import ListenError
+from rowbell.errors import ListenError, WatcherStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from rowbell._watch.connections import Connections
+    from rowbell._watch.lifetime import Lifetime
     from rowbell._watch.request import WaitRequest
     from rowbell._watch.state import StateLog
     from rowbell._watch.timing import Timing
@@ -27,7 +28,7 @@ class Entrance:
         mode: Whether waits must be armed.
         state: The log for waits that can only be polled.
         timing: The watcher's times.
-        check_open: Raises if the watcher is not open.
+        life: The watcher's life.
     """
 
     def __init__(
@@ -36,21 +37,32 @@ class Entrance:
         mode: Mode,
         state: StateLog,
         timing: Timing,
-        check_open: Callable[[], None],
+        life: Lifetime,
     ) -> None:
         self._connections = connections
         self._mode = mode
         self._state = state
         self._timing = timing
-        self._check_open = check_open
+        self._life = life
 
-    def check_open(self) -> None:
-        """Raise if the watcher is not open.
+    def check_loop(self) -> None:
+        """Refuse another event loop than the watcher's.
 
         Raises:
-            WatcherStateError: It is not.
+            WatcherStateError: It is another one.
         """
-        self._check_open()
+        self._life.check_loop()
+
+    def refuse_ended(self) -> None:
+        """End a follow whose watcher is not open any more.
+
+        Raises:
+            FollowEndedError: It is not.
+        """
+        try:
+            self._life.check_open()
+        except WatcherStateError as error:
+            raise FollowEndedError("closed") from error
 
     async def passed(self, request: WaitRequest) -> WaitRequest:
         """The request for the row's own class.
@@ -60,11 +72,16 @@ class Entrance:
             ListenError: The row can only be polled, and ``mode="listen"``.
             Exception: The query for the class failed, for a reason that does not pass.
         """
-        self._check_open()
-        begun = asyncio.get_running_loop().time()
-        request = await narrowed(request, self._connections, begun, self._timing, self._check_open)
-        if (reason := request.never_armed) and self._mode is not Mode.POLL:
-            if self._mode is Mode.LISTEN:
-                raise ListenError(reason, explain(reason, request.subject))
-            self._state.warn(reason, request.subject)
-        return request
+        [passed] = await self.passed_all([request])
+        return passed
+
+    async def passed_all(self, requests: Sequence[WaitRequest]) -> list[WaitRequest]:
+        """The same for requests for one class, by one query."""
+        self._life.check_open()
+        passed = await narrowed(requests, self._connections, self._timing, self._life.check_open)
+        for request in passed:
+            if (reason := request.never_armed) and self._mode is not Mode.POLL:
+                if self._mode is Mode.LISTEN:
+                    raise ListenError(reason, explain(reason, request.subject))
+                self._state.warn(reason, request.subject)
+        return passed

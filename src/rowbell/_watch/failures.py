@@ -119,10 +119,12 @@ def own(error: ErrorT) -> ErrorT:
 def as_result(error: BaseException) -> BaseException:
     """The error of application code, in a form that ``await`` may raise.
 
-    ``await`` may not raise StopIteration or GeneratorExit. CancelledError would mean that the
-    caller was cancelled.
+    ``await`` may not raise StopIteration or GeneratorExit. StopAsyncIteration would end a loop, and
+    CancelledError would mean that the caller was cancelled.
     """
-    if isinstance(error, StopIteration | asyncio.CancelledError | GeneratorExit):
+    if isinstance(
+        error, StopIteration | StopAsyncIteration | asyncio.CancelledError | GeneratorExit
+    ):
         wrapped = RuntimeError(f"a function of the application raised {type(error).__name__}")
         wrapped.__cause__ = error
         return wrapped

@@ -3,101 +3,108 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
-from rowbell._watch.board.step import Step, StepWatch
-from rowbell._watch.follow import Place, leave_from_any_thread
+from rowbell._watch.followed_row import FollowedRow, FollowEndedError
+from rowbell._watch.place import leave_when_collected
 from rowbell.errors import WatcherStateError
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from rowbell._watch.board.board import Board
+    from rowbell._watch.board.step import StepWatch
     from rowbell._watch.entrance import Entrance
     from rowbell._watch.request import WaitRequest
 
 ModelT = TypeVar("ModelT")
 
 
-class _Row:
+class _Row(FollowedRow):
     """One of the rows.
 
-    Args:
+    Attributes:
         key: The key as the caller gave it.
-        request: The request for it.
-        place: Its place on the board.
     """
 
-    def __init__(self, key: object, request: WaitRequest, place: Place) -> None:
+    def __init__(self, key: object, asked: WaitRequest, board: Board) -> None:
+        super().__init__(asked, board, reports_absence=True)
         self.key = key
-        self.request = request
-        self.place = place
-        self.step: Step | None = None
 
 
 class _Rows:
-    """All rows of a follow, and those that have news. It does not refer to the follow."""
+    """All rows of a follow, and those that have news. It does not refer to the follow.
 
-    def __init__(self, board: Board) -> None:
-        self.board = board
+    Attributes:
+        by_key: The rows.
+        idle: The rows whose next step has not begun.
+        news: The rows whose step has ended.
+        changed: Set when there may be something to do.
+    """
+
+    def __init__(self) -> None:
         self.by_key: dict[Hashable, _Row] = {}
+        self.idle: list[_Row] = []
         self.news: deque[tuple[_Row, StepWatch]] = deque()
         self.changed = asyncio.Event()
 
-    def watch(self, row: _Row) -> None:
-        """Begin the next step of a row."""
-        last, request = row.step, row.request
-        watch = StepWatch(
-            request,
-            math.inf,
-            asyncio.get_running_loop().create_future(),
-            wants_instance=True,
-            never_armed=request.never_armed,
-            is_first=last is None,
-            absence_is_news=True,
-        )
-        if last is not None and last.instance is None:
-            watch.observation.miss()
-        elif last is not None:
-            watch.observation.begin(last.values)
-        watch.result.add_done_callback(self._ended(row, watch))
-        row.place.put(watch)
+    def begin(self) -> None:
+        """Begin the next step of all idle rows whose class is known: one SELECT reads them."""
+        idle, self.idle = self.idle, []
+        for row in idle:
+            if not self.has(row):
+                continue
+            if row.request is None:
+                self.idle.append(row)
+            else:
+                watch = row.put(row.request)
+                watch.result.add_done_callback(self._ended(row, watch))
 
     def _ended(self, row: _Row, watch: StepWatch) -> Callable[[Future[Any]], None]:
         def ended(_: Future[Any]) -> None:
-            if row.place.watch is watch:
+            if row.pending is watch:
                 self.news.append((row, watch))
                 self.changed.set()
 
         return ended
 
+    def has(self, row: _Row) -> bool:
+        """Whether the row is still followed."""
+        return self.by_key.get(row.asked.key) is row
+
     def discard(self, row: _Row) -> None:
         """Do not follow a row any more."""
-        del self.by_key[row.request.key]
+        self.by_key.pop(row.asked.key, None)
+        row.pending = None
         row.place.leave()
 
     def leave(self) -> None:
         """Take all watches off the board."""
         for row in list(self.by_key.values()):
             self.discard(row)
+        self.idle.clear()
         self.news.clear()
+
+    def take_notice(self) -> None:
+        """Retrieve errors that nobody has asked for. Otherwise asyncio would log them."""
+        for row in self.by_key.values():
+            row.place.take_notice()
 
 
 class FollowMany(AsyncIterator[tuple[Any, "ModelT | None"]], Generic[ModelT]):
     """The states of many rows. ``RowWatcher.follow_many()`` returns it.
 
     Each iteration returns a key, as it was given, and the row; ``None`` if it does not exist. First
-    each row as it is, then whichever has changed. What is said about ``Follow`` holds here, too.
-    With ``until``, a row for which it holds is not followed any more.
+    each row as it is, then whichever has changed. With ``until``, a row for which it holds is not
+    followed any more. Nor is a row whose reading has raised an error. Otherwise, what is said about
+    ``Follow`` holds here, too.
 
     Attributes:
-        ended: Why it has ended: ``"until"`` (the condition has held for each row) or ``"closed"``
-            (it, or its watcher, was closed); ``None`` while it goes on.
+        ended: Why it has ended: ``"until"`` (no row is left) or ``"closed"`` (it was closed, or its
+            watcher was closed or failed); ``None`` while it goes on.
     """
 
     def __init__(
@@ -106,19 +113,19 @@ class FollowMany(AsyncIterator[tuple[Any, "ModelT | None"]], Generic[ModelT]):
         keys: Iterable[object],
         board: Board,
         entrance: Entrance,
+        *,
+        has_until: bool,
     ) -> None:
         self.ended: Literal["until", "closed"] | None = None
         self._request = request
+        self._board = board
         self._entrance = entrance
-        self._rows = _Rows(board)
-        self._new: deque[_Row] = deque()
-        self._has_until = self._is_iterating = False
+        self._has_until = has_until
+        self._is_iterating = False
+        self._rows = _Rows()
         for key in keys:
             self.add(key)
-        self._finalizer = weakref.finalize(
-            self, leave_from_any_thread, self._rows, asyncio.get_running_loop()
-        )
-        self._finalizer.atexit = False
+        leave_when_collected(self, self._rows)
 
     def add(self, key: object) -> None:
         """Follow one more row. A key that is already followed changes nothing.
@@ -130,11 +137,10 @@ class FollowMany(AsyncIterator[tuple[Any, "ModelT | None"]], Generic[ModelT]):
         if self.ended is not None:
             raise WatcherStateError(f"the follow has ended ({self.ended}): begin another one")
         request = self._request(key)
-        self._has_until = request.until is not None
         if request.key not in self._rows.by_key:
-            row = _Row(key, request, Place(self._rows.board))
+            row = _Row(key, request, self._board)
             self._rows.by_key[request.key] = row
-            self._new.append(row)
+            self._rows.idle.append(row)
             self._rows.changed.set()
 
     def discard(self, key: object) -> None:
@@ -151,66 +157,73 @@ class FollowMany(AsyncIterator[tuple[Any, "ModelT | None"]], Generic[ModelT]):
         """A row with news.
 
         Raises:
-            StopAsyncIteration: It, or its watcher, was closed.
-            WatcherStateError: Another task is iterating.
+            StopAsyncIteration: It has ended.
+            WatcherStateError: Another task is iterating, or it belongs to another event loop.
+            ListenError: ``mode="listen"``, and a row can only be polled.
             DBAPIError: A row cannot be read, for a reason that does not pass.
         """
+        self._entrance.check_loop()
         if self._is_iterating:
             raise WatcherStateError(
                 "another task waits for the next row of this follow: use one follow for each task"
             )
         self._is_iterating = True
         try:
-            return await self._next()
+            await asyncio.sleep(0)  # news that are already there must not hold up other tasks
+            while self.ended is None:
+                if (news := await self._news()) is not None:
+                    return news
+        except FollowEndedError:
+            self._end("closed")
         finally:
             self._is_iterating = False
-
-    async def _next(self) -> tuple[Any, Any]:
-        rows = self._rows
-        while self.ended is None:
-            try:
-                await self._begin_new()
-                while rows.news:
-                    row, watch = rows.news.popleft()
-                    if row.place.watch is watch:
-                        return row.key, self._step(row, watch).instance
-            except WatcherStateError:
-                self._end("closed")
-            if self._has_until and not rows.by_key:
-                self._end("until")
-            elif self.ended is None:
-                rows.changed.clear()
-                await rows.changed.wait()
         raise StopAsyncIteration
 
-    def _step(self, row: _Row, watch: StepWatch) -> Step:
-        """The step that has ended. The next one begins, also after an error."""
-        rows, error = self._rows, watch.result.exception()
-        if error is not None:
-            if not isinstance(error, WatcherStateError):
-                rows.watch(row)
-            raise error
-        step: Step = watch.result.result()
-        row.step = step
-        if step.is_last:
-            rows.discard(row)
+    async def _news(self) -> tuple[Any, Any] | None:
+        """The next row with news; ``None`` after waiting for one."""
+        rows = self._rows
+        while rows.news:
+            row, watch = rows.news.popleft()
+            if row.pending is watch and (news := self._taken(row, watch)):
+                return news
+        if rows.idle:
+            await self._begin()
+        if self._has_until and not rows.by_key:
+            self._end("until")
+        elif self.ended is None and not rows.news:
+            rows.changed.clear()
+            await rows.changed.wait()
+        return None
+
+    def _taken(self, row: _Row, watch: StepWatch) -> tuple[Any, Any] | None:
+        try:
+            step = row.take(watch)
+        except Exception as error:
+            if not isinstance(error, FollowEndedError):
+                self._rows.discard(row)
+            raise
+        if step is not None and step.is_last:
+            self._rows.discard(row)
         else:
-            rows.watch(row)
-        return step
+            self._rows.idle.append(row)
+        return None if step is None else (row.key, step.instance)
+
+    async def _begin(self) -> None:
+        """Begin the next step of each idle row, after its class was queried if need be."""
+        rows = self._rows
+        unknown = [row for row in rows.idle if row.request is None and rows.has(row)]
+        if unknown:
+            requests = await self._entrance.passed_all([row.asked for row in unknown])
+            for row, request in zip(unknown, requests, strict=True):
+                row.narrow(request)
+        if self.ended is None:
+            self._entrance.refuse_ended()
+            rows.begin()
 
     def _end(self, why: Literal["until", "closed"]) -> None:
         self.ended = self.ended or why
         self._rows.leave()
         self._rows.changed.set()
-
-    async def _begin_new(self) -> None:
-        while self._new:
-            row = self._new[0]
-            request = await self._entrance.passed(row.request)
-            self._new.popleft()
-            row.request = request
-            if self._rows.by_key.get(row.request.key) is row:
-                self._rows.watch(row)
 
     async def aclose(self) -> None:
         """End it. An iteration of another task ends too."""

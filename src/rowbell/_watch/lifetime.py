@@ -107,12 +107,20 @@ class Lifetime:
         """
         if self._task is None:
             raise WatcherStateError(f"{self._watcher!r} is not open: enter it with `async with`")
+        self.check_loop()
+        if self._state.state is WatcherState.CLOSED:
+            raise WatcherStateError(f"{self._watcher!r} is closed: create a new one")
+
+    def check_loop(self) -> None:
+        """Refuse another event loop than the watcher's.
+
+        Raises:
+            WatcherStateError: It is another one.
+        """
         if self._loop is not asyncio.get_running_loop():
             raise WatcherStateError(
                 f"{self._watcher!r} belongs to another event loop: create one here"
             )
-        if self._state.state is WatcherState.CLOSED:
-            raise WatcherStateError(f"{self._watcher!r} is closed: create a new one")
 
     async def _run(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""A wait's request for the row's own class, which may have more columns."""
+"""The requests for rows' own classes, which may have more columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import anyio
 from rowbell._watch.failures import UnreachableError, is_passing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rowbell._watch.connections import Connections
     from rowbell._watch.request import WaitRequest
@@ -18,31 +18,30 @@ if TYPE_CHECKING:
 
 
 async def narrowed(
-    request: WaitRequest,
+    requests: Sequence[WaitRequest],
     connections: Connections,
-    begun: float,
     timing: Timing,
     check_open: Callable[[], None],
-) -> WaitRequest:
-    """The request for the row's own class; the same request if the deadline is too near.
+) -> list[WaitRequest]:
+    """The requests for the rows' own classes; the same requests if the deadline is too near.
 
     Args:
-        request: The request, for a class that may have subclasses.
+        requests: Requests for one class, which may have subclasses.
         connections: The connections for the query.
-        begun: When the wait began, on the event loop's clock.
         timing: The watcher's times.
         check_open: Raises if the watcher was closed meanwhile.
 
     Raises:
         Exception: The query failed, for a reason that does not pass.
     """
-    if request.again is None or request.rows.subclass(request.key) is None:
-        return request
+    first = requests[0]
+    if first.again is None or not first.rows.has_subclasses:
+        return list(requests)
     loop = asyncio.get_running_loop()
-    pause = min(request.interval, timing.first_read)
+    begun, pause = loop.time(), min(first.interval, timing.first_read)
     while True:
         try:
-            request = await connections.run(request.narrowed)
+            found = await connections.run(first.narrowed, requests)
         except UnreachableError as error:
             if not error.passes:
                 raise error.reason from None
@@ -51,8 +50,8 @@ async def narrowed(
                 raise
         else:
             check_open()
-            return request
+            return found
         check_open()
-        if loop.time() + pause >= request.deadline(begun):
-            return request
+        if loop.time() + pause >= first.deadline(begun):
+            return list(requests)
         await anyio.sleep(pause)

@@ -62,6 +62,9 @@ class Reason(StrEnum):
     INSERTS_NOT_DECLARED = "inserts_not_declared"
     """Listening, but a wait is for a row that does not exist, and its model does not declare that
     inserts notify."""
+    OTHER_KEY_TYPE = "other_key_type"
+    """Listening, but a wait is for a row that does not exist, and the model gives its key a type
+    that cannot always be cast to the type in the database."""
     VARYING_CONDITION = "varying_condition"
     """Listening, but the condition of a wait may change while its row does not: it calls a function
     such as ``now()``, or reads other rows."""
@@ -99,6 +102,7 @@ REMEDIES: Final = {
     Reason.OWN_CONNECTION: "commit() before the wait, or wait without a session if the engine's "
     "other connections may see the row",
     Reason.VARYING_CONDITION: "compare with a value, or set how often it is read with interval=",
+    Reason.OTHER_KEY_TYPE: "give the key in the model the type that it has in the database",
     Reason.INSERTS_NOT_DECLARED: "declare @watched(inserts=True) and install the triggers again",
     Reason.NOT_DECLARED: "add the columns to @watched(columns=…) and install the triggers again",
 }

@@ -61,7 +61,7 @@ class WaitRequest:
     options: Sequence[ORMOption]
     waits_for_missing: bool
     is_absent: bool
-    again: Callable[[type[Any]], Self] | None
+    again: Callable[[type[Any]], WaitRequest] | None
 
     @classmethod
     def of(
@@ -73,11 +73,24 @@ class WaitRequest:
         arguments: Mapping[str, Any],
         *,
         known: type[Any] = WaitArguments,
-    ) -> Self:
+    ) -> WaitRequest:
         """Check the arguments, which are those of ``known``; it and the callers document them."""
+        return cls.maker(dialect, schema_map, model, arguments, known=known)(pk_value)
+
+    @classmethod
+    def maker(
+        cls,
+        dialect: Dialect,
+        schema_map: SchemaMap | None,
+        model: type[Any],
+        arguments: Mapping[str, Any],
+        *,
+        known: type[Any],
+    ) -> Callable[[object], WaitRequest]:
+        """Check the arguments; return what makes the request for a row of a given key."""
         given = complete_arguments(arguments, known)
         rows = MappedRows.of(model, dialect, schema_map)
-        columns, timeout = given["columns"], given["timeout"]
+        columns, timeout, since = given["columns"], given["timeout"], given["since"]
         every = seconds_of("interval", given["interval"])
         limit = None if timeout is None else seconds_of("timeout", timeout, may_be_zero=True)
         condition = checked_condition(rows, given["until"])
@@ -85,45 +98,51 @@ class WaitRequest:
         depends_on_class = rows.has_subclasses and not (
             columns is not None or isinstance(condition, ColumnElement)
         )
-        key, since = rows.key(pk_value), given["since"]
         waits = _missing(given["missing"]) is Missing.WAIT
         seen = {} if since is ABSENT else _since(rows, names, since)
         knows_nothing = waits and since is None and given["until"] is None
-        return cls(
-            rows,
-            key,
-            names,
-            every,
-            limit,
-            condition,
-            condition_key(rows, condition),
-            Since(rows, key, names, seen) if seen else None,
-            tuple(given["options"]),
-            waits,
-            since is ABSENT or (knows_nothing and known is WaitArguments),
-            partial(
-                cls.of,
-                dialect,
-                schema_map,
-                pk_value=pk_value,
-                arguments=arguments,
-                known=known,
-            )
-            if depends_on_class
-            else None,
-        )
 
-    def narrowed(self, connection: Connection) -> Self:
-        """The request for the row's own class, which may have more columns."""
-        asking = self.rows.subclass(self.key) if self.again else None
-        if asking is None or self.again is None:
-            return self
+        def again(pk_value: object, model: type[Any]) -> WaitRequest:
+            return cls.of(dialect, schema_map, model, pk_value, arguments, known=known)
+
+        def of_row(pk_value: object) -> WaitRequest:
+            key = rows.key(pk_value)
+            return cls(
+                rows,
+                key,
+                names,
+                every,
+                limit,
+                condition,
+                condition_key(rows, condition),
+                Since(rows, key, names, seen) if seen else None,
+                tuple(given["options"]),
+                waits,
+                since is ABSENT or (knows_nothing and known is WaitArguments),
+                partial(again, pk_value) if depends_on_class else None,
+            )
+
+        return of_row
+
+    @staticmethod
+    def narrowed(connection: Connection, requests: Sequence[WaitRequest]) -> list[WaitRequest]:
+        """The requests of one class, each for its row's own class, which may have more columns."""
+        rows = requests[0].rows
+        asking = rows.subclasses([request.key for request in requests])
+        if asking is None:
+            return list(requests)
         statement, parameters = asking
-        options = self.rows.execution_options
-        identity = connection.execute(statement, parameters, execution_options=options).scalar()
+        result = connection.execute(statement, parameters, execution_options=rows.execution_options)
+        identities = dict(tuple(row) for row in result)
+        return [
+            request.of_class(identities.get(place)) for place, request in enumerate(requests, 1)
+        ]
+
+    def of_class(self, identity: object) -> WaitRequest:
+        """The request for the class with that polymorphic identity."""
         mapper = self.rows.mapper.polymorphic_map.get(identity)
         is_other = mapper is not None and mapper is not self.rows.mapper
-        return self.again(mapper.class_) if mapper is not None and is_other else self
+        return self.again(mapper.class_) if mapper is not None and is_other and self.again else self
 
     def without_the_row(self, elapsed: float) -> Self:
         """The request for the rest of its time, after the row was seen and deleted."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from rowbell._watch.arguments import FollowArguments, ManyArguments, WaitArguments, takes
@@ -24,12 +23,13 @@ from rowbell._watch.timing import Timing, seconds_of
 from rowbell.errors import InvalidArgumentError, ListenError, WatcherStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from datetime import timedelta
 
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from rowbell._mapping import SchemaMap
     from rowbell._watch.listen_connection import ListenConnect
     from rowbell._watch.statistics import WatcherStatistics
 
@@ -101,9 +101,7 @@ class RowWatcher:
         self._life = life = Lifetime(
             self, engine, parts, self._state, mode=self._mode, closing=self._timing.close
         )
-        self._entrance = Entrance(
-            self._connections, self._mode, self._state, self._timing, life.check_open
-        )
+        self._entrance = Entrance(self._connections, self._mode, self._state, self._timing, life)
 
     # -- start and stop
 
@@ -171,7 +169,7 @@ class RowWatcher:
 
                 order = await watcher.wait_for_change(Order, 7, until=Order.status == "paid")
         """
-        request = self._request(WaitArguments, model, pk_value, arguments)
+        request = WaitRequest.of(self._engine.dialect, self._schema_map, model, pk_value, arguments)
         instance: ModelT = await self.wait(request, wants_instance=True)
         return instance
 
@@ -202,7 +200,14 @@ class RowWatcher:
                         print(order.status)
         """
         self._life.check_open()
-        request = self._request(FollowArguments, model, pk_value, arguments)
+        request = WaitRequest.of(
+            self._engine.dialect,
+            self._schema_map,
+            model,
+            pk_value,
+            arguments,
+            known=FollowArguments,
+        )
         return Follow(request, self._board, self._entrance)
 
     @takes(ManyArguments)
@@ -234,16 +239,15 @@ class RowWatcher:
                         print(key, order and order.status)
         """
         self._life.check_open()
-        request = partial(self._request, ManyArguments, model, arguments=arguments)
-        return FollowMany(request, keys, self._board, self._entrance)
-
-    def _request(
-        self, known: type[Any], model: type[Any], pk_value: object, arguments: Mapping[str, Any]
-    ) -> WaitRequest:
-        schema_map = self._engine.get_execution_options().get("schema_translate_map")
-        return WaitRequest.of(
-            self._engine.dialect, schema_map, model, pk_value, arguments, known=known
+        make = WaitRequest.maker(
+            self._engine.dialect, self._schema_map, model, arguments, known=ManyArguments
         )
+        has_until = arguments.get("until") is not None
+        return FollowMany(make, keys, self._board, self._entrance, has_until=has_until)
+
+    @property
+    def _schema_map(self) -> SchemaMap | None:
+        return self._engine.get_execution_options().get("schema_translate_map")
 
     async def wait(self, request: WaitRequest, *, wants_instance: bool) -> Any:
         """Wait as requested. Without ``wants_instance`` the result may be ``None``."""

@@ -240,7 +240,7 @@ def _normal(operation: CreateRowTriggersOp) -> tuple[object, ...]:
     options = operation.options
     by_row = options.for_each is ForEach.ROW or options.needs_rows
     columns = None if options.columns is None else frozenset(options.columns)
-    return frozenset(operation.key or ()), by_row, options.replicated, columns
+    return frozenset(operation.key or ()), by_row, options.replicated, columns, options.inserts
 
 
 def _as_arguments(options: TriggerOptions) -> dict[str, Any]:
@@ -248,4 +248,5 @@ def _as_arguments(options: TriggerOptions) -> dict[str, Any]:
         "for_each": options.for_each,
         "replicated": options.replicated,
         "columns": None if options.columns is None else sorted(options.columns),
+        "inserts": options.inserts,
     }

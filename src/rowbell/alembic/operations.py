@@ -9,7 +9,7 @@ from alembic.operations import MigrateOperation, Operations
 from rowbell._identifiers import qualified, quote_literal
 from rowbell._lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell._watch.database.ddl import pinned
-from rowbell._watch.database.schema import SCHEMA, schema_statements
+from rowbell._watch.database.schema import SCHEMA, TRIGGERS, schema_statements
 from rowbell._watch.database.tables import TriggerOptions
 from rowbell._watch.database.triggers import ForEach, TableTriggers, announcement, drop_statements
 from rowbell._watch.database.trust import refuse_untrusted_owners
@@ -34,6 +34,7 @@ class RowTriggersOp(MigrateOperation):
         for_each: ``"row"`` for a partitioned table. Online it is determined automatically.
         replicated: Also fire for changes by logical replication.
         columns: The columns worth watching, as in ``@watched(columns=…)``; by default all.
+        inserts: Also fire for inserts, as in ``@watched(inserts=True)``.
         lock_timeout: The longest wait for the table's lock, in PostgreSQL's form.
 
     Attributes:
@@ -56,6 +57,7 @@ class RowTriggersOp(MigrateOperation):
         for_each: ForEach | str | None = None,
         replicated: bool = False,
         columns: Sequence[str] | None = None,
+        inserts: bool = False,
         lock_timeout: LockTimeoutValue = DEFAULT_LOCK_TIMEOUT,
     ) -> None:
         self.table_name = table_name
@@ -64,9 +66,9 @@ class RowTriggersOp(MigrateOperation):
         self.for_each = ForEach.of(for_each)
         self.replicated = replicated
         self.columns = None if columns is None else list(columns)
-        self.options = TriggerOptions(
-            self.for_each, replicated, None if columns is None else tuple(sorted(columns))
-        )
+        self.inserts = inserts
+        declared = None if columns is None else tuple(sorted(columns))
+        self.options = TriggerOptions(self.for_each, replicated, declared, inserts)
         self.lock_timeout = str(LockTimeout.of(lock_timeout, "lock_timeout"))
 
     def arguments(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ class RowTriggersOp(MigrateOperation):
             "for_each": self.for_each,
             "replicated": self.replicated,
             "columns": self.columns,
+            "inserts": self.inserts,
             "lock_timeout": self.lock_timeout,
         }
 
@@ -96,9 +99,14 @@ class RowTriggersOp(MigrateOperation):
 
 
 class CreateRowTriggersOp(RowTriggersOp):
-    """``op.create_row_triggers()``."""
+    """``op.create_row_triggers()``.
+
+    Attributes:
+        superfluous: The triggers that may exist though inserts are not declared.
+    """
 
     name = "create_row_triggers"
+    superfluous: ClassVar[tuple[str, ...]] = ()
 
     def reverse(self) -> MigrateOperation:
         """The operation that undoes it."""
@@ -117,14 +125,18 @@ class CreateRowTriggersOp(RowTriggersOp):
             self.for_each,
             self.replicated,
             self.options.columns,
+            self.inserts,
         )
         # Without a database, the table's schema may be unknown. So statements that name the table
         # run with the user's search_path, and qualify every operator and function.
         create = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
+        superfluous = [] if self.inserts else self.superfluous
+        mode = "ACCESS EXCLUSIVE" if superfluous else "SHARE ROW EXCLUSIVE"
         return [
             *pinned([create, *schema_statements(), *triggers.create_function()]),
             triggers.check_key(),
-            f"LOCK TABLE {triggers.name} IN SHARE ROW EXCLUSIVE MODE",
+            f"LOCK TABLE {triggers.name} IN {mode} MODE",
+            *(f"DROP TRIGGER IF EXISTS {name} ON {triggers.name}" for name in superfluous),
             *triggers.create_triggers(),
             announcement(triggers.name),
             *refuse_untrusted_owners(quote_literal(triggers.name)),
@@ -141,6 +153,7 @@ class ReplaceRowTriggersOp(CreateRowTriggersOp):
     """
 
     name = "replace_row_triggers"
+    superfluous = TRIGGERS[-1:]
 
     def __init__(
         self, table_name: str, *, before: CreateRowTriggersOp | None = None, **arguments: Any

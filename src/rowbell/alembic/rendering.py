@@ -19,6 +19,7 @@ _DEFAULTS = {
     "for_each": None,
     "replicated": False,
     "columns": None,
+    "inserts": False,
     "lock_timeout": DEFAULT_LOCK_TIMEOUT,
 }
 

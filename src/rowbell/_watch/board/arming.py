@@ -24,6 +24,7 @@ from rowbell._watch.board.phases import (
     WritersGone,
     following,
 )
+from rowbell._watch.board.proving_watches import ProvingWatches
 from rowbell._watch.board.registrations import Committed, Registration, Registrations
 from rowbell._watch.reasons import Reason, explain
 from rowbell.errors import ListenError
@@ -77,7 +78,7 @@ class Arming:
         self._attention = attention
         self._changed = changed
         self.registrations = Registrations()
-        self._proving: set[Watch] = set()
+        self._proving = ProvingWatches()
         self._refused: set[Registration] = set()
 
     @property
@@ -100,7 +101,7 @@ class Arming:
 
     def _count(self, watch: Watch, before: Phase | None, after: Phase | None) -> None:
         self.armed += isinstance(after, Armed) - isinstance(before, Armed)
-        (self._proving.add if isinstance(after, Proving) else self._proving.discard)(watch)
+        self._proving.note(watch, after)
 
     # -- watches come and go
 
@@ -159,12 +160,12 @@ class Arming:
             if watch.row_ids != evidence.row_ids:
                 self._attach(watch, evidence.row_ids)
 
-    def absent(self, watch: Watch) -> None:
-        """A read has not found the row that a watch waits for. Nothing notifies when it appears."""
+    def cannot_notify(self, watch: Watch, reason: Reason) -> None:
+        """The row that a watch waits for does not exist, and nothing notifies when it appears."""
         self.registrations.leave(watch, self._clock())
         watch.row_ids = ()
         if watch.never_armed is None and self.is_connected:
-            self._apply(watch, Unnotified(Reason.INSERTS_NOT_DECLARED))
+            self._apply(watch, Unnotified(reason))
 
     def _doubt(self, watch: Watch, server: float | None) -> None:
         """Another server has answered a read: a standby, or after a failover a new primary."""
@@ -259,7 +260,7 @@ class Arming:
             watches.update(dict.fromkeys(registration.watches))
         if tables is not None:
             for rows in {watch.request.rows for watch in watches}:
-                rows.forms.forget()
+                rows.forget()
         for watch in watches:
             self._apply(watch, Gap(boundary))
             self._want_read_soon(watch)
@@ -288,20 +289,10 @@ class Arming:
 
     def proving(self) -> tuple[list[int], int] | None:
         """The tables of watches that wait for their proof, and the highest boundary among them."""
-        boundaries: list[int] = []
-        tables: set[int] = set()
-        for watch in self._proving:
-            phase = watch.phase
-            if isinstance(phase, Proving) and not phase.writers_gone and not watch.is_over:
-                boundaries.append(phase.boundary)
-                tables.update(row_id.table_oid for row_id in watch.row_ids)
-        return (sorted(tables), max(boundaries)) if boundaries else None
+        return self._proving.wanted()
 
     def writers_gone(self, tables: Iterable[int], boundary: int) -> None:
         """No transaction below the boundary can still change those tables."""
-        without_writers = set(tables)
-        for watch in list(self._proving):
-            if {row_id.table_oid for row_id in watch.row_ids} <= without_writers and self._apply(
-                watch, WritersGone(boundary)
-            ):
+        for watch in self._proving.within(tables):
+            if self._apply(watch, WritersGone(boundary)):
                 self._want_read(watch)

@@ -12,6 +12,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from rowbell._watch.board.arming import Arming
+from rowbell._watch.board.observation import Absence
 from rowbell._watch.board.phases import Armed, Proving, Registering
 from rowbell._watch.board.schedule import NOW, Schedule, ScheduledRead, Why
 from rowbell._watch.board.throttle import Throttle
@@ -156,16 +157,16 @@ class Board:
         for read in reads:
             read.begun_in = read.watch.phase
 
-    def take_in(self, read: ScheduledRead, reading: Reading | None) -> bool:
+    def take_in(self, read: ScheduledRead, reading: Reading | Absence) -> bool:
         """Process what a read found; return whether it may end the wait."""
         watch = read.watch
         ends = watch.observe(reading)
         read.unchanged = watch.observation.is_unchanged
-        if reading is None and not watch.is_over and watch in self.watches:
-            self.arming.absent(watch)
-        if reading is None or ends or watch not in self.watches:
+        if ends or watch.is_over or watch not in self.watches:
             return ends
-        if reading.evidence is not None and read.begun_in is not None and not watch.is_over:
+        if isinstance(reading, Absence) and (why := watch.request.rows.absent_never_armed):
+            self.arming.cannot_notify(watch, why)
+        elif reading.evidence is not None and read.begun_in is not None:
             self.arming.take_evidence(watch, read.begun_in, reading.evidence)
         return False
 

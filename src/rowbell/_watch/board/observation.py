@@ -29,6 +29,16 @@ class Reading(NamedTuple):
     is_shared: bool = False
 
 
+class Absence(NamedTuple):
+    """A row that one read has not found.
+
+    Attributes:
+        evidence: What the proof needs, if it was requested and the row can be armed.
+    """
+
+    evidence: Evidence | None = None
+
+
 class Observation:
     """What one wait has seen of its row.
 

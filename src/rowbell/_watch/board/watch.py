@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rowbell._watch.board.observation import Observation, Reading
+from rowbell._watch.board.observation import Absence, Observation, Reading
 from rowbell._watch.board.phases import Armed, Phase, Polled, Proving
 from rowbell._watch.failures import as_result
 from rowbell.errors import InvalidArgumentError, NotFoundError, WaitTimeoutError
@@ -55,16 +55,26 @@ class Watch:
         return self.result.done()
 
     @property
+    def expects_news(self) -> bool:
+        """Whether its next reading ends it, so that the instance is loaded with the values."""
+        return False
+
+    @property
+    def needs_one_snapshot(self) -> bool:
+        """Whether its instance must be of the snapshot that the values are of."""
+        return self.wants_instance and self.request.condition is not None
+
+    @property
     def key_by_name(self) -> dict[str, object]:
         """The primary key by attribute, for errors."""
         return self.request.rows.describe(self.request.key)
 
-    def observe(self, reading: Reading | None) -> bool:
+    def observe(self, reading: Reading | Absence) -> bool:
         """Add what a read found; return whether it may end the wait.
 
         If the row does not exist, the wait ends here. Otherwise the caller ends it, by ``decide``.
         """
-        if reading is None:
+        if isinstance(reading, Absence):
             self._miss(deleted=self.observation.is_found)
             return False
         return self.observation.add(reading)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from rowbell._cancellation import finished
 from rowbell._sqlstate import IN_FAILED_TRANSACTION, has_sqlstate
+from rowbell._watch.board.observation import Reading
 from rowbell._watch.board.watch import Watch
 from rowbell._watch.caller.savepoint import in_savepoint
 from rowbell._watch.reading.batch import finish, read
@@ -43,7 +44,7 @@ async def wait_on_connection(
     connection = session.bind
     if not isinstance(connection, AsyncConnection) or connection.sync_connection is not held:
         connection = AsyncConnection(AsyncEngine(held.engine), held)
-    if request.again is not None and request.rows.subclass(request.key) is not None:
+    if request.again is not None and request.rows.has_subclasses:
         request = await finished(connection.run_sync(_narrowed, request))
     watch = Watch(
         request,
@@ -74,13 +75,14 @@ _UNDO: Final = 1.0
 
 def _narrowed(connection: Connection, request: WaitRequest) -> WaitRequest:
     with in_savepoint(connection) if request.rows.on_postgresql else nullcontext():
-        return request.narrowed(connection)
+        [narrowed] = request.narrowed(connection, [request])
+        return narrowed
 
 
 def _look(connection: Connection, watch: Watch) -> None:
     with in_savepoint(connection) if watch.request.rows.on_postgresql else nullcontext():
         [(_, reading)] = read(connection, watch.request.rows, [watch], evidence=False)
-        if watch.observe(reading) and reading is not None:
+        if watch.observe(reading) and isinstance(reading, Reading):
             finish(connection, watch.request.rows, [(watch, reading)])
         else:
             watch.ask_again()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
-from rowbell._watch.database.schema import TRIGGERS, settings
+from rowbell._watch.database.schema import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,10 +57,12 @@ class Found:
     Attributes:
         state: Their state, compared with the triggers that the table should have.
         disabled: The names of the triggers that are disabled.
+        superfluous: The names of the triggers that the table should not have.
     """
 
     state: TriggerState
     disabled: tuple[str, ...]
+    superfluous: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ _TRIGGERS = text(
     " FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid"
     " JOIN pg_language AS l ON l.oid = f.prolang JOIN pg_class AS c ON c.oid = t.tgrelid"
     " WHERE t.tgrelid = :table AND t.tgname IN ('rowbell_update', 'rowbell_delete',"
-    " 'rowbell_truncate') ORDER BY t.tgname"
+    " 'rowbell_truncate', 'rowbell_insert') ORDER BY t.tgname"
 )
 _IS_INTACT = text("SELECT rowbell.is_intact(:trigger, CAST(:options AS bytea))")
 _FUNCTIONS = text(
@@ -130,11 +132,12 @@ def inspect_triggers(
         and not row.prosecdef
         and row.lanname == "plpgsql"
         and bytes(row.tgargs) == argument
-        and row.tgtype == triggers.types[row.tgname]
+        and row.tgtype == triggers.types.get(row.tgname)
         and row.tgenabled in {enabled, "D"}
         for row in rows
     )
-    if {row.tgname for row in rows} != set(TRIGGERS):
+    names, wanted = {row.tgname for row in rows}, set(triggers.types)
+    if wanted - names:
         state = TriggerState.MISSING
     elif not all(row.trusted for row in rows):
         state = TriggerState.UNTRUSTED
@@ -144,7 +147,8 @@ def inspect_triggers(
         state = TriggerState.DISABLED
     else:
         state = TriggerState.INSTALLED
-    return Found(state, tuple(row.tgname for row in rows if row.tgenabled == "D"))
+    disabled = tuple(row.tgname for row in rows if row.tgenabled == "D" and row.tgname in wanted)
+    return Found(state, disabled, tuple(sorted(names - wanted)))
 
 
 def removable(connection: Connection, table: int | None) -> Removable:

@@ -175,9 +175,11 @@ def _install_table(
     connection: Connection, schema: SchemaStatus, triggers: TableTriggers, found: Found
 ) -> list[str]:
     # In the order in which applications lock them: a table before its partitions.
-    lock = [f"LOCK TABLE {triggers.name} IN SHARE ROW EXCLUSIVE MODE"]
+    mode = "ACCESS EXCLUSIVE" if found.superfluous else "SHARE ROW EXCLUSIVE"
+    lock = [f"LOCK TABLE {triggers.name} IN {mode} MODE"]
     function = triggers.create_function()
-    create = triggers.create_triggers()
+    create = [f"DROP TRIGGER {name} ON {triggers.name}" for name in found.superfluous]
+    create += triggers.create_triggers()
     create += [f"ALTER TABLE {triggers.name} DISABLE TRIGGER {name}" for name in found.disabled]
     _refuse_key_without_hash(connection, triggers)
     execute(connection, lock)

@@ -34,16 +34,17 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS is_part
         WHERE d.classid = 'pg_trigger'::regclass AND d.objid = ANY (t.oids)
           AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
           AND d.refobjsubid > 0) AS depended,
-  t.disabled, t.by_row, t.replicated, t.argument, t.names_columns
+  t.disabled, t.by_row, t.replicated, t.inserts, t.argument, t.names_columns
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN (
   SELECT t.tgrelid, array_agg(t.oid) AS oids,
     bool_or(t.tgname <> 'rowbell_truncate' AND t.tgtype & 1::smallint = 1) AS by_row,
     bool_or(t.tgenabled = 'A') AS replicated, bool_or(t.tgname = 'rowbell_update') AS names_columns,
     array_agg(t.tgname::text ORDER BY t.tgname) FILTER (WHERE t.tgenabled = 'D') AS disabled,
+    bool_or(t.tgname = 'rowbell_insert') AS inserts,
     (array_agg(t.tgargs ORDER BY t.tgname DESC))[1] AS argument
   FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid
-  WHERE t.tgname IN ('rowbell_update', 'rowbell_delete', 'rowbell_truncate')
+  WHERE t.tgname IN ('rowbell_update', 'rowbell_delete', 'rowbell_truncate', 'rowbell_insert')
     AND t.tgparentid = 0 AND f.proname ~ '^(rowbell_)?changed_[0-9a-f]{16}$'
   GROUP BY t.tgrelid
 ) AS t ON t.tgrelid = c.oid
@@ -115,7 +116,8 @@ def _options(row: Any) -> TriggerOptions:
     columns = _declared_columns(row)
     # A migration that is executed by --sql does not know that the table is partitioned.
     is_told = row.is_partitioned or not (row.replicated or columns is not None)
-    return TriggerOptions(ForEach.ROW if row.by_row and is_told else None, row.replicated, columns)
+    form = ForEach.ROW if row.by_row and is_told else None
+    return TriggerOptions(form, row.replicated, columns, row.inserts)
 
 
 def _declared_columns(row: Any) -> tuple[str, ...] | None:

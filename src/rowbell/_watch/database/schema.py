@@ -38,8 +38,8 @@ SCHEMA: Final = "rowbell"
 SCHEMA_VERSION: Final = 1
 """The version of the schema that this library installs."""
 
-TRIGGERS: Final = ("rowbell_update", "rowbell_delete", "rowbell_truncate")
-"""The names of a table's triggers."""
+TRIGGERS: Final = ("rowbell_update", "rowbell_delete", "rowbell_truncate", "rowbell_insert")
+"""The names of a table's triggers. The last one exists only if inserts are declared."""
 
 COMPACT_BEYOND: Final = 4_194_304
 """Above this size in bytes, dead registrations are not left to VACUUM alone."""

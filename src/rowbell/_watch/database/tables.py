@@ -32,11 +32,13 @@ class TriggerOptions:
             for declared columns, and the statement form for all others.
         replicated: Whether the triggers fire for changes by logical replication.
         columns: The declared columns, by their names in the database; ``None`` for all.
+        inserts: Whether the triggers fire for inserts.
     """
 
     for_each: ForEach | None = None
     replicated: bool = False
     columns: tuple[str, ...] | None = None
+    inserts: bool = False
 
     @property
     def needs_rows(self) -> bool:
@@ -126,7 +128,8 @@ def declared_columns(table: Table) -> tuple[str, ...] | None:
 def options_argument(table: Table) -> bytes:
     """The argument that the table's triggers must have."""
     key = key_columns(table.primary_key.columns)
-    return trigger_options(key, declared_columns(table)).encode()
+    inserts = options_of(table).inserts
+    return trigger_options(key, declared_columns(table), inserts=inserts).encode()
 
 
 def table_triggers(connection: Connection, table: Table) -> TableTriggers:
@@ -146,6 +149,7 @@ def table_triggers(connection: Connection, table: Table) -> TableTriggers:
         options.for_each,
         options.replicated,
         declared_columns(table),
+        options.inserts,
     )
     oid = table_oid(connection, schema, table.name)
     if oid is None:

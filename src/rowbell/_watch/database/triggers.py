@@ -13,23 +13,23 @@ The cost for a writer is in steps. Each step is taken only if the one before req
 
 The function runs as the writer. It depends only on the names of the key columns, the declared
 columns and the form. So its name contains a hash of these, and it is never altered: two versions
-of rowbell can be used side by side during a deployment. Its text is in ``sql/trigger_*.sql``.
+of rowbell can be used side by side during a deployment. Its text is made by ``trigger_source``.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 
 from rowbell._identifiers import qualified, quote_identifier, quote_literal
-from rowbell._watch.database.schema import KEYS_PER_TRANSACTION, SCHEMA, TRIGGERS, sql
+from rowbell._watch.database.schema import SCHEMA, TRIGGERS, sql
+from rowbell._watch.database.trigger_source import TriggerSource, unused_quote
 from rowbell._watch.values.key_hash import KeyColumn, key_hash
 from rowbell.errors import InvalidArgumentError
 
-_ROW, _DELETE, _UPDATE, _TRUNCATE = 1, 8, 16, 32  # bits of pg_trigger.tgtype
+_ROW, _INSERT, _DELETE, _UPDATE, _TRUNCATE = 1, 4, 8, 16, 32  # bits of pg_trigger.tgtype
 
 
 class ForEach(StrEnum):
@@ -53,12 +53,19 @@ class ForEach(StrEnum):
             raise InvalidArgumentError("for_each", value, "'row' or 'statement'") from None
 
 
-def trigger_options(key: tuple[KeyColumn, ...], declared: tuple[str, ...] | None = None) -> str:
+def trigger_options(
+    key: tuple[KeyColumn, ...],
+    declared: tuple[str, ...] | None = None,
+    *,
+    inserts: bool = False,
+) -> str:
     """The argument of the triggers: which hashes they notify of, and for what changes.
 
     A listener compares it byte by byte with ``pg_trigger.tgargs``. It is ASCII in any database.
     """
     options = {"version": 1, "key": {c.name: c.cast for c in key}, "columns": declared}
+    if inserts:
+        options["inserts"] = True
     return json.dumps(options, separators=(",", ":"))
 
 
@@ -87,6 +94,7 @@ class TableTriggers:
             ALWAYS``).
         declared: The declared columns; ``None`` for all. An UPDATE that changes none of them does
             not call the function. Only for the row form.
+        inserts: Whether they fire for inserts, too, and notify of the whole table.
         role: The role whose functions are in the schemas of its tables, because the schema
             ``rowbell`` belongs to another role. ``None``: they are in the schema ``rowbell``.
         oid: The table's oid, if it was looked up.
@@ -98,6 +106,7 @@ class TableTriggers:
     for_each: ForEach | None = None
     replicated: bool = False
     declared: tuple[str, ...] | None = None
+    inserts: bool = False
     role: str | None = None
     oid: int | None = None
 
@@ -119,7 +128,7 @@ class TableTriggers:
     @property
     def function_name(self) -> str:
         """The function's name as SQL. It ends in a hash of what the function and triggers do."""
-        text = "\n".join([self._source, *self._conditions().values(), self.role or ""])
+        text = "\n".join([self._source.text, *self._conditions().values(), self.role or ""])
         digest = sha256(text.encode()).hexdigest()[:16]
         if self.role is None:
             return qualified(SCHEMA, f"changed_{digest}")
@@ -128,18 +137,27 @@ class TableTriggers:
     @property
     def function(self) -> TriggerFunction:
         """The function that the catalog must contain."""
-        return TriggerFunction(self._source)
+        return TriggerFunction(self._source.text)
 
     @property
     def options(self) -> str:
         """The triggers' argument."""
-        return trigger_options(self.key, self.declared)
+        return trigger_options(self.key, self.declared, inserts=self.inserts)
 
     @property
     def types(self) -> dict[str, int]:
         """The ``pg_trigger.tgtype`` of each trigger."""
         each = _ROW if self.by_row else 0
-        return dict(zip(TRIGGERS, (_UPDATE | each, _DELETE | each, _TRUNCATE), strict=True))
+        bits = (_UPDATE | each, _DELETE | each, _TRUNCATE, _INSERT | each)
+        return dict(zip(self._triggers, bits, strict=False))
+
+    @property
+    def _triggers(self) -> tuple[str, ...]:
+        return TRIGGERS if self.inserts else TRIGGERS[:-1]
+
+    @property
+    def _source(self) -> TriggerSource:
+        return TriggerSource(self.key, by_row=self.by_row, inserts=self.inserts)
 
     def check_key(self) -> str:
         """The statement that fails if the type of the key has no hash function."""
@@ -147,10 +165,10 @@ class TableTriggers:
 
     def create_function(self) -> list[str]:
         """The statements that create the function. Any owner of a table may use it."""
-        name, quote = self.function_name, self._unused("$rowbell$")
+        name, quote = self.function_name, unused_quote("$rowbell$", self.key)
         header, _, _ = sql("trigger_guard").split("$rowbell$")
         return [
-            f"{header.replace('@function@', name)}{quote}{self._source}{quote}",
+            f"{header.replace('@function@', name)}{quote}{self._source.text}{quote}",
             f"GRANT EXECUTE ON FUNCTION {name}() TO PUBLIC",
         ]
 
@@ -160,12 +178,13 @@ class TableTriggers:
         statements = [
             f"CREATE OR REPLACE TRIGGER {trigger} AFTER {event} ON {self.name} {condition} {run}"
             for trigger, (event, condition) in zip(
-                TRIGGERS, self._conditions().items(), strict=True
+                self._triggers, self._conditions().items(), strict=True
             )
         ]
         if self.replicated:
             statements += [
-                f"ALTER TABLE {self.name} ENABLE ALWAYS TRIGGER {trigger}" for trigger in TRIGGERS
+                f"ALTER TABLE {self.name} ENABLE ALWAYS TRIGGER {trigger}"
+                for trigger in self._triggers
             ]
         return statements
 
@@ -179,7 +198,10 @@ class TableTriggers:
         if not self.by_row:
             old_rows = f"REFERENCING OLD TABLE AS old_rows {each}"
             both = f"REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows {each}"
-            return {"UPDATE": both, "DELETE": old_rows, "TRUNCATE": "FOR EACH STATEMENT"}
+            of_all = {"UPDATE": both, "DELETE": old_rows, "TRUNCATE": "FOR EACH STATEMENT"}
+            # The function treats inserted rows as it treats deleted ones, so they have that name.
+            inserted = {"INSERT": f"REFERENCING NEW TABLE AS old_rows {each}"}
+            return of_all | (inserted if self.inserts else {})
         condition = ""
         if self.declared is not None:
             names = dict.fromkeys((*(column.name for column in self.key), *self.declared))
@@ -192,56 +214,8 @@ class TableTriggers:
             "UPDATE": f"{each}{condition}",
             "DELETE": each,
             "TRUNCATE": "FOR EACH STATEMENT",
+            **({"INSERT": each} if self.inserts else {}),
         }
-
-    @property
-    def _source(self) -> str:
-        """The function's body."""
-        if self.by_row:
-            root = "coalesce(pg_partition_root(TG_RELID), TG_RELID)"
-            old, new, body = key_hash("OLD", self.key), key_hash("NEW", self.key), "trigger_row"
-            all_keys = f"ARRAY[{old}]"
-            retyped_keys = f"SELECT ARRAY[{key_hash('($1)', self.key)}] AS keys"
-        else:
-            root = "TG_RELID"
-            old, new, body = key_hash("o", self.key), key_hash("n", self.key), "trigger_statement"
-            all_keys = f"ARRAY(SELECT {old} FROM old_rows AS o LIMIT {KEYS_PER_TRANSACTION + 1})"
-            # Never used: PostgreSQL plans the queries of a statement again when its table changes.
-            retyped_keys = "SELECT NULL::bigint[] AS keys WHERE $1 IS NULL"
-        return _filled(
-            sql("trigger_guard").split("$rowbell$")[1],
-            root=root,
-            all_keys=all_keys,
-            retyped_keys=quote_literal(retyped_keys),
-            body=_filled(
-                sql(body).replace("$query$", self._unused("$query$")),
-                registered_old=_registered(old),
-                registered_new=_registered(new),
-                old_key=old,
-                new_key=new,
-                old_key_in_format=old.replace("%", "%%"),
-                new_key_in_format=new.replace("%", "%%"),
-            ),
-        )
-
-    def _unused(self, quote: str) -> str:
-        """A dollar quote that no column name contains."""
-        while any(quote in column.name for column in self.key):
-            quote = f"{quote[:-1]}_$"
-        return quote
-
-
-def _registered(key: str) -> str:
-    """The probe: the registrations of the row with this key hash, which is given as SQL."""
-    return (
-        "SELECT r.listener, r.key_hash, r.columns FROM rowbell.registration AS r "
-        f"WHERE r.table_oid = root AND r.key_hash = {key} OFFSET 0"
-    )
-
-
-def _filled(template: str, **parts: str) -> str:
-    """A file in the folder ``sql`` with its @parts@ filled in, in one pass: names may contain @."""
-    return re.sub(r"@(\w+)@", lambda part: parts[part[1]], template)
 
 
 def drop_statements(table: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from enum import Enum
@@ -22,12 +22,12 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
 from rowbell._sqlstate import SYNTAX_OR_ACCESS_RULE, sqlstate_of
-from rowbell._watch.board.observation import Reading
+from rowbell._watch.board.observation import Absence, Reading
 from rowbell._watch.rows.row_select import Layout
 from rowbell._watch.rows.since import Since
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection
     from sqlalchemy.orm.interfaces import ORMOption
@@ -48,7 +48,7 @@ def read(
     *,
     evidence: bool,
     instances: bool = False,
-) -> Iterator[tuple[Watch, Reading | None]]:
+) -> Iterator[tuple[Watch, Reading | Absence]]:
     """Read the rows of watches of one class and one condition with one SELECT, each row once.
 
     Readings are yielded one by one and not kept: if thousands existed at a time, the garbage
@@ -62,13 +62,14 @@ def read(
         instances: Whether to load the instances too.
 
     Yields:
-        Each watch with its reading; ``None`` if the row does not exist.
+        Each watch with its reading, or with the absence of its row.
     """
     maker = rows.maker if instances else None
-    by_orm = instances and maker is None and not _may_be_filtered(Session())
     names = maker.names if maker else _columns(rows, watches)
     rows.forms.learn(connection, names)
     _ask_baselines(connection, watches)
+    has_absent = evidence and _may_arm_absent(connection, rows, watches)
+    by_orm = instances and maker is None and not (has_absent or _may_be_filtered(Session()))
     condition = watches[0].request.condition
     places = _places(watches)
     layout = Layout(
@@ -77,6 +78,7 @@ def read(
         has_instance=by_orm,
         has_condition=condition is not None,
         tables=len(rows.tables) if evidence else 0,
+        has_absent=has_absent,
     )
     keys = [sharing[0].request.key for sharing in places]
     statement, parameters = rows.select(keys, layout, condition=condition)
@@ -87,7 +89,7 @@ def read(
             result = source.execute(statement, parameters, execution_options=rows.execution_options)
         except DBAPIError as error:
             if sqlstate_of(error).startswith(SYNTAX_OR_ACCESS_RULE):  # types may have changed
-                rows.forms.forget()
+                rows.forget()
             raise
         if maker and isinstance(result, CursorResult) and result.cursor is not None:
             described = result.cursor.description
@@ -96,6 +98,9 @@ def read(
             found = parse(row)
             sharing = places[found.place - 1]
             missing.discard(found.place - 1)
+            if not found.exists:
+                yield from ((watch, Absence(found.evidence)) for watch in sharing)
+                continue
             is_shared = maker is None and len(sharing) > 1
             for watch in sharing:
                 # Each watch gets its own instance if making one only sets attributes.
@@ -107,7 +112,15 @@ def read(
                 yield watch, Reading(values, found.until, instance, found.evidence, is_shared)
     for place in missing:
         for watch in places[place]:
-            yield watch, None
+            yield watch, Absence()
+
+
+def _may_arm_absent(connection: Connection, rows: MappedRows, watches: Sequence[Watch]) -> bool:
+    """Whether a watch waits for a row that need not exist, and inserts notify."""
+    if not rows.notifies_of_inserts or not any(one.request.waits_for_missing for one in watches):
+        return False
+    rows.absent_keys.learn(connection)
+    return bool(rows.absent_keys.can_be_hashed)
 
 
 def _ask_baselines(connection: Connection, watches: Sequence[Watch]) -> None:
@@ -156,10 +169,22 @@ def _columns(rows: MappedRows, watches: Sequence[Watch]) -> tuple[str, ...]:
     return tuple(name for name in rows.columns.properties if name in names)
 
 
-def finish(connection: Connection, rows: MappedRows, ended: Sequence[tuple[Watch, Reading]]) -> int:
+def finish(
+    connection: Connection,
+    rows: MappedRows,
+    ended: Sequence[tuple[Watch, Reading]],
+    *,
+    in_one_snapshot: bool = False,
+) -> int:
     """End the watches whose row has changed, with an instance if one is wanted.
 
     Predicates are called here. If a predicate is false, its watch continues.
+
+    Args:
+        connection: The connection of the read.
+        rows: The rows of the class.
+        ended: The watches, with their readings.
+        in_one_snapshot: Whether further SELECTs see what the read has seen.
 
     Returns:
         The number of statements that this took.
@@ -174,13 +199,44 @@ def finish(connection: Connection, rows: MappedRows, ended: Sequence[tuple[Watch
             watch.finish(None)
     queries = 0
     for group in grouped(wanting, lambda watch: tuple(map(id, watch.request.options))):
-        places = _places(group)
-        instances = load_all(connection, rows, places, group[0].request.options)
-        queries += 1
-        sharing = [(place, watch) for place, some in enumerate(places, 1) for watch in some]
-        for place, watch in in_turns(sliced(sharing)):
-            watch.decide(instances.get(place), alone=False)
+        if in_one_snapshot or not any(watch.needs_one_snapshot for watch in group):
+            queries += _load_and_decide(connection, rows, group)
+            continue
+        with one_snapshot(connection, rows):
+            again = read(connection, rows, group, evidence=False)
+            left = [w for w, found in again if w.observe(found) and isinstance(found, Reading)]
+            queries += 1 + _load_and_decide(connection, rows, left)
     return queries
+
+
+def _load_and_decide(connection: Connection, rows: MappedRows, watches: Sequence[Watch]) -> int:
+    """Load the instances of watches with the same options; return the number of statements."""
+    if not watches:
+        return 0
+    places = _places(watches)
+    instances = load_all(connection, rows, places, watches[0].request.options)
+    sharing = [(place, watch) for place, some in enumerate(places, 1) for watch in some]
+    for place, watch in in_turns(sliced(sharing)):
+        watch.decide(instances.get(place), alone=False)
+    return 1
+
+
+@contextmanager
+def one_snapshot(connection: Connection, rows: MappedRows) -> Generator[None]:
+    """Let all SELECTs of the block see one snapshot, on a connection in AUTOCOMMIT."""
+    if not rows.on_postgresql:
+        yield
+        return
+    connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    try:
+        yield
+        connection.exec_driver_sql("COMMIT")
+    except BaseException:
+        try:
+            connection.exec_driver_sql("ROLLBACK")
+        except Exception:  # noqa: BLE001  # the first error is what matters
+            connection.invalidate()
+        raise
 
 
 def load_all(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rowbell._cancellation import own_cancellations
 from rowbell._sqlstate import INSUFFICIENT_PRIVILEGE, UNDEFINED_FUNCTION, sqlstate_of
+from rowbell._watch.board.observation import Reading
 from rowbell._watch.failures import UnreachableError, is_answered, is_passing, own
 from rowbell._watch.reading.batch import finish, grouped, load_all, read
 from rowbell._watch.reasons import Reason
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from rowbell._watch.board.observation import Reading
     from rowbell._watch.board.watch import Watch
     from rowbell._watch.connections import Connections
     from rowbell._watch.rows.mapped_rows import MappedRows
@@ -267,7 +267,7 @@ class Blame:
     def _read(self, connection: Connection, watches: Sequence[Watch]) -> None:
         self.queries += 1
         for watch, reading in read(connection, self.rows, watches, evidence=False):
-            if not watch.is_over and watch.observe(reading) and reading is not None:
+            if not watch.is_over and watch.observe(reading) and isinstance(reading, Reading):
                 self._ended[watch] = reading
 
     def _load_none(self, connection: Connection, watch: Watch) -> None:

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from rowbell._cancellation import own_cancellations
+from rowbell._watch.board.observation import Reading
 from rowbell._watch.board.schedule import ScheduledRead, Why
-from rowbell._watch.reading.batch import finish, grouped, loads_at_once, read, sliced
+from rowbell._watch.reading.batch import (
+    finish,
+    grouped,
+    loads_at_once,
+    one_snapshot,
+    read,
+    sliced,
+)
 from rowbell._watch.reading.blame import Asked, Verdict, verdict_on
 from rowbell._watch.reading.failing_reads import FailingReads
 
@@ -23,7 +32,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from rowbell._watch.board.board import Board
-    from rowbell._watch.board.observation import Reading
     from rowbell._watch.board.watch import Watch
     from rowbell._watch.connections import Connections
     from rowbell._watch.rows.mapped_rows import MappedRows
@@ -149,7 +157,7 @@ class Reader:
         # Notified while armed: no proof is needed, and the row has probably changed.
         notified = all(one.why is Why.NOTIFIED for one in reads)
         may_be_armed = self._board.arming.is_connected and reads[0].watch.never_armed is None
-        at_once = notified and all(loads_at_once(one.watch) for one in reads)
+        at_once = all(_loads_at_once(one) for one in reads)
         return Asked(evidence=may_be_armed and not notified, instances=at_once)
 
     def _read(
@@ -160,19 +168,31 @@ class Reader:
         self.rereads += sum(watch.observation.is_found for watch in by_watch)
         self.queries += 1
         ended: list[tuple[Watch, Reading]] = []
+        # What fulfils a condition must be what is returned.
+        consistent = not asked.instances and any(
+            one.watch.needs_one_snapshot and one.watch.request.condition is not None
+            for one in reads
+        )
         # Before the SELECT: its snapshot proves nothing for a later boundary.
         self._board.begin(reads)
-        for watch, reading in read(
-            connection, rows, list(by_watch), evidence=asked.evidence, instances=asked.instances
-        ):
-            if not watch.is_over and self._board.take_in(by_watch[watch], reading):
-                assert reading is not None  # noqa: S101  # a missing row has ended the wait
-                ended.append((watch, reading))
-        self.queries += finish(connection, rows, ended)
+        with one_snapshot(connection, rows) if consistent else nullcontext():
+            for watch, reading in read(
+                connection, rows, list(by_watch), evidence=asked.evidence, instances=asked.instances
+            ):
+                if watch.is_over or not self._board.take_in(by_watch[watch], reading):
+                    continue
+                if isinstance(reading, Reading):
+                    ended.append((watch, reading))
+            self.queries += finish(connection, rows, ended, in_one_snapshot=consistent)
 
 
 def _together(read: ScheduledRead) -> Hashable:
     """The key that reads in one SELECT must share."""
     watch, notified = read.watch, read.why is Why.NOTIFIED
-    at_once = notified and loads_at_once(watch)
-    return watch.never_armed, watch.request.condition_key, notified, at_once
+    return watch.never_armed, watch.request.condition_key, notified, _loads_at_once(read)
+
+
+def _loads_at_once(read: ScheduledRead) -> bool:
+    """Whether the instance is loaded with the values: it will probably be wanted."""
+    will_end = read.why is Why.NOTIFIED or read.watch.expects_news
+    return will_end and loads_at_once(read.watch)

@@ -22,8 +22,9 @@ from sqlalchemy.sql import visitors
 
 from rowbell._mapping import SchemaMap, mapper_of, table_name
 from rowbell._primary_key import Key, key_names, key_of
-from rowbell._watch.database.tables import WatchedTable, options_argument
+from rowbell._watch.database.tables import WatchedTable, options_argument, options_of
 from rowbell._watch.reasons import Reason
+from rowbell._watch.rows.absent_keys import AbsentKeys
 from rowbell._watch.rows.column_forms import ColumnForms
 from rowbell._watch.rows.columns import MappedColumns
 from rowbell._watch.rows.instances import Instances
@@ -42,6 +43,7 @@ class MappedRows:
 
     Attributes:
         forms: The forms in which its columns are read.
+        absent_keys: The keys of its rows that do not exist.
         never_provable: Why its rows cannot be armed, once a read has shown that. For example, the
             type of its key has no hash function.
         execution_options: The execution options of its statements.
@@ -58,6 +60,7 @@ class MappedRows:
         self.execution_options: dict[str, Any] = {"schema_translate_map": self.schema_map or None}
         self.forms = ColumnForms(mapper, dialect, self.columns, self.execution_options)
         self._keys = WantedKeys(mapper, on_postgresql=self.on_postgresql)
+        self.absent_keys = AbsentKeys(mapper, self.tables, self._keys, self.execution_options)
         self._selects: dict[tuple[object, ...], Select[Any]] = {}
 
     @classmethod
@@ -115,6 +118,24 @@ class MappedRows:
         return None if names is declared or set(names) <= set(declared) else Reason.NOT_DECLARED
 
     @cached_property
+    def notifies_of_inserts(self) -> bool:
+        """Whether inserts into all of its tables are declared to notify."""
+        return all(options_of(table).inserts for table in self.tables)
+
+    @property
+    def absent_never_armed(self) -> Reason | None:
+        """Why rows that do not exist cannot be armed; ``None`` if they can, or if it is unknown."""
+        if not self.notifies_of_inserts:
+            return Reason.INSERTS_NOT_DECLARED
+        return Reason.OTHER_KEY_TYPE if self.absent_keys.can_be_hashed is False else None
+
+    def forget(self) -> None:
+        """Forget the types of its columns: the tables may have changed."""
+        self.forms.forget()
+        self.absent_keys.forget()
+        self._selects.clear()
+
+    @cached_property
     def watched_tables(self) -> tuple[WatchedTable, ...]:
         """The tables, with the options that their triggers must have."""
         mapped = self.columns.by_table(tuple(self.columns.properties))
@@ -134,7 +155,17 @@ class MappedRows:
 
     def registered(self, names: Sequence[str]) -> tuple[frozenset[str] | None, ...]:
         """For each table, the columns that are registered for these attributes."""
-        return tuple(self.columns.registered(names, table) for table in self.tables)
+        registered = (self.columns.registered(names, table) for table in self.tables)
+        discriminator = self.mapper.polymorphic_on
+        if not isinstance(discriminator, Column):
+            return tuple(registered)
+        # Another class may make a row of this class appear or disappear.
+        return tuple(
+            columns
+            if columns is None or discriminator.table is not table
+            else columns | {discriminator.name}
+            for columns, table in zip(registered, self.tables, strict=True)
+        )
 
     @cached_property
     def _names(self) -> dict[Table, str]:
@@ -153,6 +184,7 @@ class MappedRows:
         """The SELECT that reads many rows, and its parameters."""
         is_lasting = condition is None and self._keys.are_arrays
         is_one = len(keys) == 1 and self._keys.are_arrays
+        is_one = is_one and not layout.has_absent
         name = (layout, tuple(self.forms.of(name) for name in layout.names), is_one)
         statement: Any = self._selects.get(name) if is_lasting else None
         if statement is None:
@@ -162,7 +194,11 @@ class MappedRows:
                 statement = select(place, *columns).select_from(self.model).where(self._keys.is_one)
             else:
                 wanted = self._keys.table(keys)
-                statement = select(wanted.c.place, *columns).select_from(self._keys.joined(wanted))
+                own = self.absent_keys.own if layout.has_absent else []
+                statement = select(wanted.c.place, *columns, *own)
+                statement = statement.select_from(self._keys.joined(wanted))
+                if layout.has_absent:
+                    statement = self.absent_keys.with_absent(statement, wanted, self._names)
             if is_lasting:
                 self._selects[name] = statement
         if is_one:
@@ -193,14 +229,14 @@ class MappedRows:
         mapper = self.mapper
         return mapper.polymorphic_on is not None and len(list(mapper.self_and_descendants)) > 1
 
-    def subclass(self, key: Key) -> tuple[Select[Any], dict[str, Any]] | None:
-        """The SELECT of a row's discriminator; ``None`` if there is only one class."""
+    def subclasses(self, keys: Sequence[Key]) -> tuple[Select[Any], dict[str, Any]] | None:
+        """The SELECT of rows' places and discriminators; ``None`` if there is only one class."""
         discriminator = self.mapper.polymorphic_on
         if discriminator is None or not self.has_subclasses:
             return None
-        wanted = self._keys.table([key])
-        statement = select(discriminator).select_from(self._keys.joined(wanted))
-        return statement, self._keys.parameters([key])
+        wanted = self._keys.table(keys)
+        statement: Any = select(wanted.c.place, discriminator)
+        return statement.select_from(self._keys.joined(wanted)), self._keys.parameters(keys)
 
     def literals(self, given: Mapping[str, Any]) -> Select[Any]:
         """The SELECT of given values, in the form in which reads return these attributes."""

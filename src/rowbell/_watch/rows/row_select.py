@@ -46,6 +46,7 @@ class FoundRow(NamedTuple):
         until: The value of the condition.
         instance: The instance, if it was requested.
         evidence: What the proof needs, if it was requested.
+        exists: Whether the row exists. Otherwise only the place and the evidence have a meaning.
     """
 
     place: int
@@ -54,14 +55,15 @@ class FoundRow(NamedTuple):
     until: bool
     instance: Any
     evidence: Evidence | None
+    exists: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What a SELECT returns, and in which order. Only this class defines it.
 
-    ``place``, the instance, the attributes in their forms, the raw values, the condition, and
-    for the evidence: oid and hash of each table, xmin, and the server.
+    ``place``, the instance, the attributes in their forms, the raw values, the condition, whether
+    the row exists, and for the evidence: oid and hash of each table, xmin, and the server.
 
     Attributes:
         names: The attributes.
@@ -69,6 +71,7 @@ class Layout:
         has_instance: Whether it returns the instance.
         has_condition: Whether it returns the value of a condition.
         tables: The number of the class's tables if it returns evidence; else 0.
+        has_absent: Whether it also returns the evidence of rows that do not exist.
     """
 
     names: tuple[str, ...]
@@ -76,6 +79,7 @@ class Layout:
     has_instance: bool = False
     has_condition: bool = False
     tables: int = 0
+    has_absent: bool = False
 
     @property
     def driver_columns(self) -> list[int]:
@@ -91,10 +95,12 @@ class Layout:
         first = 2 if self.has_instance else 1
         raw_at = first + len(self.names)
         condition_at = raw_at + len(self.raw)
-        ids_at = condition_at + self.has_condition
+        exists_at = condition_at + self.has_condition
+        ids_at = exists_at + self.has_absent
         xmin_at = ids_at + 2 * self.tables
         driver_columns, has_raw = self.driver_columns, bool(self.raw)
         has_instance, has_condition, tables = self.has_instance, self.has_condition, self.tables
+        has_absent = self.has_absent
 
         def found(row: Any) -> FoundRow:
             cells = tuple(row)
@@ -110,6 +116,7 @@ class Layout:
                 has_condition and bool(cells[condition_at]),
                 cells[1] if has_instance else None,
                 evidence,
+                not has_absent or cells[exists_at],
             )
 
         return found
@@ -142,16 +149,24 @@ def selected_columns(
     ]
     if condition is not None:
         columns.append(type_coerce(condition, Boolean()).label("until_"))
-    if layout.tables:
-        columns += _evidence(tables)
+    if layout.tables and not layout.has_absent:
+        columns += evidence_columns(tables, key_hash_column)
     return columns
 
 
-def _evidence(tables: Mapping[Table, str]) -> list[ColumnElement[Any]]:
+def evidence_columns(
+    tables: Mapping[Table, str], hashed: Callable[[Table], ColumnElement[int]]
+) -> list[ColumnElement[Any]]:
+    """The columns of the evidence.
+
+    Args:
+        tables: The class's tables, and their names as SQL.
+        hashed: Gives the hash that identifies the row in a table.
+    """
     columns: list[ColumnElement[Any]] = []
     for table, name in tables.items():
         oid = select(sql_cast(_pg_catalog.to_regclass(sql_cast(name, Text)), OID))
-        columns += [oid.scalar_subquery(), key_hash_column(table)]
+        columns += [oid.scalar_subquery(), hashed(table)]
     xmin = _pg_catalog.pg_snapshot_xmin(_pg_catalog.pg_current_snapshot())
     lowest = select(sql_cast(sql_cast(xmin, Text), BigInteger)).scalar_subquery()
     recovery = _pg_catalog.pg_is_in_recovery(type_=Boolean())

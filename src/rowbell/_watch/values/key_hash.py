@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import BIT, MONEY
 from rowbell._identifiers import quote_identifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from sqlalchemy import Column, ColumnElement, Table
     from sqlalchemy.types import TypeEngine
@@ -26,6 +26,10 @@ _CASTS: Final = ((BIT, "text"), (MONEY, "numeric"))
 """The key types without a hash function, and the types that they are hashed as."""
 
 _CAST_TYPES: Final[dict[str, TypeEngine[Any]]] = {"text": Text(), "numeric": Numeric()}
+
+
+WHOLE_TABLE: Final = -(2**63)
+"""In the place of a row's hash: all rows of a table, also those that will be inserted."""
 
 
 class RowId(NamedTuple):
@@ -77,11 +81,19 @@ def key_hash(row: str, key: tuple[KeyColumn, ...]) -> str:
     return f"hash_record_extended(ROW({', '.join(column.of(row) for column in key)}), 0)"
 
 
-def key_hash_column(table: Table) -> ColumnElement[int]:
-    """The same hash of a table's own rows, as a column for a SELECT."""
-    key: list[ColumnElement[Any]] = [
-        cast(table.c[part.name], _CAST_TYPES[part.cast]) if part.cast else table.c[part.name]
-        for part in key_columns(table.primary_key.columns)
-    ]
+def key_hash_column(
+    table: Table, value: Callable[[Column[Any]], ColumnElement[Any]] | None = None
+) -> ColumnElement[int]:
+    """The same hash of a table's own rows, as a column for a SELECT.
+
+    Args:
+        table: The table.
+        value: Gives the value of a column of the key, by default the column itself.
+    """
+    key: list[ColumnElement[Any]] = []
+    for part in key_columns(table.primary_key.columns):
+        column = table.c[part.name]
+        of_key = column if value is None else value(column)
+        key.append(cast(of_key, _CAST_TYPES[part.cast]) if part.cast else of_key)
     hashed = func.pg_catalog.hash_record_extended(func.ROW(*key), literal_column("0"))
     return type_coerce(hashed, BigInteger())

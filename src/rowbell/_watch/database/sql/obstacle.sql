@@ -10,6 +10,12 @@ DECLARE
     SELECT a.attname FROM pg_attribute AS a
     WHERE a.attrelid = table_oid AND a.attnum > 0 AND NOT a.attisdropped
       AND (a.attname = ANY (watched) OR convert_from(options, 'UTF8')::jsonb -> 'key' ? a.attname));
+  named CONSTANT text[] := ARRAY['rowbell_update', 'rowbell_delete', 'rowbell_truncate']
+    || CASE WHEN convert_from(options, 'UTF8')::jsonb ? 'inserts' THEN ARRAY['rowbell_insert']
+       ELSE '{}' END;
+  -- Triggers that also fire for inserts serve a listener that does not need that.
+  with_inserts CONSTANT bytea := convert_to(
+    rtrim(convert_from(options, 'UTF8'), '}') || ',"inserts":true}', 'UTF8');
   tree CONSTANT oid[] := ARRAY(
     SELECT table_oid UNION SELECT relid FROM pg_partition_tree(table_oid));
   relation pg_class;
@@ -37,18 +43,18 @@ BEGIN
   THEN
     RETURN 'inheritance';
   END IF;
-  SELECT count(*), count(*) FILTER (WHERE t.tgargs <> options || decode('00', 'hex')
+  SELECT count(*), count(*) FILTER (WHERE t.tgargs NOT IN (options || decode('00', 'hex'),
+                                                          with_inserts || decode('00', 'hex'))
                                        OR NOT rowbell.is_intact(t.oid, options))
   INTO triggers, outdated
   FROM pg_trigger AS t
-  WHERE t.tgrelid = table_oid
-    AND t.tgname IN ('rowbell_update', 'rowbell_delete', 'rowbell_truncate');
+  WHERE t.tgrelid = table_oid AND t.tgname = ANY (named);
   RETURN CASE
-    WHEN triggers < 3 THEN 'trigger_missing'
+    WHEN triggers < cardinality(named) THEN 'trigger_missing'
     WHEN outdated > 0 THEN 'trigger_outdated'
     WHEN EXISTS (SELECT FROM pg_trigger AS t
-                 WHERE t.tgname IN ('rowbell_update', 'rowbell_delete', 'rowbell_truncate')
-                   AND t.tgenabled NOT IN ('O', 'A') AND t.tgrelid = ANY (tree))
+                 WHERE t.tgname = ANY (named) AND t.tgenabled NOT IN ('O', 'A')
+                   AND t.tgrelid = ANY (tree))
       THEN 'trigger_disabled'
   END;
 END

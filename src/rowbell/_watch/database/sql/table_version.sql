@@ -23,5 +23,6 @@ AS $rowbell$
         SELECT concat_ws(' ', 'trigger', t.oid, t.xmin, t.tgenabled)
         FROM pg_trigger AS t
         WHERE t.tgrelid IN (SELECT oid FROM tree)
-          AND t.tgname IN ('rowbell_update', 'rowbell_delete', 'rowbell_truncate')) AS facts
+          AND t.tgname IN ('rowbell_update', 'rowbell_delete', 'rowbell_truncate',
+                       'rowbell_insert')) AS facts
 $rowbell$

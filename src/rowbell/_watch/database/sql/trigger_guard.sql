@@ -23,6 +23,7 @@ BEGIN
       IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         IF TG_OP = 'TRUNCATE' THEN
           PERFORM rowbell.notify(root, NULL, NULL);
+@updated@
         ELSE
           PERFORM rowbell.notify(root, NULL, @all_keys@);
         END IF;

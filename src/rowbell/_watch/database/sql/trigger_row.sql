@@ -1,3 +1,4 @@
+@inserts@
       PERFORM FROM rowbell.registration AS r
       WHERE r.table_oid = root AND r.key_hash = @old_key@;
       IF NOT FOUND OR (TG_OP = 'UPDATE' AND NOT OLD *<> NEW) THEN
@@ -9,7 +10,7 @@
         FROM rowbell.registration AS r
         WHERE r.table_oid = root AND r.key_hash = @old_key@ GROUP BY r.columns
       LOOP
-        differs := match.columns IS NULL OR TG_OP = 'DELETE' OR @new_key@ <> @old_key@;
+        differs := match.columns IS NULL OR TG_OP <> 'UPDATE' OR @new_key@ <> @old_key@;
         IF NOT differs THEN
           -- Stored bytes are compared: no operator, cast or setting has an influence.
           BEGIN

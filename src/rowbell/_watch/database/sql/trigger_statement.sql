@@ -1,25 +1,5 @@
-      -- Most statements change few rows, none of which is watched: this is the only query for them.
-      -- It has a row if one is watched, or if there are many rows. Rows are looked up with one index
-      -- probe each. OFFSET 0 and enable_seqscan = off make the cached plan do so.
-      PERFORM FROM (
-        (SELECT FROM old_rows OFFSET 999 LIMIT 1)
-        UNION ALL
-        SELECT FROM old_rows AS o WHERE EXISTS (@registered_old@)) AS watched_or_many LIMIT 1;
-      IF NOT FOUND THEN
-        RETURN NULL;
-      END IF;
-      -- The first of many rows are looked up in the same way. The others are looked up with a join,
-      -- which is planned for many rows.
-      SELECT count(*) AS looked, count(r.listener) AS watched INTO match
-      FROM (SELECT * FROM old_rows LIMIT 1000) AS o
-      LEFT JOIN LATERAL (@registered_old@) AS r ON true;
-      IF match.watched = 0 AND match.looked >= 1000 THEN
-        SELECT match.looked AS looked, count(*) AS watched INTO match FROM old_rows AS o
-        JOIN rowbell.registration AS r ON r.table_oid = root AND r.key_hash = @old_key@;
-      END IF;
-      IF match.watched = 0 THEN
-        RETURN NULL;
-      ELSIF TG_OP = 'DELETE' THEN
+@gates@
+      IF TG_OP <> 'UPDATE' THEN
         PERFORM rowbell.notify(root, array_agg(r.listener), array_agg(r.key_hash))
         FROM old_rows AS o CROSS JOIN LATERAL (@registered_old@) AS r;
         RETURN NULL;

@@ -23,7 +23,8 @@ CROSS JOIN LATERAL (
   SELECT 'the trigger function', f.proowner
   FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
   WHERE t.tgrelid = c.oid
-    AND t.tgname IN ('rowbell_update', 'rowbell_delete', 'rowbell_truncate')
+    AND t.tgname IN ('rowbell_update', 'rowbell_delete', 'rowbell_truncate',
+                       'rowbell_insert')
 ) AS o
 LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = o.role_oid
 WHERE c.oid = ANY (@tables@)

@@ -1,0 +1,206 @@
+"""The keys of rows that do not exist, as the triggers will hash them when they are inserted.
+
+A row that a SELECT has found is hashed by itself. Of a row that does not exist there is only the
+key that the caller gave, in the type that the model binds. A trigger hashes it in the type of the
+column: the integer 7 and the numeric 7 have different hashes. So the key is cast to the column's
+type. A cast that can fail would fail the SELECT for all rows, so only casts that cannot are made.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    and_,
+    case,
+    column,
+    func,
+    literal_column,
+    select,
+    text,
+    values,
+)
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.dialects.postgresql import OID
+from sqlalchemy.orm.exc import UnmappedColumnError
+
+from rowbell._identifiers import qualified
+from rowbell._watch.rows.row_select import evidence_columns
+from rowbell._watch.values.key_hash import key_hash_column
+from rowbell._watch.values.types import NamedType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Column, Connection, Select, Table
+    from sqlalchemy.orm import Mapper
+    from sqlalchemy.sql.selectable import FromClause
+
+    from rowbell._watch.rows.wanted_keys import WantedKeys
+
+_TYPES: Final = text("""
+WITH RECURSIVE unwrapped AS (
+  SELECT t.oid AS type, t.oid FROM pg_catalog.pg_type AS t
+  WHERE t.oid = ANY (CAST(:types AS pg_catalog.oid[]))
+  UNION ALL
+  SELECT u.type, t.typbasetype FROM unwrapped AS u
+  JOIN pg_catalog.pg_type AS t ON t.oid = u.oid WHERE t.typtype = 'd'
+)
+SELECT u.type, n.nspname AS schema, t.typname AS name,
+       CAST(t.typcategory AS pg_catalog.text) AS category
+FROM unwrapped AS u JOIN pg_catalog.pg_type AS t ON t.oid = u.oid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace WHERE t.typtype <> 'd'""")
+
+
+class BaseType(NamedTuple):
+    """A type in the catalog; of a domain, the type beneath it."""
+
+    schema: str
+    name: str
+    category: str
+
+    @property
+    def named(self) -> NamedType:
+        """The type, to cast a value to."""
+        return NamedType(qualified(self.schema, self.name))
+
+
+_RANGES: Final = {"int2": 15, "int4": 31, "int8": 63}
+_NUMBERS: Final = frozenset({"int2", "int4", "int8", "float4", "float8", "numeric"})
+_WITHOUT_ERRORS: Final = frozenset("SDTVI")
+"""The categories within which casts cannot fail: text, dates and times, spans, bits, networks."""
+
+
+class AbsentKeys:
+    """The keys of one class's rows that do not exist.
+
+    Args:
+        mapper: The class's mapper.
+        tables: Its tables.
+        keys: The keys that its SELECTs read.
+        execution_options: The execution options of its statements.
+    """
+
+    def __init__(
+        self,
+        mapper: Mapper[Any],
+        tables: Sequence[Table],
+        keys: WantedKeys,
+        execution_options: Mapping[str, Any],
+    ) -> None:
+        self._tables = tables
+        self._keys = keys
+        self._execution_options = execution_options
+        self._places = _places(mapper, tables)
+        self._types: dict[Column[Any], tuple[BaseType, BaseType]] | None = None
+
+    def learn(self, connection: Connection) -> None:
+        """Query the types of the keys' columns, unless they are known."""
+        if self._types is not None or self._places is None:
+            return
+        columns = list(self._places)
+        wanted = self._keys.table([])
+        none: FromClause = values(column("one", Integer), name="one").data([(1,)])
+        for each in (wanted, *self._tables):
+            none = none.join(each, literal_column("false"), isouter=True)
+        asking = select(
+            *(_type_of(one) for one in columns),
+            *(_type_of(wanted.c[f"key_{self._places[one]}"]) for one in columns),
+        ).select_from(none)
+        parameters = self._keys.parameters([])
+        options = self._execution_options
+        oids = list(connection.execute(asking, parameters, execution_options=options).one())
+        found = connection.execute(_TYPES, {"types": sorted(set(oids))})
+        types = {row.type: BaseType(row.schema, row.name, row.category) for row in found}
+        half = len(columns)
+        self._types = {
+            one: (types[oids[i]], types[oids[half + i]]) for i, one in enumerate(columns)
+        }
+
+    def forget(self) -> None:
+        """Forget the types, so that they are queried again: a table may have changed."""
+        self._types = None
+
+    @property
+    def can_be_hashed(self) -> bool | None:
+        """Whether the keys can be cast to the types of their columns; ``None`` if it is unknown."""
+        if self._places is None:
+            return False
+        return (
+            None if self._types is None else all(_is_safe(*pair) for pair in self._types.values())
+        )
+
+    @property
+    def own(self) -> list[ColumnElement[Any]]:
+        """The columns of the keys, for the SELECT of the rows that exist."""
+        return [part.label(f"own_{i}") for i, part in enumerate(self._places or ())]
+
+    def with_absent(
+        self, statement: Select[Any], wanted: FromClause, names: Mapping[Table, str]
+    ) -> Select[Any]:
+        """The SELECT that also returns the evidence of the rows that do not exist.
+
+        Both are seen by one snapshot: what a row is, and that a row does not exist.
+
+        Args:
+            statement: The SELECT of the rows that exist: the place, other columns, and ``own``.
+            wanted: The keys.
+            names: The class's tables, and their names as SQL.
+        """
+        found = statement.subquery("found")
+        owned = dict(
+            zip(self._places or (), list(found.c)[-len(self._places or ()) :], strict=True)
+        )
+
+        def value(part: Column[Any]) -> ColumnElement[Any]:
+            return func.coalesce(owned[part], self._as_hashed(part, wanted))
+
+        others = [c for c in found.c if c is not found.c.place and c not in owned.values()]
+        return select(
+            wanted.c.place,
+            *others,
+            found.c.place.is_not(None).label("exists_"),
+            *evidence_columns(names, partial(key_hash_column, value=value)),
+        ).select_from(wanted.outerjoin(found, found.c.place == wanted.c.place))
+
+    def _as_hashed(self, part: Column[Any], wanted: FromClause) -> ColumnElement[Any]:
+        """The key that the caller gave, as the value of that column."""
+        places, types = self._places or {}, self._types or {}
+        given = wanted.c[f"key_{places[part]}"]
+        type_, bound = types[part]
+        if type_ == bound:
+            return given
+        value: ColumnElement[Any] = sql_cast(given, type_.named)
+        if type_.name in _RANGES:
+            limit = 2 ** _RANGES[type_.name]
+            value = case((and_(given >= -limit, given < limit), value))
+        return value
+
+
+def _type_of(value: ColumnElement[Any]) -> ColumnElement[Any]:
+    return sql_cast(func.pg_catalog.pg_typeof(value), OID)
+
+
+def _is_safe(type_: BaseType, bound: BaseType) -> bool:
+    """Whether a cast from the bound type cannot fail."""
+    if type_ == bound:
+        return True
+    if type_.name in _RANGES or type_.name == "numeric":
+        return bound.name in _NUMBERS
+    return type_.category == bound.category and type_.category in _WITHOUT_ERRORS
+
+
+def _places(mapper: Mapper[Any], tables: Sequence[Table]) -> dict[Column[Any], int] | None:
+    """The place in the class's key of each column of a table's key; ``None`` if one has none."""
+    own = [mapper.get_property_by_column(part) for part in mapper.primary_key]
+    places: dict[Column[Any], int] = {}
+    for table in tables:
+        for part in table.primary_key.columns:
+            try:
+                places[part] = own.index(mapper.get_property_by_column(part))
+            except (UnmappedColumnError, ValueError):
+                return None
+    return places
