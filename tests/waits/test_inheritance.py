@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 import rowbell
 from rowbell import NotFoundError, RowWatcher, WatcherStateError, wait_for_row_change
 from rowbell.testing import rolled_back_session
-from support.observed import execute
+from support.observed import execute, statements
 from support.waits import armed_wait
 
 
@@ -165,3 +165,66 @@ async def test_a_follow_goes_on_when_the_row_gets_another_class(
             await connection.execute(change, {"key": key})
         assert type(await second) is Person
         assert follow.ended is None
+
+
+@pytest.mark.parametrize("mode", ["listen", "poll"])
+async def test_a_follow_of_the_base_goes_through_all_classes(
+    people: AsyncEngine, mode: str
+) -> None:
+    """Each state is complete, and changes of a subclass's own columns are among them."""
+    async with RowWatcher(people, mode=mode, recheck=None) as watcher:
+        follow = watcher.follow(Person, 3, interval=0.02)
+        assert getattr(await anext(follow), "badge", None) == "a"
+        for change, kind, badge in (
+            ("UPDATE people SET kind = 'person' WHERE id = 3", Person, None),
+            ("UPDATE people SET kind = 'guest', badge = 'c' WHERE id = 3", Guest, "c"),
+            ("UPDATE people SET badge = 'b' WHERE id = 3", Guest, "b"),
+        ):
+            state = asyncio.ensure_future(anext(follow))
+            if mode == "listen":
+                await watcher.reached(lambda now: now.armed == 1)
+            else:
+                await asyncio.sleep(0.05)  # a later read is as good
+            await execute(people, change)
+            person = await state
+            assert type(person) is kind
+            assert getattr(person, "badge", None) == badge
+        await execute(people, "DELETE FROM people WHERE id = 3")
+        with pytest.raises(StopAsyncIteration):
+            await anext(follow)
+        assert follow.ended == "deleted"
+
+
+async def test_a_wait_for_a_row_of_any_class_that_does_not_exist(people: AsyncEngine) -> None:
+    async with RowWatcher(people, recheck=None) as watcher:
+        wait = asyncio.create_task(
+            watcher.wait_for_change(
+                Person, 9, missing="wait", interval=0.02, until=lambda p: p.budget == 3
+            )
+        )
+        await watcher.reached(lambda now: now.polled == 1)
+        await execute(people, "INSERT INTO people VALUES (9, 'manager', 'm', NULL)")
+        await execute(people, "INSERT INTO managers VALUES (9, 0)")
+        await execute(people, "UPDATE managers SET budget = 3 WHERE id = 9")
+        assert getattr(await wait, "budget", None) == 3
+        with pytest.raises(rowbell.WaitTimeoutError):
+            await watcher.wait_for_change(Person, 10, missing="wait", timeout=0.05, interval=0.02)
+
+
+async def test_following_many_rows_of_subclasses_asks_for_all_classes_at_once(
+    people: AsyncEngine,
+) -> None:
+    async with RowWatcher(people, recheck=None) as watcher:
+        follow = watcher.follow_many(Person, [2, 3, 9], interval=0.02)
+        with statements(people) as sent:
+            first = dict([await anext(follow) for _ in range(3)])
+        assert isinstance(first[2], Manager)
+        assert isinstance(first[3], Guest)
+        assert first[9] is None
+        assert len([one for one in sent if "AS class" in one or "people.kind \nFROM" in one]) <= 1
+        await execute(people, "UPDATE people SET kind = 'person' WHERE id = 3")
+        key, person = await anext(follow)
+        assert (key, type(person)) == (3, Person)
+        await execute(people, "INSERT INTO people VALUES (9, 'guest', 'g', 'x')")
+        key, person = await anext(follow)
+        assert (key, type(person)) == (9, Guest)

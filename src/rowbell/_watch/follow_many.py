@@ -28,11 +28,22 @@ class _Row(FollowedRow):
 
     Attributes:
         key: The key as the caller gave it.
+        identity: Equal for keys of the same row.
     """
 
     def __init__(self, key: object, asked: WaitRequest, board: Board) -> None:
         super().__init__(asked, board, reports_absence=True)
         self.key = key
+        self.identity = identity_of(asked)
+
+
+def identity_of(request: WaitRequest) -> Hashable:
+    """What is equal for requests for the same row."""
+    try:
+        hash(request.key)
+    except TypeError:  # an array or a document
+        return repr(request.key)
+    return request.key
 
 
 class _Rows:
@@ -73,11 +84,11 @@ class _Rows:
 
     def has(self, row: _Row) -> bool:
         """Whether the row is still followed."""
-        return self.by_key.get(row.asked.key) is row
+        return self.by_key.get(row.identity) is row
 
     def discard(self, row: _Row) -> None:
         """Do not follow a row any more."""
-        self.by_key.pop(row.asked.key, None)
+        self.by_key.pop(row.identity, None)
         row.pending = None
         row.place.leave()
 
@@ -137,15 +148,15 @@ class FollowMany(AsyncIterator[tuple[Any, "ModelT | None"]], Generic[ModelT]):
         if self.ended is not None:
             raise WatcherStateError(f"the follow has ended ({self.ended}): begin another one")
         request = self._request(key)
-        if request.key not in self._rows.by_key:
-            row = _Row(key, request, self._board)
-            self._rows.by_key[request.key] = row
+        row = _Row(key, request, self._board)
+        if row.identity not in self._rows.by_key:
+            self._rows.by_key[row.identity] = row
             self._rows.idle.append(row)
             self._rows.changed.set()
 
     def discard(self, key: object) -> None:
         """Stop following a row. A key that is not followed changes nothing."""
-        row = self._rows.by_key.get(self._request(key).key)
+        row = self._rows.by_key.get(identity_of(self._request(key)))
         if row is not None:
             self._rows.discard(row)
             self._rows.changed.set()

@@ -11,6 +11,7 @@ from rowbell._watch.connections import Connections, check_engine
 from rowbell._watch.entrance import Entrance
 from rowbell._watch.follow import Follow
 from rowbell._watch.follow_many import FollowMany
+from rowbell._watch.follow_wait import waited_by_following
 from rowbell._watch.lifetime import Lifetime, opened
 from rowbell._watch.listen_connection import ListenConnection
 from rowbell._watch.observers import Observers
@@ -251,9 +252,11 @@ class RowWatcher:
 
     async def wait(self, request: WaitRequest, *, wants_instance: bool) -> Any:
         """Wait as requested. Without ``wants_instance`` the result may be ``None``."""
-        begun = asyncio.get_running_loop().time()
+        deadline = request.deadline(asyncio.get_running_loop().time())
+        if request.waits_for_missing and request.again is not None:
+            found = await waited_by_following(self._board, self._entrance, request, deadline)
+            return found if wants_instance else None
         request = await self._entrance.passed(request)
-        deadline = request.deadline(begun)
         return await waited(
             self._board, request, deadline, self._timing, wants_instance=wants_instance
         )

@@ -77,6 +77,10 @@ class StepWatch(Watch):
             Watch.decide(self, instance, alone=alone)
             return
         observation, predicate = self.observation, self.request.predicate
+        if self.request.again is not None and type(instance) is not self.request.rows.model:
+            # Its own class may have columns that were not loaded, so nobody is asked about it.
+            self.finish(Step(instance, self._values, is_news=True, is_last=False))
+            return
         is_last = self._condition_holds
         try:
             if predicate is not None:
