@@ -9,10 +9,13 @@ from rowbell._locks.tables import LockMode, lock_tables
 from rowbell._m2m.related import m2m_add, m2m_remove, m2m_set
 from rowbell._sessions.dependency import create_db_context, create_db_dependency
 from rowbell._sessions.transaction import get_transaction
-from rowbell._watch.arguments import ABSENT, WaitArguments
+from rowbell._watch.arguments import ABSENT, FollowArguments, ManyArguments, WaitArguments
+from rowbell._watch.changes import Changes, Resync, ResyncReason
 from rowbell._watch.database.inspection import TriggerState, TriggerStatus
 from rowbell._watch.database.install import install_triggers, remove_triggers, trigger_status
 from rowbell._watch.declaration import watched
+from rowbell._watch.follow import Follow
+from rowbell._watch.follow_many import FollowMany
 from rowbell._watch.reasons import Reason
 from rowbell._watch.state import WatcherState
 from rowbell._watch.statistics import WatcherStatistics
@@ -42,17 +45,24 @@ from rowbell.testing import cleanup_tables, create_database, drop_database
 
 __all__ = [
     "ABSENT",
+    "Changes",
     "DatabaseStateError",
+    "Follow",
+    "FollowArguments",
+    "FollowMany",
     "InvalidArgumentError",
     "InvalidColumnError",
     "InvalidKeyError",
     "ListenError",
     "LockMode",
     "LockTimeoutError",
+    "ManyArguments",
     "NotFoundError",
     "PoolExhaustedError",
     "Reason",
     "RelationshipError",
+    "Resync",
+    "ResyncReason",
     "RowWatcher",
     "RowbellError",
     "SessionStateError",

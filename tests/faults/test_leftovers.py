@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 import rowbell
 from rowbell import RowWatcher, Timing, WatcherState, WatcherStateError, wait_for_row_change
 from rowbell._watch.connections import Connections
-from rowbell._watch.watcher import open_watcher
+from rowbell._watch.lifetime import opened
 from support.catalogue import seen
 from support.models import Order
 from support.observed import blocked, execute, none_left
@@ -190,7 +190,7 @@ async def test_cancellation_at_any_moment_leaves_nothing_behind(orders: AsyncEng
             await asyncio.wait([wait])
             assert wait.cancelled() or not wait.exception()
     assert asyncio.all_tasks() == before
-    assert open_watcher(orders) is None
+    assert opened.get(orders) is None
     assert orders.pool.checkedout() == 0  # type: ignore[attr-defined]
     await orders.dispose()
     gc.collect()

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from rowbell import RowWatcher, Timing, WaitTimeoutError
+from rowbell._watch.reading import endings
 from rowbell.embedded import EmbeddedServer
 from support.catalogue import due, seen
 from support.models import Item, Order, Plain
@@ -44,9 +45,7 @@ async def test_a_condition_whose_reads_fail_is_asked_again(
     orders: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row that the predicate should see is not lost with the connection."""
-    from rowbell._watch.reading import batch
-
-    load, failures = batch.finish, [ConnectionResetError("gone"), ConnectionResetError("gone")]
+    load, failures = endings.finish, [ConnectionResetError("gone"), ConnectionResetError("gone")]
 
     def finish(*arguments: Any) -> int:
         if arguments[2] and failures:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 import rowbell
 from rowbell import ListenError, Reason, RowWatcher, TriggerError, wait_for_row_change
 from rowbell._mapping import tables_of
-from rowbell._watch.watcher import open_watcher
+from rowbell._watch.lifetime import opened
 from support.models import Plain
 from support.observed import execute
 from support.waits import QUICK, polled_because, run
@@ -110,7 +110,7 @@ async def test_waits_that_each_open_a_watcher_warn_only_once(
         async with AsyncSession(orders) as session:
             wait = asyncio.create_task(wait_for_row_change(session, Plain, 1))
             await asyncio.sleep(0)  # the wait begins
-            watcher = open_watcher(orders)
+            watcher = opened.get(orders)
             assert watcher is not None
             await watcher.reached(lambda now: now.reason is Reason.TRIGGER_MISSING)
             assert "model Plain" in watcher.statistics().detail

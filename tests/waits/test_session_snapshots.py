@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import rowbell
 from rowbell import RowWatcher, SessionStateError, WaitTimeoutError, wait_for_row_change
-from rowbell._watch.watcher import open_watcher
+from rowbell._watch.lifetime import opened
 from support.catalogue import due, seen
 from support.models import Order
 from support.observed import execute
@@ -45,7 +45,7 @@ async def test_a_frozen_snapshot_is_refused_at_the_call(orders: AsyncEngine, lev
 
 async def _changed_once_waiting(engine: AsyncEngine) -> None:
     await asyncio.sleep(0)  # the wait begins
-    watcher = open_watcher(engine)
+    watcher = opened.get(engine)
     assert watcher is not None
     await watcher.reached(lambda now: now.armed == 1)
     await execute(engine, update(Order).where(Order.id == 1).values(n=Order.n + 1))

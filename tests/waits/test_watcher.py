@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.pool import NullPool
 
 from rowbell import RowWatcher, WatcherState, WatcherStateError, wait_for_row_change
-from rowbell._watch.watcher import open_watcher
+from rowbell._watch.lifetime import opened
 from support.models import Order
 from support.observed import execute
 from support.orders import change
@@ -66,7 +66,7 @@ async def test_one_watcher_serves_an_engine(engine: AsyncEngine) -> None:
         with pytest.raises(WatcherStateError, match="share it"):
             await RowWatcher(engine).__aenter__()
         copy = engine.execution_options(isolation_level="SERIALIZABLE")
-        assert open_watcher(copy) is watcher
+        assert opened.get(copy) is watcher
     async with RowWatcher(engine):
         pass
 
@@ -101,13 +101,13 @@ async def test_without_a_watcher_overlapping_waits_share_one(orders: AsyncEngine
 
     waits = [asyncio.create_task(wait(key)) for key in range(1, 11)]
     await asyncio.sleep(0)
-    watcher = open_watcher(orders)
+    watcher = opened.get(orders)
     assert watcher is not None
     await watcher.reached(lambda now: now.armed == 10)
     await execute(orders, update(Order).values(n=1))
     assert [order.n for order in await asyncio.gather(*waits)] == [1] * 10
     assert watcher.statistics().state is WatcherState.CLOSED
-    assert open_watcher(orders) is None
+    assert opened.get(orders) is None
 
 
 async def test_forged_and_foreign_notifications_are_counted_and_ignored(

@@ -53,6 +53,14 @@ class Entrance:
         """
         self._life.check_loop()
 
+    def check_open(self) -> None:
+        """Refuse a watcher that is not open.
+
+        Raises:
+            WatcherStateError: It is not.
+        """
+        self._life.check_open()
+
     def refuse_ended(self) -> None:
         """End a follow whose watcher is not open any more.
 

@@ -12,7 +12,7 @@ from rowbell._watch.event_loop import running_loop
 from rowbell._watch.per_engine import PerEngine
 from rowbell._watch.reasons import Reason
 from rowbell._watch.state import Mode, StateLog, WatcherState, logger
-from rowbell.errors import WatcherStateError
+from rowbell.errors import ListenError, WatcherStateError
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
@@ -80,6 +80,18 @@ class Lifetime:
         else:
             self._state.enter(WatcherState.CONNECTING)
         self._task = asyncio.create_task(self._run(), name=f"rowbell {self._watcher!r}")
+
+    def refuse_failed_start(self) -> None:
+        """Refuse a watcher that has failed, or that must listen and cannot.
+
+        Raises:
+            WatcherStateError: It has failed.
+            ListenError: ``mode="listen"``, and it does not listen.
+        """
+        if self._state.state is WatcherState.CLOSED:
+            raise WatcherStateError(f"{self._watcher!r} could not start: {self.failure!r}")
+        if self._mode is Mode.LISTEN and self._state.state is not WatcherState.LISTENING:
+            raise ListenError(self._state.reason or Reason.CONNECTION_LOST, self._state.detail)
 
     async def end(self) -> None:
         """End it. Calling it again does nothing.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from sqlalchemy import ColumnElement, inspect
 from sqlalchemy.orm import LoaderCallableStatus
@@ -15,6 +15,7 @@ from rowbell._watch.arguments import ABSENT, Missing, WaitArguments, complete_ar
 from rowbell._watch.reasons import Reason
 from rowbell._watch.rows.mapped_rows import MappedRows
 from rowbell._watch.rows.since import Since
+from rowbell._watch.rows.whole_tables import WholeTables
 from rowbell._watch.timing import seconds_of
 from rowbell._watch.until import checked_condition, condition_key, varies_by
 from rowbell.errors import InvalidArgumentError
@@ -124,6 +125,20 @@ class WaitRequest:
 
         return of_row
 
+    @classmethod
+    def of_tables(
+        cls, dialect: Dialect, schema_map: SchemaMap | None, model: type[Any], interval: object
+    ) -> Self:
+        """The request for any change of a class's tables."""
+        rows = WholeTables.of(model, dialect, schema_map)
+        every, names = seconds_of("interval", interval), rows.columns.declared
+        return cls(rows, (), names, every, None, None, _TABLES, None, (), False, False, None)  # noqa: FBT003
+
+    @property
+    def tables(self) -> WholeTables | None:
+        """The tables, if it is for any change of them."""
+        return self.rows if isinstance(self.rows, WholeTables) else None
+
     @staticmethod
     def narrowed(connection: Connection, requests: Sequence[WaitRequest]) -> list[WaitRequest]:
         """The requests of one class, each for its row's own class, which may have more columns."""
@@ -175,6 +190,10 @@ class WaitRequest:
         model = f"model {self.rows.model.__name__}"
         varies = varies_by(self.until)
         return f"{model}, whose condition depends on {varies}" if varies else model
+
+
+_TABLES: Final = "tables"
+"""The key of requests for whole tables, which read the same."""
 
 
 def _columns(

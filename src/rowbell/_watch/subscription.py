@@ -134,6 +134,8 @@ class Subscription:
             self._wake.clear()
             self._refuse_lost(session)
             await self._register(session)
+            if spent := self._board.arming.registrations.take_spent():
+                await session.unregister(spent)
             # Any role may announce a change of triggers, so not every announcement is checked.
             pause = self._timing.heartbeat * (_EARLIEST if self._may_have_gap else 1)
             if loop.time() >= checked + pause:

@@ -18,8 +18,9 @@ from rowbell._watch.caller.refresh import refresh
 from rowbell._watch.caller.waiting_session import alone, connection_kept, sees
 from rowbell._watch.connections import check_engine
 from rowbell._watch.event_loop import running_loop
+from rowbell._watch.lifetime import opened
 from rowbell._watch.request import WaitRequest
-from rowbell._watch.watcher import RowWatcher, open_watcher
+from rowbell._watch.watcher import RowWatcher
 from rowbell.errors import NotFoundError, UnsupportedEngineError
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ async def _changed(
 @asynccontextmanager
 async def _lent_watcher(engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
     """The engine's open watcher, or a new one, which its last borrower closes."""
-    watcher = open_watcher(engine)
+    watcher: RowWatcher | None = opened.get(engine)
     if watcher is None:
         watcher = RowWatcher(engine)
         watcher.start()

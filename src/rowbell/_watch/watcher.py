@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from rowbell._watch.arguments import FollowArguments, ManyArguments, WaitArguments, takes
 from rowbell._watch.assembly import assemble
+from rowbell._watch.changes import Changes
 from rowbell._watch.connections import Connections, check_engine
 from rowbell._watch.entrance import Entrance
 from rowbell._watch.follow import Follow
 from rowbell._watch.follow_many import FollowMany
 from rowbell._watch.follow_wait import waited_by_following
-from rowbell._watch.lifetime import Lifetime, opened
+from rowbell._watch.lifetime import Lifetime
 from rowbell._watch.listen_connection import ListenConnection
 from rowbell._watch.observers import Observers
 from rowbell._watch.one_wait import waited
-from rowbell._watch.reasons import Reason
 from rowbell._watch.request import WaitRequest
 from rowbell._watch.state import Mode, StateLog, WatcherState
 from rowbell._watch.statistics import statistics_of
 from rowbell._watch.timing import Timing, seconds_of
-from rowbell.errors import InvalidArgumentError, ListenError, WatcherStateError
+from rowbell.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import timedelta
 
     from sqlalchemy import URL
@@ -110,15 +110,10 @@ class RowWatcher:
         self.start()
         try:
             await self.reached(lambda now: now.state is not WatcherState.CONNECTING)
+            self._life.refuse_failed_start()
         except BaseException:
             await self.aclose()
             raise
-        if self._state.state is WatcherState.CLOSED:
-            raise WatcherStateError(f"{self!r} could not start: {self._life.failure!r}")
-        if self._mode is Mode.LISTEN and self._state.state is not WatcherState.LISTENING:
-            reason, detail = self._state.reason or Reason.CONNECTION_LOST, self._state.detail
-            await self.aclose()
-            raise ListenError(reason, detail)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -201,14 +196,7 @@ class RowWatcher:
                         print(order.status)
         """
         self._life.check_open()
-        request = WaitRequest.of(
-            self._engine.dialect,
-            self._schema_map,
-            model,
-            pk_value,
-            arguments,
-            known=FollowArguments,
-        )
+        request = self._request(FollowArguments, model, pk_value, arguments)
         return Follow(request, self._board, self._entrance)
 
     @takes(ManyArguments)
@@ -246,6 +234,44 @@ class RowWatcher:
         has_until = arguments.get("until") is not None
         return FollowMany(make, keys, self._board, self._entrance, has_until=has_until)
 
+    def changes(self, model: type[Any], *, interval: float | timedelta = 5.0) -> Changes:
+        """Say when a list of a model's rows must be loaded again.
+
+        Rows and keys are not told, only that something has changed. The model must declare that
+        inserts notify, with ``@watched(inserts=True)``. Otherwise it is polled.
+
+        Args:
+            model: The mapped class. Tables of its subclasses belong to it.
+            interval: The shortest time between two answers, in seconds (default 5) or as a
+                ``timedelta``. While nothing notifies, there is one each interval.
+
+        Returns:
+            An asynchronous iterator of ``Resync``; see ``Changes``.
+
+        Raises:
+            InvalidArgumentError, UnmappedModelError: An argument is invalid.
+            WatcherStateError: The watcher is not open, or belongs to another event loop.
+
+        Example:
+            .. code-block:: python
+
+                async with watcher.changes(Order) as changes:
+                    async for resync in changes:
+                        print("load the list:", resync.reason)
+                        break
+        """
+        self._life.check_open()
+        request = WaitRequest.of_tables(self._engine.dialect, self._schema_map, model, interval)
+        return Changes(request, self._board, self._entrance)
+
+    def _request(
+        self, known: type[Any], model: type[Any], pk_value: object, arguments: Mapping[str, Any]
+    ) -> WaitRequest:
+        make = WaitRequest.maker(
+            self._engine.dialect, self._schema_map, model, arguments, known=known
+        )
+        return make(pk_value)
+
     @property
     def _schema_map(self) -> SchemaMap | None:
         return self._engine.get_execution_options().get("schema_translate_map")
@@ -279,9 +305,3 @@ class RowWatcher:
 
     def __repr__(self) -> str:
         return f"<RowWatcher of {self._engine.url.database!r}, {self._state.state}>"
-
-
-def open_watcher(engine: AsyncEngine) -> RowWatcher | None:
-    """The watcher that is open for this engine in this event loop, if there is one."""
-    watcher: RowWatcher | None = opened.get(engine)
-    return watcher

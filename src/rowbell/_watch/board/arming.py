@@ -96,6 +96,7 @@ class Arming:
         if isinstance(after, Polled) and after.reason is not None and self._must_arm:
             subject = f"model {watch.request.rows.model.__name__}"
             watch.fail(ListenError(after.reason, explain(after.reason, subject)))
+        watch.moved(before, after)
         self._changed()
         return True
 
@@ -116,8 +117,10 @@ class Arming:
                 self._attach(watch, row_ids)
 
     def leave(self, watch: Watch) -> None:
-        """A wait has ended. The registration of its row is kept for a while."""
+        """A wait has ended. Its row stays registered for a while."""
         self.registrations.leave(watch, self._clock())
+        if self.registrations.has_spent:
+            self._attention()
         self._count(watch, watch.phase, None)
         watch.phase, watch.row_ids = Polled(self._clock()), ()
 

@@ -120,7 +120,7 @@ class Board:
             keys: The hashes of the rows' keys; ``None`` for all rows.
         """
         for watch in self.arming.registrations.watches_of(table_oid, keys):
-            if watch.is_over:  # it only keeps its row registered, for the next step of a follow
+            if not watch.notified():
                 continue
             if read := self._under_way.get(watch):
                 read.repeated = read.notified_again = True

@@ -10,7 +10,7 @@ from rowbell._watch.database.tables import Columns, WatchedTable
 from rowbell._watch.values.key_hash import RowId
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ class Registrations:
         self._tables: dict[int, tuple[WatchedTable, Columns]] = {}
         self._wanted: set[Registration] = set()
         self._unused: set[Registration] = set()
+        self._spent: set[Registration] = set()
         self._left: dict[Hashable, tuple[RowId, ...]] = {}
 
     def row_ids_of(self, watch: Watch) -> tuple[RowId, ...]:
@@ -98,6 +99,7 @@ class Registrations:
             registration.watches[watch] = own
             registration.unused_since = None
             self._unused.discard(registration)
+            self._spent.discard(registration)
             if not registration.covers(watch):
                 missing.append(registration)
         return missing
@@ -116,7 +118,9 @@ class Registrations:
             del registration.watches[watch]
             if not registration.watches:
                 registration.unused_since = now
-                self._unused.add(registration)
+                (self._spent if registration.row_id.is_whole_table else self._unused).add(
+                    registration
+                )
             if registration.left_by != row:
                 self._left.pop(registration.left_by, None)
                 registration.left_by = row
@@ -172,21 +176,35 @@ class Registrations:
             for one in self._unused
             if one.unused_since is not None and one.unused_since <= before
         ]
-        for registration in unused:
+        return self._removed(unused)
+
+    @property
+    def has_spent(self) -> bool:
+        """Whether registrations of whole tables are no longer needed."""
+        return bool(self._spent)
+
+    def take_spent(self) -> list[RowId]:
+        """Remove those at once: each would make every commit of its table send a notification."""
+        return self._removed(list(self._spent))
+
+    def _removed(self, registrations: Sequence[Registration]) -> list[RowId]:
+        for registration in registrations:
             oid = registration.row_id.table_oid
             self._unused.discard(registration)
+            self._spent.discard(registration)
             self._wanted.discard(registration)
             self._left.pop(registration.left_by, None)
             del self._by_id[registration.row_id]
             self._by_table[oid].discard(registration)
             if not self._by_table[oid]:
                 del self._by_table[oid]
-        return [registration.row_id for registration in unused]
+        return [registration.row_id for registration in registrations]
 
     def clear(self) -> None:
         """Remove everything: the connection that it was registered for is closed."""
         for each in (self._by_id, self._by_table, self._wanted, self._unused, self._left):
             each.clear()
+        self._spent.clear()
 
 
 def _row_of(watch: Watch) -> Hashable:

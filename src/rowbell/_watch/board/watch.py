@@ -108,6 +108,16 @@ class Watch:
             return
         self.decide(observation.asked_of, alone=False)
 
+    def moved(self, before: Phase, after: Phase) -> None:
+        """The watch has moved from one phase to another. For a row, only reads matter."""
+
+    def notified(self) -> bool:
+        """The row may have changed. Return whether it is to be read.
+
+        A watch that is over only keeps its row registered, for the next step of a follow.
+        """
+        return not self.is_over
+
     def finish(self, instance: Any) -> None:
         """End the wait with its result."""
         if not self.result.done():

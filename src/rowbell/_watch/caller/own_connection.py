@@ -16,7 +16,8 @@ from rowbell._sqlstate import IN_FAILED_TRANSACTION, has_sqlstate
 from rowbell._watch.board.observation import Reading
 from rowbell._watch.board.watch import Watch
 from rowbell._watch.caller.savepoint import in_savepoint
-from rowbell._watch.reading.batch import finish, read
+from rowbell._watch.reading.batch import read
+from rowbell._watch.reading.endings import finish
 from rowbell._watch.reasons import Reason
 from rowbell._watch.state import warn_once
 

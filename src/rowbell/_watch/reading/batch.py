@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from enum import Enum
@@ -25,12 +25,12 @@ from rowbell._sqlstate import SYNTAX_OR_ACCESS_RULE, sqlstate_of
 from rowbell._watch.board.observation import Absence, Reading
 from rowbell._watch.rows.row_select import Layout
 from rowbell._watch.rows.since import Since
+from rowbell._watch.rows.whole_tables import WholeTables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection
-    from sqlalchemy.orm.interfaces import ORMOption
 
     from rowbell._watch.board.watch import Watch
     from rowbell._watch.rows.mapped_rows import MappedRows
@@ -49,7 +49,7 @@ def read(
     evidence: bool,
     instances: bool = False,
 ) -> Iterator[tuple[Watch, Reading | Absence]]:
-    """Read the rows of watches of one class and one condition with one SELECT, each row once.
+    """Read for watches of one class and one condition with one SELECT, each row once.
 
     Readings are yielded one by one and not kept: if thousands existed at a time, the garbage
     collector would search the whole process.
@@ -64,14 +64,27 @@ def read(
     Yields:
         Each watch with its reading, or with the absence of its row.
     """
+    if isinstance(rows, WholeTables):
+        return _read_tables(connection, rows, watches, evidence=evidence)
+    return _read_rows(connection, rows, watches, evidence=evidence, instances=instances)
+
+
+def _read_rows(
+    connection: Connection,
+    rows: MappedRows,
+    watches: Sequence[Watch],
+    *,
+    evidence: bool,
+    instances: bool,
+) -> Iterator[tuple[Watch, Reading | Absence]]:
     maker = rows.maker if instances else None
     names = maker.names if maker else _columns(rows, watches)
     rows.forms.learn(connection, names)
     _ask_baselines(connection, watches)
     has_absent = evidence and _may_arm_absent(connection, rows, watches)
-    by_orm = instances and maker is None and not (has_absent or _may_be_filtered(Session()))
+    by_orm = instances and maker is None and not (has_absent or may_be_filtered(Session()))
     condition = watches[0].request.condition
-    places = _places(watches)
+    places = by_row(watches)
     layout = Layout(
         names,
         raw=rows.forms.unread(names) if maker else (),
@@ -84,7 +97,7 @@ def read(
     statement, parameters = rows.select(keys, layout, condition=condition)
     codes: tuple[Any, ...] = ()
     missing, parse = set(range(len(places))), layout.parser()
-    with _session(connection) if by_orm else nullcontext(connection) as source:
+    with load_session(connection) if by_orm else nullcontext(connection) as source:
         try:
             result = source.execute(statement, parameters, execution_options=rows.execution_options)
         except DBAPIError as error:
@@ -113,6 +126,19 @@ def read(
     for place in missing:
         for watch in places[place]:
             yield watch, Absence()
+
+
+def _read_tables(
+    connection: Connection, rows: WholeTables, watches: Sequence[Watch], *, evidence: bool
+) -> Iterator[tuple[Watch, Reading]]:
+    """Read the evidence for watches of whole tables, which have no values."""
+    found = None
+    if evidence:
+        statement, layout = rows.evidence()
+        result = connection.execute(statement, execution_options=rows.execution_options)
+        found = layout.parser()(result.one()).evidence
+    for watch in watches:
+        yield watch, Reading((), evidence=found)
 
 
 def _may_arm_absent(connection: Connection, rows: MappedRows, watches: Sequence[Watch]) -> bool:
@@ -144,7 +170,7 @@ _SHARED: Final = frozenset({int, str, bytes, UUID, date, datetime, Decimal})
 """The types for which two keys that are equal in Python always mean the same row."""
 
 
-def _places(watches: Sequence[Watch]) -> list[list[Watch]]:
+def by_row(watches: Sequence[Watch]) -> list[list[Watch]]:
     """The watches grouped by row: a row is fetched once for all of them."""
     by_row: defaultdict[Hashable, list[Watch]] = defaultdict(list)
     for watch in watches:
@@ -169,101 +195,7 @@ def _columns(rows: MappedRows, watches: Sequence[Watch]) -> tuple[str, ...]:
     return tuple(name for name in rows.columns.properties if name in names)
 
 
-def finish(
-    connection: Connection,
-    rows: MappedRows,
-    ended: Sequence[tuple[Watch, Reading]],
-    *,
-    in_one_snapshot: bool = False,
-) -> int:
-    """End the watches whose row has changed, with an instance if one is wanted.
-
-    Predicates are called here. If a predicate is false, its watch continues.
-
-    Args:
-        connection: The connection of the read.
-        rows: The rows of the class.
-        ended: The watches, with their readings.
-        in_one_snapshot: Whether further SELECTs see what the read has seen.
-
-    Returns:
-        The number of statements that this took.
-    """
-    wanting: list[Watch] = []
-    for watch, reading in in_turns(sliced(ended)):
-        if reading.instance is not None:
-            watch.decide(reading.instance, alone=not reading.is_shared)
-        elif watch.wants_instance or watch.request.predicate is not None:
-            wanting.append(watch)
-        else:
-            watch.finish(None)
-    queries = 0
-    for group in grouped(wanting, lambda watch: tuple(map(id, watch.request.options))):
-        if in_one_snapshot or not any(watch.needs_one_snapshot for watch in group):
-            queries += _load_and_decide(connection, rows, group)
-            continue
-        with one_snapshot(connection, rows):
-            again = read(connection, rows, group, evidence=False)
-            left = [w for w, found in again if w.observe(found) and isinstance(found, Reading)]
-            queries += 1 + _load_and_decide(connection, rows, left)
-    return queries
-
-
-def _load_and_decide(connection: Connection, rows: MappedRows, watches: Sequence[Watch]) -> int:
-    """Load the instances of watches with the same options; return the number of statements."""
-    if not watches:
-        return 0
-    places = _places(watches)
-    instances = load_all(connection, rows, places, watches[0].request.options)
-    sharing = [(place, watch) for place, some in enumerate(places, 1) for watch in some]
-    for place, watch in in_turns(sliced(sharing)):
-        watch.decide(instances.get(place), alone=False)
-    return 1
-
-
-@contextmanager
-def one_snapshot(connection: Connection, rows: MappedRows) -> Generator[None]:
-    """Let all SELECTs of the block see one snapshot, on a connection in AUTOCOMMIT."""
-    if not rows.on_postgresql:
-        yield
-        return
-    connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ")
-    try:
-        yield
-        connection.exec_driver_sql("COMMIT")
-    except BaseException:
-        try:
-            connection.exec_driver_sql("ROLLBACK")
-        except Exception:  # noqa: BLE001  # the first error is what matters
-            connection.invalidate()
-        raise
-
-
-def load_all(
-    connection: Connection,
-    rows: MappedRows,
-    places: Sequence[Sequence[Watch]],
-    options: Sequence[ORMOption],
-) -> dict[int, Any]:
-    """Load the instances of rows, by their position in ``places`` (from 1)."""
-    statement, parameters = rows.load([sharing[0].request.key for sharing in places])
-    with _session(connection) as session:
-        result = session.execute(
-            statement.options(*options), parameters, execution_options=rows.execution_options
-        )
-        found = dict(tuple(row) for row in in_turns(result.unique().partitions(SLICE)))
-        missing = [place for place in range(1, len(places) + 1) if place not in found]
-        if missing and _may_be_filtered(session):
-            keys = [places[place - 1][0].request.key for place in missing]
-            statement, parameters = rows.load(keys, unfiltered=True)
-            result = session.execute(
-                statement.options(*options), parameters, execution_options=rows.execution_options
-            )
-            found |= {missing[at - 1]: row for at, row in map(tuple, result.unique())}
-        return found
-
-
-def _may_be_filtered(session: Session) -> bool:
+def may_be_filtered(session: Session) -> bool:
     """Whether a ``do_orm_execute`` listener of all sessions may add criteria, as for soft deletes.
 
     A wait ignores such criteria: the row is the truth.
@@ -271,7 +203,7 @@ def _may_be_filtered(session: Session) -> bool:
     return bool(session.dispatch.do_orm_execute)
 
 
-def _session(connection: Connection) -> Session:
+def load_session(connection: Connection) -> Session:
     """A session for loading. It does not end the connection's transaction."""
     return Session(connection, join_transaction_mode="rollback_only")
 

@@ -20,7 +20,8 @@ from rowbell._cancellation import own_cancellations
 from rowbell._sqlstate import INSUFFICIENT_PRIVILEGE, UNDEFINED_FUNCTION, sqlstate_of
 from rowbell._watch.board.observation import Reading
 from rowbell._watch.failures import UnreachableError, is_answered, is_passing, own
-from rowbell._watch.reading.batch import finish, grouped, load_all, read
+from rowbell._watch.reading.batch import grouped, read
+from rowbell._watch.reading.endings import finish, load_all
 from rowbell._watch.reasons import Reason
 from rowbell._watch.rows.row_select import Layout
 

@@ -15,15 +15,9 @@ import anyio
 from rowbell._cancellation import own_cancellations
 from rowbell._watch.board.observation import Reading
 from rowbell._watch.board.schedule import ScheduledRead, Why
-from rowbell._watch.reading.batch import (
-    finish,
-    grouped,
-    loads_at_once,
-    one_snapshot,
-    read,
-    sliced,
-)
+from rowbell._watch.reading.batch import grouped, loads_at_once, read, sliced
 from rowbell._watch.reading.blame import Asked, Verdict, verdict_on
+from rowbell._watch.reading.endings import finish, one_snapshot
 from rowbell._watch.reading.failing_reads import FailingReads
 
 if TYPE_CHECKING:

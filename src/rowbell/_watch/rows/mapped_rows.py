@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 from sqlalchemy import (
@@ -64,18 +64,19 @@ class MappedRows:
         self._selects: dict[tuple[object, ...], Select[Any]] = {}
 
     @classmethod
-    def of(cls, model: type[Any], dialect: Dialect, schema_map: SchemaMap | None) -> MappedRows:
+    def of(cls, model: type[Any], dialect: Dialect, schema_map: SchemaMap | None) -> Self:
         """The object for these rows; all waits for them share it.
 
         Raises:
             UnmappedModelError: The model is not a mapped class.
         """
         mapper, schemas = mapper_of(model), dict(schema_map or {})
-        name = (mapper, dialect, frozenset(schemas.items()))
+        name = (cls, mapper, dialect, frozenset(schemas.items()))
         rows = _in_use.get(name)
         if rows is None:
             rows = _in_use[name] = cls(mapper, dialect, schemas)
-        return rows
+        own: Self = rows
+        return own
 
     @cached_property
     def key_names(self) -> tuple[str, ...]:
@@ -168,7 +169,7 @@ class MappedRows:
         )
 
     @cached_property
-    def _names(self) -> dict[Table, str]:
+    def names(self) -> dict[Table, str]:
         """The tables, and their names as SQL."""
         return {table: table_name(table, self.schema_map) for table in self.tables}
 
@@ -188,7 +189,7 @@ class MappedRows:
         name = (layout, tuple(self.forms.of(name) for name in layout.names), is_one)
         statement: Any = self._selects.get(name) if is_lasting else None
         if statement is None:
-            columns = selected_columns(layout, self.model, self.forms, condition, self._names)
+            columns = selected_columns(layout, self.model, self.forms, condition, self.names)
             if is_one:
                 place = literal_column("1", Integer).label("place")
                 statement = select(place, *columns).select_from(self.model).where(self._keys.is_one)
@@ -198,7 +199,7 @@ class MappedRows:
                 statement = select(wanted.c.place, *columns, *own)
                 statement = statement.select_from(self._keys.joined(wanted))
                 if layout.has_absent:
-                    statement = self.absent_keys.with_absent(statement, wanted, self._names)
+                    statement = self.absent_keys.with_absent(statement, wanted, self.names)
             if is_lasting:
                 self._selects[name] = statement
         if is_one:
@@ -290,4 +291,4 @@ class MappedRows:
         return None
 
 
-_in_use: WeakValueDictionary[tuple[Any, ...], MappedRows] = WeakValueDictionary()
+_in_use: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()

@@ -43,6 +43,11 @@ class RowId(NamedTuple):
     table_oid: int
     key_hash: int
 
+    @property
+    def is_whole_table(self) -> bool:
+        """Whether it stands for all rows of the table."""
+        return self.key_hash == WHOLE_TABLE
+
 
 @dataclass(frozen=True, slots=True)
 class KeyColumn:
