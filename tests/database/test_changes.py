@@ -109,7 +109,9 @@ async def test_every_change_of_the_table_is_told(
         assert await next_one(changes) is ResyncReason.START
         assert await none_comes(await relied_on(changes))
         await execute(engine, statement)
-        assert await next_one(changes) is ResyncReason.CHANGED
+        # A heartbeat may see first that TRUNCATE has given the table another file.
+        may_come = {ResyncReason.CHANGED} | ({ResyncReason.GAP} if "TRUNC" in statement else set())
+        assert await next_one(changes) in may_come
         assert await none_comes(await relied_on(changes))
 
 

@@ -47,7 +47,7 @@ def valued(type_: Any = Named) -> type[Any]:
     return Valued
 
 
-def keyed(*types: TypeEngine[Any]) -> type[Any]:
+def keyed(*types: TypeEngine[Any], inserts: bool = False) -> type[Any]:
     """A class with a key of those types."""
 
     class Row:
@@ -56,4 +56,4 @@ def keyed(*types: TypeEngine[Any]) -> type[Any]:
     key = [Column(f"k{i}", type_, primary_key=True) for i, type_ in enumerate(types)]
     table = Table("keyed", MetaData(), *key, Column("n", Integer))
     registry().map_imperatively(Row, table)
-    return rowbell.watched(Row)
+    return rowbell.watched(inserts=inserts)(Row)

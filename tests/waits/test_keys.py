@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,70 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import (
     URL,
-    BigInteger,
-    Boolean,
-    Date,
     DateTime,
-    Double,
-    Enum,
-    Integer,
-    Interval,
-    LargeBinary,
-    Numeric,
-    SmallInteger,
-    String,
     Text,
-    Uuid,
     insert,
     text,
 )
-from sqlalchemy.dialects.postgresql import BIT, CITEXT, INET
+from sqlalchemy.dialects.postgresql import BIT, CITEXT
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeEngine
 
 from rowbell import RowWatcher, Timing
+from support.keys import TEXT, TYPES, WRITERS, create, without_equals
 from support.observed import execute
 from support.tables import keyed
 from support.waits import armed_waits
-
-TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=50)
-TIMES = st.datetimes(datetime(1900, 1, 1), datetime(9000, 1, 1))  # noqa: DTZ001
-TYPES: dict[str, tuple[TypeEngine[Any], st.SearchStrategy[Any]]] = {
-    "smallint": (SmallInteger(), st.integers(-(2**15), 2**15 - 1)),
-    "integer": (Integer(), st.integers(-(2**31), 2**31 - 1)),
-    "bigint": (BigInteger(), st.integers(-(2**63), 2**63 - 1)),
-    "text": (Text(), TEXT | st.integers(3_000, 20_000).map(lambda n: "ü" * n)),
-    "char": (String(50), TEXT),
-    "citext": (CITEXT(), st.text("aAbBzZ", min_size=1, max_size=5)),
-    "uuid": (Uuid(), st.uuids()),
-    "bytea": (LargeBinary(), st.binary(max_size=50)),
-    "numeric": (
-        Numeric(),
-        st.decimals(allow_nan=False, allow_infinity=False, places=5) | st.just(Decimal("NaN")),
-    ),
-    "double": (Double(), st.floats(width=64)),
-    "boolean": (Boolean(), st.booleans()),
-    "timestamptz": (
-        DateTime(timezone=True),
-        TIMES.map(lambda at: at.replace(tzinfo=UTC)),
-    ),
-    "timestamp": (DateTime(), TIMES),
-    "date": (Date(), st.dates(date(1, 1, 1), date(9999, 1, 1))),
-    "interval": (Interval(), st.timedeltas(timedelta(-999), timedelta(999))),
-    "enum": (Enum("a", "B c", "'", name="letter"), st.sampled_from(["a", "B c", "'"])),
-    "inet": (INET(), st.ip_addresses(v=4)),
-}
-WRITERS = (
-    (
-        "SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'German'; SET bytea_output = 'escape';"
-        " SET extra_float_digits = -10; SET IntervalStyle = 'sql_standard'"
-    ),
-    (
-        "SET TimeZone = 'America/St_Johns'; SET DateStyle = 'SQL, DMY'; SET extra_float_digits = 3;"
-        " SET standard_conforming_strings = off; SET search_path = ''"
-    ),
-)
 
 
 @pytest.mark.fault("B20", "B25")
@@ -88,7 +37,7 @@ def test_the_key_that_a_trigger_hashes_is_the_one_that_a_read_hashes(
     type_, values = TYPES[name]
     model = keyed(type_, Text())
     with asyncio.Runner() as runner:
-        runner.run(_create(database, model))
+        runner.run(create(database, model))
 
         @settings(
             max_examples=12,
@@ -103,14 +52,6 @@ def test_the_key_that_a_trigger_hashes_is_the_one_that_a_read_hashes(
         check()
 
 
-async def _create(url: URL, model: type[Any]) -> None:
-    engine = create_async_engine(url)
-    async with engine.begin() as connection:
-        await connection.execute(text("CREATE EXTENSION citext"))
-        await connection.run_sync(model.__table__.metadata.create_all)
-    await engine.dispose()
-
-
 async def _all_wake(url: URL, model: type[Any], given: list[tuple[Any, ...]]) -> None:
     engine = create_async_engine(url)
     unique = {repr(key): key for key in given}
@@ -119,11 +60,11 @@ async def _all_wake(url: URL, model: type[Any], given: list[tuple[Any, ...]]) ->
     rows = [{"k0": key[0], "k1": key[1], "n": 0} for key in unique.values()]
     async with engine.begin() as connection:
         await connection.execute(model.__table__.delete())
-        await connection.execute(model.__table__.insert(), _without_equals(rows))
+        await connection.execute(model.__table__.insert(), without_equals(rows))
     quick = Timing(heartbeat=1000.0, narrow=0.2)  # other tests may hold old transactions
     async with RowWatcher(engine, mode="listen", recheck=None, timing=quick) as watcher:
         for number, setting in enumerate(WRITERS, 1):
-            keys = [{"k0": row["k0"], "k1": row["k1"]} for row in _without_equals(rows)]
+            keys = [{"k0": row["k0"], "k1": row["k1"]} for row in without_equals(rows)]
             waits = await armed_waits(watcher, keys, model)
             async with engine.connect() as writer:
                 for statement in setting.split(";"):
@@ -134,15 +75,6 @@ async def _all_wake(url: URL, model: type[Any], given: list[tuple[Any, ...]]) ->
             for wait in waits:
                 assert (await wait).n == number
     await engine.dispose()
-
-
-def _without_equals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Remove duplicates: for PostgreSQL, 0.0 and -0.0 are the same key."""
-    found: dict[Any, dict[str, Any]] = {}
-    for row in rows:
-        key = row["k0"]
-        found[repr(key + 0.0) if isinstance(key, float) else repr(key)] = row
-    return list(found.values())
 
 
 async def test_bit_keys_are_hashed_as_text(database: URL) -> None:

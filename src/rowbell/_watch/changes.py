@@ -161,6 +161,8 @@ class Changes(AsyncIterator[Resync]):
         is_proven = watch.result.done() and watch.result.result()
         reason = self._reason(watch, is_proven=is_proven)
         self._is_relied_on, self._why = is_proven, None
+        if watch.result.done() and not is_proven:
+            self._place.leave()
         jitter = 1 + random.uniform(0, _JITTER)  # noqa: S311
         self._last = loop.time() + self._request.interval * jitter
         return Resync(reason)

@@ -174,9 +174,10 @@ class AbsentKeys:
         if type_ == bound:
             return given
         value: ColumnElement[Any] = sql_cast(given, type_.named)
-        if type_.name in _RANGES:
-            limit = 2 ** _RANGES[type_.name]
-            value = case((and_(given >= -limit, given < limit), value))
+        if (bits := _RANGES.get(type_.name)) is not None:
+            # Not bound: the limits may be beyond the type that the model binds.
+            lowest, end = (literal_column(f"({n})") for n in (-(2**bits), 2**bits))
+            value = case((and_(given >= lowest, given < end), value))
         return value
 
 
