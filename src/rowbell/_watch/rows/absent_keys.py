@@ -176,7 +176,8 @@ class AbsentKeys:
         value: ColumnElement[Any] = sql_cast(given, type_.named)
         if (bits := _RANGES.get(type_.name)) is not None:
             # Not bound: the limits may be beyond the type that the model binds.
-            lowest, end = (literal_column(f"({n})") for n in (-(2**bits), 2**bits))
+            lowest: ColumnElement[Any] = literal_column(f"({-(2**bits)})")
+            end: ColumnElement[Any] = literal_column(f"({2**bits})")
             value = case((and_(given >= lowest, given < end), value))
         return value
 
