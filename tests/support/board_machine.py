@@ -23,11 +23,12 @@ from rowbell import Reason
 from rowbell._watch.board.observation import Absence, Reading
 from rowbell._watch.board.phases import Armed
 from rowbell._watch.board.schedule import ScheduledRead, Why
+from rowbell._watch.board.table_watch import TableWatch
 from rowbell._watch.board.watch import Watch
 from rowbell._watch.observers import take_notice
 from rowbell._watch.rows.evidence import Evidence
-from rowbell._watch.values.key_hash import RowId
-from support.boards import SERVER, TABLE, a_board, a_watch
+from rowbell._watch.values.key_hash import WHOLE_TABLE, RowId
+from support.boards import SERVER, TABLE, a_board, a_table_watch, a_watch
 from support.world import Snapshot, Transaction, World
 
 ROWS = 3
@@ -56,6 +57,8 @@ class BoardMachine(RuleBasedStateMachine):
         self.reads: list[Read] = []
         self.batch: list[Any] | None = None  # its registration is committed, without a boundary
         self.look: tuple[list[int], int] | None = None
+        self.table: TableWatch | None = None
+        self.loaded: dict[int, int | None] | None = None  # the list, of the proven table watch
         self.seen_unsent = self.seen_version = 0
         self.is_connected = False
 
@@ -85,6 +88,25 @@ class BoardMachine(RuleBasedStateMachine):
         watch = a_watch(row, self.loop, waits_for_missing=waits_for_missing)
         self.watches.append(watch)
         self.board.add(watch)
+
+    # -- the list of a consumer, which is loaded again when its table has changed
+
+    @rule()
+    @precondition(lambda self: self.table is None)
+    def watch_table(self) -> None:
+        self.table, self.loaded = a_table_watch(self.loop), None
+        self.board.add(self.table)
+
+    @rule()
+    @precondition(lambda self: self.table is not None and self.table.is_over)
+    def load(self) -> None:
+        """The consumer loads the list, or learns that it must be loaded again."""
+        assert self.table is not None
+        if self.table.change.done():
+            self.board.discard(self.table)
+            self.table = None
+        elif self.loaded is None and self.table.result.result():
+            self.loaded = self.world.snapshot().values
 
     # -- writers
 
@@ -143,6 +165,8 @@ class BoardMachine(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.is_connected and self.batch is None and self.look is None)
     def register(self) -> None:
+        for row_id in self.board.arming.registrations.take_spent():
+            self.world.registered.discard(row_id.key_hash)
         if batch := self.board.arming.registrations.take_wanted():
             self.look_at_triggers()
             self.batch = batch
@@ -231,7 +255,10 @@ class BoardMachine(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         # The board keeps watches in sets, whose order is another one each time.
-        self.waiting += sorted(self.board.take_due(), key=lambda due: self.watches.index(due.watch))
+        self.waiting += sorted(self.board.take_due(), key=lambda due: self._order(due.watch))
+
+    def _order(self, watch: Watch) -> int:
+        return -1 if watch is self.table else self.watches.index(watch)
 
     @rule(number=st.integers(0, 4))
     @precondition(lambda self: self.waiting)
@@ -246,15 +273,16 @@ class BoardMachine(RuleBasedStateMachine):
     def end_read(self, number: int) -> None:
         read = self.reads.pop(number % len(self.reads))
         watch = read.scheduled.watch
-        row = watch.request.key[0]
+        is_table = isinstance(watch, TableWatch)
+        row = WHOLE_TABLE if is_table else watch.request.key[0]
         evidence = None
         if read.has_evidence:
             evidence = Evidence((RowId(TABLE, row),), self.xmin_of(read), SERVER)
-        value = read.snapshot.values[row]
+        value = 0 if is_table else read.snapshot.values[row]
         reading = Absence(evidence) if value is None else Reading((value,), evidence=evidence)
         if self.board.take_in(read.scheduled, reading):
             watch.finish(None)
-        if watch.is_over:
+        if watch.is_over and not is_table:
             take_notice(watch.result)
             self.board.discard(watch)
         self.board.answered([read.scheduled], self.now)
@@ -320,6 +348,18 @@ class BoardMachine(RuleBasedStateMachine):
             seen = None if watch.observation.is_absent else watch.observation.baseline[0]
             if relies and seen != self.world.values[row]:
                 assert self.will_be_read(watch), f"the change of row {row} is lost"
+
+    @invariant()
+    def no_list_is_stale(self) -> None:
+        table = self.table
+        if table is None or table.change.done() or self.loaded is None:
+            return
+        if self.loaded != self.world.values:
+            assert (
+                WHOLE_TABLE in self.world.sent
+                or self.world.unsent != self.seen_unsent
+                or self.world.version != self.seen_version
+            ), "the change of a row is lost for the list"
 
     def will_be_read(self, watch: Watch) -> bool:
         """Whether the row will be read before its interval has passed."""

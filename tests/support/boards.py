@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rowbell import Timing
 from rowbell._watch.board.board import Board
+from rowbell._watch.board.table_watch import TableWatch
 from rowbell._watch.board.watch import Watch
 from rowbell._watch.request import WaitRequest
 from rowbell._watch.values.distinct import UNSEEN
@@ -50,6 +52,11 @@ def a_board(clock: Callable[[], float], **more: Any) -> Board:
     given: dict[str, Any] = {"recheck": 30.0, "must_arm": False, "earlier": nothing}
     given |= {"attention": nothing, "changed": nothing}
     return Board(clock, Timing(), **{**given, **more})
+
+
+def a_table_watch(loop: asyncio.AbstractEventLoop) -> TableWatch:
+    """A watch of the whole table."""
+    return TableWatch(replace(a_watch(0, loop).request, key=()), math.inf, loop.create_future())
 
 
 def a_watch(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rowbell._watch.values.key_hash import WHOLE_TABLE
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -72,8 +74,8 @@ class World:
         """An UPDATE, INSERT or DELETE. Its trigger looks for a registration of the row."""
         transaction.written[row] = None if deletes else self._next_value
         self._next_value += 1
-        if row in self.registered and self.has_triggers:
-            transaction.notifies.add(row)
+        if self.has_triggers:
+            transaction.notifies |= self.registered & {row, WHOLE_TABLE}
 
     def is_locked(self, row: int) -> bool:
         """Whether a transaction that has not ended has written that row."""

@@ -11,6 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from rowbell._watch.board import arming, phases
 from rowbell._watch.board.board import Board
 from rowbell._watch.board.phases import Armed, Phase, Proving
+from rowbell._watch.board.table_watch import TableWatch
 from support.board_machine import BoardMachine, Read
 from support.world import World
 
@@ -98,6 +99,26 @@ def appear_during_the_read_that_proves(machine: BoardMachine) -> None:
     machine.end_read(0)
 
 
+def before_the_proof(watch: TableWatch, _before: Phase, after: Phase) -> None:
+    """Let the consumer load its list as soon as the table is registered."""
+    if isinstance(after, Proving):
+        watch.finish(True)  # noqa: FBT003
+
+
+def load_while_a_change_is_in_flight(machine: BoardMachine) -> None:
+    """It was made before the registration, and is committed after the load."""
+    machine.connect()
+    machine.watch_table()
+    machine.write(0, muted=False, deletes=False)
+    machine.read_all()
+    machine.register_and_answer()
+    if machine.table is not None and machine.table.is_over:
+        machine.load()
+    machine.end(0, commits=True)
+    machine.read_all()
+    machine.load()
+
+
 ORDERS: list[tuple[object, str, object, Callable[[BoardMachine], None]]] = [
     (arming, "following", without_the_boundary, prove),
     (World, "is_without_writers", without_a_look_at_the_locks, prove_by_the_locks),
@@ -114,6 +135,7 @@ ORDERS: list[tuple[object, str, object, Callable[[BoardMachine], None]]] = [
         staticmethod(without_one_snapshot),
         appear_during_the_read_that_proves,
     ),
+    (TableWatch, "moved", before_the_proof, load_while_a_change_is_in_flight),
 ]
 
 
@@ -129,10 +151,12 @@ def test_without_a_step_of_the_protocol_a_change_is_lost(
     machine = BoardMachine()
     steps(machine)
     machine.no_change_is_lost()
+    machine.no_list_is_stale()
     machine.teardown()
     monkeypatch.setattr(owner, name, sabotaged)
     machine = BoardMachine()
     steps(machine)
     with pytest.raises(AssertionError, match="is lost"):
         machine.no_change_is_lost()
+        machine.no_list_is_stale()
     machine.teardown()

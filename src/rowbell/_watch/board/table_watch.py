@@ -9,7 +9,6 @@ PostgreSQL lets only one such commit at a time through.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -43,7 +42,7 @@ class TableWatch(Watch):
 
     def __post_init__(self) -> None:
         Watch.__post_init__(self)
-        self.change = asyncio.get_running_loop().create_future()
+        self.change = self.result.get_loop().create_future()
 
     def observe(self, reading: Reading | Absence) -> bool:  # noqa: ARG002  # it has no values
         """A read brings evidence only."""
