@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey, text
+from sqlalchemy import ForeignKey, case, text
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column
 
 import rowbell
 from rowbell import (
@@ -267,6 +267,63 @@ async def test_a_row_of_a_single_table_class_appears_when_its_class_does(
             wait = await armed_wait(watcher, Guest, key, missing="wait", columns=["n"])
             await execute(engine, change)
             assert isinstance(await wait, Guest)
+
+
+@pytest.mark.parametrize("discriminator", ["column", "expression"])
+async def test_a_row_that_may_get_its_class_unseen_is_polled_or_wakes(
+    engine: AsyncEngine, discriminator: str
+) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Person(Base):
+        __tablename__ = "people"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        code: Mapped[int] = mapped_column()
+        n: Mapped[int]
+        kind = column_property(case((code == 2, "guest"), else_="person"))
+        __mapper_args__ = {
+            "polymorphic_on": "code" if discriminator == "column" else "kind",
+            "polymorphic_identity": 1 if discriminator == "column" else "person",
+        }
+
+    class Guest(Person):
+        __mapper_args__ = {"polymorphic_identity": 2 if discriminator == "column" else "guest"}
+
+    declared = ["n"] if discriminator == "column" else None
+    rowbell.watched(inserts=True, columns=declared)(Person)
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+        await connection.execute(text("INSERT INTO people VALUES (8, 1, 0)"))
+    async with RowWatcher(engine, recheck=None, timing=QUICK) as watcher:
+        wait = asyncio.create_task(
+            watcher.wait_for_change(Guest, 8, missing="wait", columns=["n"], interval=0.05)
+        )
+        await watcher.reached(lambda now: now.armed == 1 or now.reason is Reason.NOT_DECLARED)
+        await execute(engine, "UPDATE people SET code = 2")
+        assert isinstance(await wait, Guest)
+
+
+async def test_a_subclass_does_not_take_back_what_its_parent_declares(engine: AsyncEngine) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    @rowbell.watched(inserts=True)
+    class Person(Base):
+        __tablename__ = "people"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str]
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}
+
+    @rowbell.watched
+    class Guest(Person):
+        __mapper_args__ = {"polymorphic_identity": "guest"}
+
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    async with waiting(engine, Guest, 7) as wait:
+        await execute(engine, "INSERT INTO people VALUES (7, 'guest')")
+        assert (await wait).id == 7
 
 
 async def test_without_the_declaration_the_wait_is_polled_and_says_why(

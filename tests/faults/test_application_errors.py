@@ -140,7 +140,7 @@ async def test_a_task_of_ours_that_ends_closes_the_watcher(
         await end.wait()
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(getattr(watcher, f"_{part}"), "run", run)
+    monkeypatch.setattr(getattr(watcher._life._parts, part), "run", run)
     watcher.start()
     wait = asyncio.create_task(watcher.wait_for_change(Order, 1))
     await asyncio.sleep(0)  # the wait begins in this turn of the event loop

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from rowbell import Timing
@@ -27,7 +28,7 @@ class Rows:
 
     watched_tables = (object(),)
     model = object
-    absent_never_armed = None
+    absent_keys = SimpleNamespace(never_armed=None)
 
     def forget(self) -> None: ...
 

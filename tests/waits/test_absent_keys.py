@@ -96,6 +96,9 @@ NAMED: dict[str, tuple[str, TypeEngine[Any], Any]] = {
     "numeric as smallint": ("numeric", SmallInteger(), 7),
     "int as float": ("integer", Float(), 7.0),
     "float as numeric": ("double precision", Numeric(), Decimal("0.5")),
+    "numeric as float": ("numeric", Double(), 0.5),
+    "bigint as float": ("bigint", Double(), 2.0**53),
+    "collation of the model": ("text", String(collation="C"), "aB"),
     "real as double": ("real", Double(), 0.5),
     "char as text": ("char(5)", Text(), "ab"),
     "text as varchar": ("text", String(50), "aB"),
@@ -153,12 +156,17 @@ async def test_a_key_whose_type_the_model_calls_otherwise_is_not_armed_and_deaf(
             wait.cancel()
 
 
-async def test_a_key_that_the_column_cannot_hold_harms_no_other_wait(engine: AsyncEngine) -> None:
-    model = keyed(BigInteger(), inserts=True)
+@pytest.mark.parametrize(
+    ("type_", "key"), [(BigInteger(), 2**40), (Numeric(), Decimal("2147483647.6"))]
+)
+async def test_a_key_that_the_column_cannot_hold_harms_no_other_wait(
+    engine: AsyncEngine, type_: TypeEngine[Any], key: Any
+) -> None:
+    model = keyed(type_, inserts=True)
     await execute(engine, "CREATE TABLE keyed (k0 integer PRIMARY KEY, n integer)")
     await run(engine, install_triggers, model)
     async with RowWatcher(engine, mode="listen", recheck=None, timing=ALONE) as watcher:
-        impossible, other = await armed_waits(watcher, [2**40, 7], model, missing="wait")
+        impossible, other = await armed_waits(watcher, [key, 7], model, missing="wait")
         await execute(engine, "INSERT INTO keyed VALUES (7, 1)")
         assert (await other).n == 1
         assert not impossible.done()

@@ -85,10 +85,9 @@ def watched(
         inherited = set(parent.tables) if parent is not None else set[Any]()
         for table in tables_of([model]):
             own = None if declared is None else tuple(declared.get(table, ()))
-            if table in inherited:  # a subclass may extend its parent's declaration, not narrow it
-                before = options_of(table).columns
-                own = None if before is None else tuple(dict.fromkeys((*before, *(own or ()))))
             options = TriggerOptions(form, replicated, own, inserts)
+            if table in inherited:  # a subclass may extend its parent's declaration, not narrow it
+                options = options.extending(options_of(table))
             declare_options(table, options, _install)
         return model
 

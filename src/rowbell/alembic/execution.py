@@ -18,7 +18,7 @@ from rowbell._watch.database.installed import (
     tables_in_catalog,
     tables_with_triggers,
 )
-from rowbell._watch.database.schema import NEWER, schema_status
+from rowbell._watch.database.schema import NEWER, TRIGGERS, schema_status
 from rowbell._watch.database.tables import TriggerOptions, declare, table_triggers
 from rowbell._watch.state import logger
 from rowbell.errors import TriggerError
@@ -65,7 +65,9 @@ def create(operations: Operations, operation: CreateRowTriggersOp) -> None:
         table = _table(found, operation.options)
         install_triggers(connection, table, lock_timeout=operation.lock_timeout)
         name = table_triggers(connection, table).name
-    execute(connection, [f"ALTER TABLE {name} DISABLE TRIGGER {trigger}" for trigger in disabled])
+    has_inserts = operation.options.inserts
+    left = [trigger for trigger in disabled if has_inserts or trigger != TRIGGERS[-1]]
+    execute(connection, [f"ALTER TABLE {name} DISABLE TRIGGER {trigger}" for trigger in left])
 
 
 def drop(operations: Operations, operation: DropRowTriggersOp) -> None:

@@ -164,7 +164,7 @@ class Board:
         read.unchanged = watch.observation.is_unchanged
         if ends or watch.is_over or watch not in self.watches:
             return ends
-        if isinstance(reading, Absence) and (why := watch.request.rows.absent_never_armed):
+        if isinstance(reading, Absence) and (why := watch.request.rows.absent_keys.never_armed):
             self.arming.cannot_notify(watch, why)
         elif reading.evidence is not None and read.begun_in is not None:
             self.arming.take_evidence(watch, read.begun_in, reading.evidence)

@@ -45,6 +45,18 @@ class TriggerOptions:
         """Whether the options need the row form."""
         return self.replicated or self.columns is not None
 
+    def extending(self, before: TriggerOptions) -> TriggerOptions:
+        """These options and those from before, for a table that both are declared for."""
+        columns = None
+        if before.columns is not None:
+            columns = tuple(dict.fromkeys((*before.columns, *(self.columns or ()))))
+        return TriggerOptions(
+            self.for_each or before.for_each,
+            self.replicated or before.replicated,
+            columns,
+            self.inserts or before.inserts,
+        )
+
     def __post_init__(self) -> None:
         if self.needs_rows and self.for_each is ForEach.STATEMENT:
             what = "'row', which replicated tables and declared columns need"

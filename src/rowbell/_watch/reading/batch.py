@@ -143,7 +143,7 @@ def _read_tables(
 
 def _may_arm_absent(connection: Connection, rows: MappedRows, watches: Sequence[Watch]) -> bool:
     """Whether a watch waits for a row that need not exist, and inserts notify."""
-    if not rows.notifies_of_inserts or not any(one.request.waits_for_missing for one in watches):
+    if not rows.absent_keys.notify or not any(one.request.waits_for_missing for one in watches):
         return False
     rows.absent_keys.learn(connection)
     return bool(rows.absent_keys.can_be_hashed)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Integer,
     and_,
@@ -28,6 +29,8 @@ from sqlalchemy.dialects.postgresql import OID
 from sqlalchemy.orm.exc import UnmappedColumnError
 
 from rowbell._identifiers import qualified
+from rowbell._watch.database.tables import declared_columns, options_of
+from rowbell._watch.reasons import Reason
 from rowbell._watch.rows.row_select import evidence_columns
 from rowbell._watch.values.key_hash import key_hash_column
 from rowbell._watch.values.types import NamedType
@@ -35,7 +38,7 @@ from rowbell._watch.values.types import NamedType
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Column, Connection, Select, Table
+    from sqlalchemy import Connection, Select, Table
     from sqlalchemy.orm import Mapper
     from sqlalchemy.sql.selectable import FromClause
 
@@ -69,9 +72,11 @@ class BaseType(NamedTuple):
 
 
 _RANGES: Final = {"int2": 15, "int4": 31, "int8": 63}
-_NUMBERS: Final = frozenset({"int2", "int4", "int8", "float4", "float8", "numeric"})
-_WITHOUT_ERRORS: Final = frozenset("SDTVI")
-"""The categories within which casts cannot fail: text, dates and times, spans, bits, networks."""
+_EXACT: Final = frozenset({*_RANGES, "numeric"})
+_ROUNDED: Final = frozenset({"float4", "float8"})
+_CALENDAR: Final = frozenset({"date", "timestamp"})
+_WITHOUT_ERRORS: Final = frozenset("STVI")
+"""The categories within which casts cannot fail: text, spans, bits and networks."""
 
 
 class AbsentKeys:
@@ -91,11 +96,34 @@ class AbsentKeys:
         keys: WantedKeys,
         execution_options: Mapping[str, Any],
     ) -> None:
+        self._mapper = mapper
         self._tables = tables
         self._keys = keys
         self._execution_options = execution_options
         self._places = _places(mapper, tables)
         self._types: dict[Column[Any], tuple[BaseType, BaseType]] | None = None
+
+    @property
+    def notify(self) -> bool:
+        """Whether inserts into all tables are declared to notify."""
+        return all(options_of(table).inserts for table in self._tables)
+
+    @property
+    def never_armed(self) -> Reason | None:
+        """Why such a row cannot be armed; ``None`` if it can, or if that is not known yet."""
+        if not self.notify:
+            return Reason.INSERTS_NOT_DECLARED
+        if self._mapper.single and self._class_is_undeclared:
+            return Reason.NOT_DECLARED
+        return Reason.OTHER_KEY_TYPE if self.can_be_hashed is False else None
+
+    @property
+    def _class_is_undeclared(self) -> bool:
+        """Whether a row may get this class by an UPDATE that calls no trigger."""
+        declared = declared_columns(self._tables[0])
+        discriminator: object = self._mapper.polymorphic_on
+        is_declared = isinstance(discriminator, Column) and discriminator.name in (declared or ())
+        return declared is not None and not is_declared
 
     def learn(self, connection: Connection) -> None:
         """Query the types of the keys' columns, unless they are known."""
@@ -127,7 +155,8 @@ class AbsentKeys:
     @property
     def can_be_hashed(self) -> bool | None:
         """Whether the keys can be cast to the types of their columns; ``None`` if it is unknown."""
-        if self._places is None:
+        # A collation that the model names would take the place of the column's own.
+        if self._places is None or any(getattr(c.type, "collation", None) for c in self._places):
             return False
         return (
             None if self._types is None else all(_is_safe(*pair) for pair in self._types.values())
@@ -176,9 +205,10 @@ class AbsentKeys:
         value: ColumnElement[Any] = sql_cast(given, type_.named)
         if (bits := _RANGES.get(type_.name)) is not None:
             # Not bound: the limits may be beyond the type that the model binds.
-            lowest: ColumnElement[Any] = literal_column(f"({-(2**bits)})")
-            end: ColumnElement[Any] = literal_column(f"({2**bits})")
-            value = case((and_(given >= lowest, given < end), value))
+            # A fraction is rounded.
+            above: ColumnElement[Any] = literal_column(f"({-(2**bits)}.5)")
+            below: ColumnElement[Any] = literal_column(f"({2**bits - 1}.5)")
+            value = case((and_(given > above, given < below), value))
         return value
 
 
@@ -187,12 +217,21 @@ def _type_of(value: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 def _is_safe(type_: BaseType, bound: BaseType) -> bool:
-    """Whether a cast from the bound type cannot fail."""
+    """Whether a cast from the bound type cannot fail, and equal values are cast to equal ones.
+
+    A column compares equal to floating-point numbers that are another value in its own type, and
+    times with and without a time zone are compared in the zone of the session.
+    """
     if type_ == bound:
         return True
-    if type_.name in _RANGES or type_.name == "numeric":
-        return bound.name in _NUMBERS
-    return type_.category == bound.category and type_.category in _WITHOUT_ERRORS
+    if type_.name in _EXACT:
+        is_small = type_.name in {"int2", "int4"}
+        return bound.name in _EXACT or (is_small and bound.name in _ROUNDED)
+    if type_.category == "D":
+        return {type_.name, bound.name} <= _CALENDAR
+    # Where the collation is not deterministic, the hash of a bpchar depends on its length.
+    is_padded = type_.name == "bpchar"
+    return type_.category == bound.category and type_.category in _WITHOUT_ERRORS and not is_padded
 
 
 def _places(mapper: Mapper[Any], tables: Sequence[Table]) -> dict[Column[Any], int] | None:

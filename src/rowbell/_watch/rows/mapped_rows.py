@@ -22,7 +22,7 @@ from sqlalchemy.sql import visitors
 
 from rowbell._mapping import SchemaMap, mapper_of, table_name
 from rowbell._primary_key import Key, key_names, key_of
-from rowbell._watch.database.tables import WatchedTable, options_argument, options_of
+from rowbell._watch.database.tables import WatchedTable, options_argument
 from rowbell._watch.reasons import Reason
 from rowbell._watch.rows.absent_keys import AbsentKeys
 from rowbell._watch.rows.column_forms import ColumnForms
@@ -118,18 +118,6 @@ class MappedRows:
         declared = self.columns.declared
         return None if names is declared or set(names) <= set(declared) else Reason.NOT_DECLARED
 
-    @cached_property
-    def notifies_of_inserts(self) -> bool:
-        """Whether inserts into all of its tables are declared to notify."""
-        return all(options_of(table).inserts for table in self.tables)
-
-    @property
-    def absent_never_armed(self) -> Reason | None:
-        """Why rows that do not exist cannot be armed; ``None`` if they can, or if it is unknown."""
-        if not self.notifies_of_inserts:
-            return Reason.INSERTS_NOT_DECLARED
-        return Reason.OTHER_KEY_TYPE if self.absent_keys.can_be_hashed is False else None
-
     def forget(self) -> None:
         """Forget the types of its columns: the tables may have changed."""
         self.forms.forget()
@@ -158,8 +146,10 @@ class MappedRows:
         """For each table, the columns that are registered for these attributes."""
         registered = (self.columns.registered(names, table) for table in self.tables)
         discriminator = self.mapper.polymorphic_on
-        if not isinstance(discriminator, Column):
+        if discriminator is None:
             return tuple(registered)
+        if not isinstance(discriminator, Column):
+            return (None,) * len(self.tables)  # it may depend on any column
         # Another class may make a row of this class appear or disappear.
         return tuple(
             columns

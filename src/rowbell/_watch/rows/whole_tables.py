@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, Integer, Select, Table, literal_column, select, type_coerce
 
+from rowbell._watch.database.tables import options_of
 from rowbell._watch.reasons import Reason
 from rowbell._watch.rows.mapped_rows import MappedRows
 from rowbell._watch.rows.row_select import Layout, evidence_columns
@@ -50,7 +51,7 @@ class WholeTables(MappedRows):
         """Why triggers can never notify of these tables; ``None`` if they can."""
         if not self.tables or not all(table.primary_key.columns for table in self.tables):
             return Reason.NO_KEY
-        if not self.notifies_of_inserts:
+        if not all(options_of(table).inserts for table in self.tables):
             return Reason.INSERTS_NOT_DECLARED
         return self.never_provable
 

@@ -2,9 +2,12 @@
 -- given. A forged call makes listeners read rows again, but only a limited number a second, so
 -- every role may call it. The caller is not checked: in a SECURITY DEFINER function of the user, it
 -- is not the writer.
+-- The triggers' enable_seqscan = off must not apply here: it would make the plan for channel_secret,
+-- which has no index, so expensive that PostgreSQL compiles it with JIT at each call.
 CREATE OR REPLACE FUNCTION rowbell.notify(
   table_oid oid, listeners bigint[], key_hashes bigint[])
-RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = on
 AS $rowbell$
 #variable_conflict use_column
 DECLARE
