@@ -166,7 +166,7 @@ async def test_a_key_that_the_column_cannot_hold_harms_no_other_wait(
     await execute(engine, "CREATE TABLE keyed (k0 integer PRIMARY KEY, n integer)")
     await run(engine, install_triggers, model)
     async with RowWatcher(engine, mode="listen", recheck=None, timing=ALONE) as watcher:
-        impossible, other = await armed_waits(watcher, [key, 7], model, missing="wait")
+        impossible, other = await armed_waits(watcher, [key, type(key)(7)], model, missing="wait")
         await execute(engine, "INSERT INTO keyed VALUES (7, 1)")
         assert (await other).n == 1
         assert not impossible.done()

@@ -164,8 +164,12 @@ class Registrations:
         self._wanted.add(registration)
 
     def take_wanted(self) -> list[tuple[Registration, Columns]]:
-        """The registrations that must be committed now, each with its columns."""
-        wanted = [(one, one.wanted) for one in self._wanted if one.watches]
+        """The registrations that must be committed now, each with its columns.
+
+        Not those that were committed meanwhile, for another watch: that would be a needless gap.
+        """
+        missing = [one for one in self._wanted if not all(map(one.covers, one.watches))]
+        wanted = [(one, one.wanted) for one in missing]
         self._wanted.clear()
         return wanted
 
