@@ -227,6 +227,18 @@ async def test_closing_the_watcher_ends_a_follow_of_many_that_has_news_left(
     assert len(watcher._board.watches) == 0
 
 
+async def test_closing_the_watcher_before_the_first_iteration_ends_a_follow(
+    orders: AsyncEngine,
+) -> None:
+    async with watching(orders) as watcher:
+        follow, many = watcher.follow(Order, 1), watcher.follow_many(Order, [1])
+        changes = watcher.changes(Order)
+    assert [order async for order in follow] == []
+    assert [key async for key, _ in many] == []
+    assert [resync async for resync in changes] == []
+    assert (follow.ended, many.ended, changes.ended) == ("closed", "closed", "closed")
+
+
 async def test_a_row_that_cannot_be_armed_is_an_error_once_and_the_others_go_on(
     orders: AsyncEngine,
 ) -> None:

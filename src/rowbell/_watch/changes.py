@@ -92,11 +92,11 @@ class _TablePlace:
 class Changes(AsyncIterator[Resync]):
     """When a list must be loaded again. ``RowWatcher.changes()`` returns it.
 
-    The first iteration returns at once. After each, load the list, in a new transaction. The next
-    iteration returns when something has changed since, but not before the interval has passed: what
-    happens meanwhile is remembered, and is one ``Resync``. While nothing notifies of changes, there
-    is one each interval. An iteration may be cancelled. To stop, drop the object; ``aclose()`` and
-    ``async with`` stop it at once.
+    The first iteration returns as soon as later changes will be told, or after a second. After
+    each, load the list, in a new transaction. The next iteration returns when something has changed
+    since, but not before the interval has passed: what happens meanwhile is remembered, and is one
+    ``Resync``. While nothing notifies of changes, there is one each interval. An iteration may be
+    cancelled. To stop, drop the object; ``aclose()`` and ``async with`` stop it at once.
 
     Attributes:
         ended: ``"closed"`` when it, or its watcher, was closed, or the watcher has failed; ``None``
@@ -109,7 +109,7 @@ class Changes(AsyncIterator[Resync]):
         self._entrance = entrance
         self._is_iterating = False
         self._has_passed = False
-        self._last = -math.inf  # when the last one was returned
+        self._not_before = -math.inf  # when the next one may be returned, on the loop's clock
         self._why: ResyncReason | None = ResyncReason.START
         self._is_relied_on = False  # the watch on the board is proven, and that was returned
         self._place = _TablePlace(board)
@@ -150,7 +150,7 @@ class Changes(AsyncIterator[Resync]):
             self._is_relied_on = False
             self._place.leave()
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(self._last - loop.time(), 0))
+        await asyncio.sleep(max(self._not_before - loop.time(), 0))
         watch = self._place.watch
         if watch is None or watch.change.done():
             self._entrance.check_open()
@@ -164,7 +164,7 @@ class Changes(AsyncIterator[Resync]):
         if watch.result.done() and not is_proven:
             self._place.leave()
         jitter = 1 + random.uniform(0, _JITTER)  # noqa: S311
-        self._last = loop.time() + self._request.interval * jitter
+        self._not_before = loop.time() + self._request.interval * jitter
         return Resync(reason)
 
     def _reason(self, watch: TableWatch, *, is_proven: bool) -> ResyncReason:

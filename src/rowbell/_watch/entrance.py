@@ -83,6 +83,17 @@ class Entrance:
         [passed] = await self.passed_all([request])
         return passed
 
+    async def followed(self, requests: Sequence[WaitRequest]) -> list[WaitRequest]:
+        """The same for follows, which end with their watcher.
+
+        Raises:
+            FollowEndedError: The watcher is not open, or was closed meanwhile.
+        """
+        try:
+            return await self.passed_all(requests)
+        except WatcherStateError as error:
+            raise FollowEndedError("closed") from error
+
     async def passed_all(self, requests: Sequence[WaitRequest]) -> list[WaitRequest]:
         """The same for requests for one class, by one query."""
         self._life.check_open()

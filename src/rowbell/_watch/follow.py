@@ -78,7 +78,8 @@ class Follow(AsyncIterator[ModelT], Generic[ModelT]):
         """The next step; ``None`` if there is none yet."""
         row = self._row
         if row.request is None:
-            row.narrow(await self._entrance.passed(row.asked))
+            [request] = await self._entrance.followed([row.asked])
+            row.narrow(request)
         if self.ended is not None or row.request is None:
             return None
         row.forget_stale()

@@ -224,7 +224,7 @@ class FollowMany(AsyncIterator[tuple[Any, "ModelT | None"]], Generic[ModelT]):
         rows = self._rows
         unknown = [row for row in rows.idle if row.request is None and rows.has(row)]
         if unknown:
-            requests = await self._entrance.passed_all([row.asked for row in unknown])
+            requests = await self._entrance.followed([row.asked for row in unknown])
             for row, request in zip(unknown, requests, strict=True):
                 row.narrow(request)
         if self.ended is None:
