@@ -1,10 +1,10 @@
 """Checks the arming protocol with the model checker Spin: ``python proof/check.py``.
 
-It builds arming.pml in a temporary directory, once for each variant, and compares the result of the
+It builds the models in a temporary directory, once for each variant, and compares the result of the
 search with the expected result:
 
-- safety: an armed watch never misses a change;
-- liveness: in the end the watch is armed, and has seen every change;
+- safety: an armed watch never misses a change; a list that is relied on is never stale;
+- liveness: in the end the watch is armed, and has seen every change; the list is fresh;
 - goals: these states must be reachable, so that the other checks do not pass without a reason;
 - mutations: one rule of the protocol is broken, and a counterexample must be found.
 
@@ -25,7 +25,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final, NamedTuple
 
-MODEL: Final = Path(__file__).with_name("arming.pml")
+ARMING: Final = Path(__file__).with_name("arming.pml")
+CHANGES: Final = Path(__file__).with_name("changes.pml")
 
 MEMORY: Final = 8_000
 """The limit of one search, in MiB."""
@@ -81,6 +82,10 @@ HARMLESS: Final = ("RAISE_LATE", "RAISE_AFTER_COMMIT")
 """The mutations that lose no change."""
 
 
+OF_CHANGES: Final = ("LOAD_UNPROVEN", "LOAD_FORGETS", "DELETES_LATE")
+"""The mutations of the other model, after which a list may stay stale."""
+
+
 class ToolError(Exception):
     """A tool is missing or has failed."""
 
@@ -97,6 +102,7 @@ class Variant:
         goal: The state that the search looks for.
         mutation: The broken rule; ``0`` for none.
         liveness: Whether it searches for an endless execution instead, with weak fairness.
+        model: The model.
     """
 
     name: str
@@ -106,6 +112,7 @@ class Variant:
     goal: str = "lost"
     mutation: str = "0"
     liveness: bool = False
+    model: Path = ARMING
 
     @property
     def flags(self) -> list[str]:
@@ -129,10 +136,11 @@ class Result(NamedTuple):
 
 
 def modelled() -> list[str]:
-    """The code that the model represents, as ``module:qualified.name`` or ``sql:file``."""
+    """The code that the models represent, as ``module:qualified.name`` or ``sql:file``."""
     names = set[str]()
-    for match in _MODELS.finditer(MODEL.read_text(encoding="utf-8")):
-        names.update(re.findall(r"[\w.]+:[\w.]+", match[1]))
+    for model in (ARMING, CHANGES):
+        for match in _MODELS.finditer(model.read_text(encoding="utf-8")):
+            names.update(re.findall(r"[\w.]+:[\w.]+", match[1]))
     return sorted(names)
 
 
@@ -153,6 +161,16 @@ def variants(writers: int) -> list[Variant]:
         *(Variant(name, COUNTEREXAMPLE, mutation=name) for name in BROKEN),
         *(Variant(name, COUNTEREXAMPLE, writers=1, mutation=name, liveness=True) for name in STUCK),
         *(Variant(name, NOTHING, mutation=name) for name in HARMLESS),
+        Variant("list: safety", NOTHING, writers=3, faults=0, model=CHANGES),
+        Variant("list: liveness", NOTHING, writers=3, faults=0, liveness=True, model=CHANGES),
+        *(
+            Variant(f"list: goal {goal}", REACHED, faults=0, goal=goal, model=CHANGES)
+            for goal in ("relies", "told_again")
+        ),
+        *(
+            Variant(f"list: {name}", COUNTEREXAMPLE, faults=0, mutation=name, model=CHANGES)
+            for name in OF_CHANGES
+        ),
     ]
 
 
@@ -164,8 +182,8 @@ def build(variant: Variant, directory: Path, *, shortest: bool = False) -> list[
         directory: Where to build it.
         shortest: Whether the verifier searches for the shortest counterexample.
     """
-    shutil.copy(MODEL, directory)
-    _run(["spin", *variant.flags, "-a", MODEL.name], directory)
+    shutil.copy(variant.model, directory)
+    _run(["spin", *variant.flags, "-a", variant.model.name], directory)
     options = [f"-DMEMLIM={MEMORY}"]
     command = [str(directory / "pan"), "-m1000000"]
     if variant.liveness:
@@ -204,9 +222,10 @@ def show_trail(variant: Variant) -> None:
     """Print the shortest counterexample of a variant: its steps, then the last state."""
     with tempfile.TemporaryDirectory() as name:
         _run(build(variant, Path(name), shortest=True), Path(name))
-        if not (Path(name) / f"{MODEL.name}.trail").exists():
+        model = variant.model.name
+        if not (Path(name) / f"{model}.trail").exists():
             raise ToolError(f"{variant.name} has no counterexample")
-        trail = _run(["spin", *variant.flags, "-t", "-T", MODEL.name], Path(name))
+        trail = _run(["spin", *variant.flags, "-t", "-T", model], Path(name))
     lines = [line for line in trail.splitlines() if not line.startswith("Never claim moves")]
     sys.stdout.write("\n".join(lines) + "\n")
 
