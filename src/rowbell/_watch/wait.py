@@ -59,18 +59,19 @@ async def wait_for_row_change(
         model: The mapped class.
         pk_value: The primary key, in a form that ``Session.get`` takes: a value, a tuple, a dict.
         **arguments: ``columns``, ``interval`` (default 0.5 s), ``timeout`` (default: no limit),
-            ``until``, ``since``, ``options``: see ``WaitArguments``.
+            ``until``, ``since``, ``missing``, ``options``: see ``WaitArguments``.
 
     Returns:
         The instance, refreshed.
 
     Raises:
         NotFoundError: The row does not exist ("… not found"), or was deleted meanwhile
-            ("… was deleted").
+            ("… was deleted"). Not with ``missing="wait"``.
         WaitTimeoutError: No change within ``timeout``. It is a ``TimeoutError``.
         InvalidKeyError: ``pk_value`` is not a key of the model.
         InvalidColumnError: A column in ``columns`` or ``until`` is not a column of the model.
-        InvalidArgumentError: ``interval``, ``timeout``, ``until`` or ``since`` is invalid.
+        InvalidArgumentError: ``interval``, ``timeout``, ``until``, ``since`` or ``missing`` is
+            invalid.
         TypeError: ``columns`` is a single name, or an argument has an unknown name.
         UnmappedModelError: ``model`` is not a mapped class.
         SessionStateError: Another wait uses the session; its transaction would show no change

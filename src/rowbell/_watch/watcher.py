@@ -152,7 +152,7 @@ class RowWatcher:
             The row after the change, detached.
 
         Raises:
-            NotFoundError: The row does not exist, or was deleted.
+            NotFoundError: The row does not exist, or was deleted; not with ``missing="wait"``.
             WaitTimeoutError: No change within ``timeout``.
             InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError,
                 TypeError: An argument is invalid.
