@@ -99,7 +99,10 @@ async def test_any_name_that_a_table_can_have_is_locked(
         )
     async with lock_tables(session, [table], mode=LockMode.EXCLUSIVE):
         locked = await session.scalars(
-            text("SELECT relation FROM pg_locks WHERE mode = 'ExclusiveLock' AND relation > 16384")
+            text(
+                "SELECT relation FROM pg_locks WHERE mode = 'ExclusiveLock' AND relation > 16384"
+                " AND pid = pg_backend_pid()"  # other tests lock tables of other databases
+            )
         )
         assert list(locked) == [wanted]
 
