@@ -162,7 +162,10 @@ async def test_callers_that_name_tables_in_different_orders_do_not_deadlock(
         ]
         assert await blocked(engine, 2) == ["items", "items"]
         held = await holder.scalar(
-            text("SELECT count(*) FROM pg_locks WHERE relation = 'orders'::regclass")
+            text(
+                "SELECT count(*) FROM pg_locks WHERE relation = 'orders'::regclass AND database ="
+                " (SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
         )
         assert held == 0
     await asyncio.gather(*tasks)
