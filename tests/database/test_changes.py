@@ -18,75 +18,23 @@ from rowbell import (
     InvalidArgumentError,
     ListenError,
     Reason,
-    Resync,
     ResyncReason,
     RowWatcher,
     WatcherStateError,
 )
+from support.lists import (
+    BRIEF,
+    FORMS,
+    created,
+    listed,
+    next_one,
+    none_comes,
+    relied_on,
+    rest,
+    watching,
+)
 from support.observed import execute, kill_listener
 from support.waits import QUICK, reconnected
-
-BRIEF = 0.05
-"""The interval of these tests, in seconds."""
-
-FORMS = pytest.mark.parametrize("form", ["statement", "row", "partitioned"])
-
-
-def listed(form: str = "statement", *, inserts: bool = True) -> type[Any]:
-    class Base(DeclarativeBase):
-        pass
-
-    class Entry(Base):
-        __tablename__ = "entries"
-        __table_args__ = {"postgresql_partition_by": "RANGE (id)"} if form == "partitioned" else {}
-        id: Mapped[int] = mapped_column(primary_key=True)
-        n: Mapped[int] = mapped_column(default=0)
-
-    options: dict[str, Any] = {} if form == "partitioned" else {"for_each": form}
-    return rowbell.watched(inserts=inserts, **options)(Entry)
-
-
-@pytest.fixture
-async def entries(engine: AsyncEngine) -> type[Any]:
-    return await created(engine, listed())
-
-
-async def created(engine: AsyncEngine, model: type[Any]) -> type[Any]:
-    async with engine.begin() as connection:
-        await connection.run_sync(model.metadata.create_all)
-        if model.__table_args__:
-            await connection.execute(
-                text("CREATE TABLE part PARTITION OF entries FOR VALUES FROM (0) TO (100000)")
-            )
-        await connection.execute(text("INSERT INTO entries VALUES (1, 0), (2, 0)"))
-    return model
-
-
-def watching(engine: AsyncEngine, mode: str = "listen") -> RowWatcher:
-    return RowWatcher(engine, mode=mode, recheck=None, timing=QUICK)
-
-
-async def next_one(changes: Any) -> ResyncReason:
-    resync: Resync = await anext(changes)
-    return resync.reason
-
-
-async def relied_on(changes: Any) -> Any:
-    """Iterate until nothing more comes without a change."""
-    while not changes._is_relied_on:
-        await anext(changes)
-    return changes
-
-
-async def none_comes(changes: Any, seconds: float = 4 * BRIEF) -> bool:
-    """Whether nothing comes for several intervals; the iteration is then cancelled."""
-    try:
-        async with asyncio.timeout(seconds):
-            await anext(changes)
-    except TimeoutError:
-        return True
-    return False
-
 
 STATEMENTS = [
     "INSERT INTO entries VALUES (3, 0)",
@@ -368,20 +316,16 @@ async def test_closing_or_dropping_it_deletes_the_registration(
             while await registered():
                 await asyncio.sleep(0.01)  # the server does not announce it
         changes = await relied_on(watcher.changes(entries, interval=BRIEF))
-        waiting = asyncio.ensure_future(_rest(changes))
+        waiting = asyncio.ensure_future(rest(changes))
         await asyncio.sleep(0)
         with pytest.raises(WatcherStateError, match="another task"):
             await anext(changes)
         await changes.aclose()
         assert await waiting == []
         other = await relied_on(watcher.changes(entries, interval=BRIEF))
-        waiting = asyncio.ensure_future(_rest(other))
+        waiting = asyncio.ensure_future(rest(other))
     assert await waiting == []
     assert (changes.ended, other.ended) == ("closed", "closed")
-
-
-async def _rest(changes: Any) -> list[Any]:
-    return [each async for each in changes]
 
 
 async def test_arguments_are_checked_at_the_call(engine: AsyncEngine, entries: type[Any]) -> None:

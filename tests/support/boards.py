@@ -26,7 +26,7 @@ TABLE = 16384
 class Rows:
     """The rows of a class with one table, and one watched column."""
 
-    watched_tables = (object(),)
+    watched_tables = (SimpleNamespace(inserts=False),)
     model = object
     absent_keys = SimpleNamespace(never_armed=None)
 

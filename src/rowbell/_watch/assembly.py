@@ -29,7 +29,7 @@ class Parts:
     Attributes:
         board: Its watches.
         notifier: The notifier.
-        subscription: The task that connects the board with the notifier.
+        reader: The task that reads for the board.
         subscription: The task that connects the board with the notifier.
     """
 

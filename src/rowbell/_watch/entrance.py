@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from rowbell._watch.followed_row import FollowEndedError
@@ -11,6 +12,7 @@ from rowbell._watch.state import Mode
 from rowbell.errors import ListenError, WatcherStateError
 
 if TYPE_CHECKING:
+    from asyncio import Future
     from collections.abc import Sequence
 
     from rowbell._watch.connections import Connections
@@ -53,12 +55,17 @@ class Entrance:
         """
         self._life.check_loop()
 
-    def check_open(self) -> None:
-        """Refuse a watcher that is not open.
+    async def pause(self, until: float, closing: Future[None]) -> None:
+        """Wait until a time on the event loop's clock, or until closed.
 
         Raises:
-            WatcherStateError: It is not.
+            WatcherStateError: The watcher is not open, or was closed meanwhile.
         """
+        loop = asyncio.get_running_loop()
+        over = [closing, self._life.over]
+        await asyncio.wait(
+            over, timeout=max(until - loop.time(), 0), return_when=asyncio.FIRST_COMPLETED
+        )
         self._life.check_open()
 
     def refuse_ended(self) -> None:

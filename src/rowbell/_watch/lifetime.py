@@ -15,7 +15,7 @@ from rowbell._watch.state import Mode, StateLog, WatcherState, logger
 from rowbell.errors import ListenError, WatcherStateError
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Task
+    from asyncio import AbstractEventLoop, Future, Task
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -56,6 +56,7 @@ class Lifetime:
         self._state = state
         self._mode = mode
         self._closing = closing
+        self._over: Future[None] | None = None
         self._loop: AbstractEventLoop | None = None
         self._task: Task[None] | None = None
 
@@ -69,6 +70,7 @@ class Lifetime:
         if self._task is not None:
             raise WatcherStateError(f"{self._watcher!r} cannot be entered twice: create a new one")
         self._loop = running_loop()
+        self._over = self._loop.create_future()
         if other := opened.get(self._engine):
             raise WatcherStateError(
                 f"{other!r} already watches this engine in this event loop: one watcher serves "
@@ -110,6 +112,18 @@ class Lifetime:
         self._parts.reader.stop()
         self._parts.subscription.stop()
         await complete(self._task, self._closing)
+
+    @property
+    def over(self) -> Future[None]:
+        """Done when it has ended.
+
+        Raises:
+            WatcherStateError: It has not begun.
+        """
+        if self._over is None:
+            self.check_open()
+        assert self._over is not None  # noqa: S101  # the line before has raised
+        return self._over
 
     def check_open(self) -> None:
         """Refuse what needs an open watcher.
@@ -159,6 +173,8 @@ class Lifetime:
             lambda: WatcherStateError(f"{self._watcher!r} cannot wait any more: {why}")
         )
         self._state.enter(WatcherState.CLOSED)
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
 
 
 async def _run(part: Reader | Subscription) -> None:

@@ -60,8 +60,8 @@ class Reason(StrEnum):
     """Listening, but a wait watches columns that its model does not declare."""
 
     INSERTS_NOT_DECLARED = "inserts_not_declared"
-    """Listening, but a wait is for a row that does not exist, and its model does not declare that
-    inserts notify."""
+    """Listening, but a wait is for a row that does not exist, or ``changes()`` for a table, and the
+    model does not declare that inserts notify."""
     OTHER_KEY_TYPE = "other_key_type"
     """Listening, but a wait is for a row that does not exist, and the model gives its key a type
     that cannot always be cast to the type in the database."""

@@ -91,7 +91,10 @@ class Registrations:
         columns = rows.registered(watch.request.columns)
         for row_id, own, table in zip(watch.row_ids, columns, rows.watched_tables, strict=True):
             oid = row_id.table_oid
-            self._tables[oid] = (table, self._with(oid, own))
+            # Of two models of a table, one may need more of its triggers.
+            kept = self._tables.get(oid, (table, None))[0]
+            needed = kept if kept.inserts and not table.inserts else table
+            self._tables[oid] = (needed, self._with(oid, own))
             registration = self._by_id.get(row_id)
             if registration is None:
                 registration = self._by_id[row_id] = Registration(row_id)
@@ -129,7 +132,8 @@ class Registrations:
 
     def of(self, watch: Watch) -> list[Registration]:
         """The registrations that a watch needs."""
-        return [self._by_id[row_id] for row_id in watch.row_ids]
+        # Two of its tables may be one, for example by a schema_translate_map.
+        return list(dict.fromkeys(self._by_id[row_id] for row_id in watch.row_ids))
 
     def all(self) -> list[Registration]:
         """All registrations."""

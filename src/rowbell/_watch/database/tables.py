@@ -80,6 +80,11 @@ class WatchedTable:
     mapped: frozenset[str] = frozenset()
 
     @property
+    def inserts(self) -> bool:
+        """Whether its triggers must fire for inserts."""
+        return b'"inserts":true' in self.options
+
+    @property
     def qualified(self) -> str:
         """Its name as SQL."""
         return qualified(self.schema, self.name)

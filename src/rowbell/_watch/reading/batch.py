@@ -137,6 +137,8 @@ def _read_tables(
         statement, layout = rows.evidence()
         result = connection.execute(statement, execution_options=rows.execution_options)
         found = layout.parser()(result.one()).evidence
+        if found is not None and not all(row_id.table_oid for row_id in found.row_ids):
+            found = None  # a table does not exist yet: its oid is NULL
     for watch in watches:
         yield watch, Reading((), evidence=found)
 

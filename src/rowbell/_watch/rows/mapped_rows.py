@@ -71,12 +71,17 @@ class MappedRows:
             UnmappedModelError: The model is not a mapped class.
         """
         mapper, schemas = mapper_of(model), dict(schema_map or {})
-        name = (cls, mapper, dialect, frozenset(schemas.items()))
+        name = (cls, cls.mappers(mapper), dialect, frozenset(schemas.items()))
         rows = _in_use.get(name)
         if rows is None:
             rows = _in_use[name] = cls(mapper, dialect, schemas)
         own: Self = rows
         return own
+
+    @classmethod
+    def mappers(cls, mapper: Mapper[Any]) -> tuple[Mapper[Any], ...]:
+        """The mappers whose rows these are."""
+        return (mapper,)
 
     @cached_property
     def key_names(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import Mapper
 
     from rowbell._watch.database.tables import WatchedTable
 
@@ -24,10 +25,15 @@ if TYPE_CHECKING:
 class WholeTables(MappedRows):
     """The tables of a class and of its subclasses."""
 
+    @classmethod
+    def mappers(cls, mapper: Mapper[Any]) -> tuple[Mapper[Any], ...]:
+        """The mappers of the class and of its subclasses. More may be mapped later."""
+        return tuple(mapper.self_and_descendants)
+
     @cached_property
     def _by_table(self) -> dict[Table, WatchedTable]:
         found: dict[Table, WatchedTable] = {}
-        for mapper in self.mapper.self_and_descendants:
+        for mapper in self.mappers(self.mapper):
             rows = MappedRows.of(mapper.class_, self.dialect, self.schema_map)
             for table, watched in zip(rows.tables, rows.watched_tables, strict=True):
                 found.setdefault(table, watched)
