@@ -45,7 +45,7 @@ class Board:
         changed: Called when the statistics may have changed.
 
     Attributes:
-        watches: The watches that have not ended.
+        watches: The watches that have not left. One that is over may stay for its registration.
         arming: Their phases, and what is registered for them.
         schedule: When each row is read next, and why.
     """

@@ -34,6 +34,8 @@ class Change(StrEnum):
 class TableWatch(Watch):
     """A watch for any change. Its result is whether it was proven.
 
+    A proven one is over, so nothing is read for it, and stays on the board until ``change``.
+
     Attributes:
         change: What came after the proof, or instead of it.
     """
