@@ -140,8 +140,7 @@ class RowWatcher:
     ) -> ModelT:
         """Wait until a row changes; return it as an instance that belongs to no session.
 
-        It works as ``wait_for_row_change``, without a session. Waits for the same row that end
-        together may return the same instance.
+        As ``wait_for_row_change``, but waits that end together may return the same instance.
 
         Args:
             model: The mapped class.
@@ -207,12 +206,11 @@ class RowWatcher:
 
         Args:
             model: The mapped class.
-            keys: The primary keys, each in a form that ``Session.get`` takes. Rows need not exist.
+            keys: The primary keys, as ``Session.get`` takes them. Rows need not exist.
             **arguments: How to follow them: see ``ManyArguments``.
 
         Returns:
-            An asynchronous iterator of keys, as they were given, each with an instance that belongs
-            to no session, or ``None`` if the row does not exist; see ``FollowMany``.
+            An asynchronous iterator of keys and detached instances; see ``FollowMany``.
 
         Raises:
             InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError,
@@ -235,15 +233,12 @@ class RowWatcher:
         return FollowMany(make, keys, self._board, self._entrance, has_until=has_until)
 
     def changes(self, model: type[Any], *, interval: float | timedelta = 5.0) -> Changes:
-        """Say when a list of a model's rows must be loaded again.
-
-        Rows and keys are not told, only that something has changed. The model must declare that
-        inserts notify, with ``@watched(inserts=True)``. Otherwise it is polled.
+        """Say when a list of a model's rows must be loaded again, never which rows have changed.
 
         Args:
-            model: The mapped class. Tables of its subclasses belong to it.
-            interval: The shortest time between two answers, in seconds (default 5) or as a
-                ``timedelta``. While nothing notifies, there is one each interval.
+            model: The mapped class, with its subclasses. It must declare that inserts notify, with
+                ``@watched(inserts=True)``; otherwise it is polled.
+            interval: The shortest time between two answers, in seconds or as a ``timedelta``.
 
         Returns:
             An asynchronous iterator of ``Resync``; see ``Changes``.
@@ -256,9 +251,7 @@ class RowWatcher:
             .. code-block:: python
 
                 async with watcher.changes(Order) as changes:
-                    async for resync in changes:
-                        print("load the list:", resync.reason)
-                        break
+                    await anext(changes)  # then load the list, and so on
         """
         self._life.check_open()
         request = WaitRequest.of_tables(self._engine.dialect, self._schema_map, model, interval)

@@ -249,8 +249,7 @@ class Arming:
 
         Args:
             boundary: A transaction ID that was assigned after the gap was found.
-            tables: The tables concerned; ``None`` for all. These tables may have changed, so the
-                types of their columns are queried again.
+            tables: Those concerned; ``None`` for all. Their columns' types are queried again.
         """
         if tables is None:
             registrations = self.registrations.all()
