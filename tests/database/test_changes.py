@@ -162,7 +162,7 @@ async def test_nothing_is_told_before_a_change_can_be_missed_no_more(
             assert await next_one(changes) is ResyncReason.START  # it is not proven
             assert await count(engine) == 2
             second = asyncio.ensure_future(next_one(changes))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # so that it is registered while the writer runs
             await writer.commit()
         assert await second in {ResyncReason.GAP, ResyncReason.POLLED}
         assert await count(engine) == 3
@@ -189,7 +189,7 @@ async def test_a_list_that_is_loaded_each_time_is_right_in_the_end(
             async with engine.begin() as connection:
                 key = 100 + 100 * number + i
                 await connection.execute(text("INSERT INTO entries VALUES (:key, 0)"), {"key": key})
-                await asyncio.sleep(0.002 * (i % 7) * number)
+                await asyncio.sleep(0.002 * (i % 7) * number)  # a longer transaction
 
     async with watching(engine) as watcher:
         for _ in range(3):
@@ -317,7 +317,7 @@ async def test_closing_or_dropping_it_deletes_the_registration(
                 await asyncio.sleep(0.01)  # the server does not announce it
         changes = await relied_on(watcher.changes(entries, interval=BRIEF))
         waiting = asyncio.ensure_future(rest(changes))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # lets the task begin
         with pytest.raises(WatcherStateError, match="another task"):
             await anext(changes)
         await changes.aclose()

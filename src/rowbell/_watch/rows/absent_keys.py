@@ -9,7 +9,7 @@ type. A cast that can fail would fail the SELECT for all rows, so only casts tha
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
     Column,
@@ -21,19 +21,17 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
-    text,
     values,
 )
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import OID
 from sqlalchemy.orm.exc import UnmappedColumnError
 
-from rowbell._identifiers import qualified
 from rowbell._watch.database.tables import declared_columns, options_of
 from rowbell._watch.reasons import Reason
 from rowbell._watch.rows.row_select import evidence_columns
 from rowbell._watch.values.key_hash import key_hash_column
-from rowbell._watch.values.types import NamedType
+from rowbell._watch.values.types import BaseType, column_types
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,33 +41,6 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.selectable import FromClause
 
     from rowbell._watch.rows.wanted_keys import WantedKeys
-
-_TYPES: Final = text("""
-WITH RECURSIVE unwrapped AS (
-  SELECT t.oid AS type, t.oid FROM pg_catalog.pg_type AS t
-  WHERE t.oid = ANY (CAST(:types AS pg_catalog.oid[]))
-  UNION ALL
-  SELECT u.type, t.typbasetype FROM unwrapped AS u
-  JOIN pg_catalog.pg_type AS t ON t.oid = u.oid WHERE t.typtype = 'd'
-)
-SELECT u.type, n.nspname AS schema, t.typname AS name,
-       CAST(t.typcategory AS pg_catalog.text) AS category
-FROM unwrapped AS u JOIN pg_catalog.pg_type AS t ON t.oid = u.oid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace WHERE t.typtype <> 'd'""")
-
-
-class BaseType(NamedTuple):
-    """A type in the catalog; of a domain, the type beneath it."""
-
-    schema: str
-    name: str
-    category: str
-
-    @property
-    def named(self) -> NamedType:
-        """The type, to cast a value to."""
-        return NamedType(qualified(self.schema, self.name))
-
 
 _RANGES: Final = {"int2": 15, "int4": 31, "int8": 63}
 _EXACT: Final = frozenset({*_RANGES, "numeric"})
@@ -141,8 +112,8 @@ class AbsentKeys:
         parameters = self._keys.parameters([])
         options = self._execution_options
         oids = list(connection.execute(asking, parameters, execution_options=options).one())
-        found = connection.execute(_TYPES, {"types": sorted(set(oids))})
-        types = {row.type: BaseType(row.schema, row.name, row.category) for row in found}
+        known = column_types(connection, oids)
+        types = {oid: known[oid].base for oid in oids}
         half = len(columns)
         self._types = {
             one: (types[oids[i]], types[oids[half + i]]) for i, one in enumerate(columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import text
@@ -44,6 +44,7 @@ WITH RECURSIVE unwrapped AS (
 )
 SELECT b.type, own_schema.nspname AS own_schema, own.typname AS own_name, p.oid = b.oid AS is_whole,
        n.nspname AS schema, t.typname AS name, CAST(t.typtype AS pg_catalog.text) AS kind,
+       CAST(t.typcategory AS pg_catalog.text) AS category,
        t.typsend <> 0 AS is_sent, t.typcategory = 'A' AND t.typelem <> 0 AS is_array
 FROM base AS b JOIN part AS p ON p.whole = b.oid
 JOIN pg_catalog.pg_type AS t ON t.oid = p.oid
@@ -70,6 +71,19 @@ class NamedType(UserDefinedType[Any]):
         return self.name
 
 
+class BaseType(NamedTuple):
+    """A type in the catalog; of a domain, the type beneath it."""
+
+    schema: str
+    name: str
+    category: str
+
+    @property
+    def named(self) -> NamedType:
+        """The type, to cast a value to."""
+        return NamedType(qualified(self.schema, self.name))
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnType:
     """The type of a column.
@@ -77,10 +91,12 @@ class ColumnType:
     Attributes:
         form: How it is read and compared.
         named: The type, to cast a value to.
+        base: The type; of a domain, the type beneath it.
     """
 
     form: Form
     named: NamedType
+    base: BaseType
 
 
 _known: WeakKeyDictionary[Dialect, dict[int, ColumnType]] = WeakKeyDictionary()
@@ -106,10 +122,9 @@ def _asked(connection: Connection, types: Iterable[int]) -> dict[int, ColumnType
         by_type[row.type].append(row)
     found: dict[int, ColumnType] = {}
     for oid, rows in by_type.items():
-        parts = [
-            Part(row.schema, row.name, row.kind, row.is_array, row.is_sent)
-            for row in sorted(rows, key=lambda row: not row.is_whole)
-        ]
+        rows.sort(key=lambda row: not row.is_whole)
+        parts = [Part(r.schema, r.name, r.kind, r.is_array, r.is_sent) for r in rows]
+        base = BaseType(rows[0].schema, rows[0].name, rows[0].category)
         name = qualified(rows[0].own_schema, rows[0].own_name)
-        found[oid] = ColumnType(form_of(*parts), NamedType(name))
+        found[oid] = ColumnType(form_of(*parts), NamedType(name), base)
     return found
