@@ -71,16 +71,5 @@ async def none_comes(changes: Any, seconds: float = 4 * BRIEF) -> bool:
     return False
 
 
-async def reasons_until_quiet(changes: Any) -> list[ResyncReason]:
-    """The reasons that come, at least one, until it is proven and nothing comes any more."""
-    reasons = [await next_one(changes)]
-    try:
-        while True:
-            async with asyncio.timeout(4 * BRIEF if changes._is_relied_on else None):
-                reasons.append(await next_one(changes))
-    except TimeoutError:
-        return reasons
-
-
 async def rest(changes: Any) -> list[Any]:
     return [each async for each in changes]
