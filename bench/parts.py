@@ -8,6 +8,8 @@ from again import AGAIN
 from bulk import BULK
 from churn import CHURN
 from crowd import CROWD
+from followers import FOLLOWERS
+from inserts import INSERTS
 from loops import LOOPS
 from many_to_many import MANY_TO_MANY
 from notifications import NOTIFICATIONS
@@ -27,10 +29,12 @@ PARTS: dict[str, Part[Any]] = {
         LOOPS,
         THOUSAND,
         CROWD,
+        FOLLOWERS,
         POLLED,
         NOTIFICATIONS,
         WRITERS,
         BULK,
+        INSERTS,
         CHURN,
         MANY_TO_MANY,
     )

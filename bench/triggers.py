@@ -25,6 +25,8 @@ PG_NOTIFY = "pg_notify"
 SQLNOTIFY = "sqlnotify"
 PG_SSE = "pg-sse"
 PEERS = (PG_NOTIFY, SQLNOTIFY, PG_SSE)
+OF_INSERT, OF_UPDATE = 4, 16
+"""The events' bits in pg_trigger.tgtype."""
 
 
 class Base(DeclarativeBase):
@@ -75,14 +77,14 @@ async def installed(url: URL) -> dict[str, list[str]]:
     return found
 
 
-async def by_hand(url: URL, name: str, body: str, when: str) -> None:
+async def by_hand(url: URL, name: str, body: str, when: str, event: str = "UPDATE") -> None:
     """Create a function with that body, and a trigger that calls it."""
     await execute(
         url,
         [
             f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql"
             f" AS $$ BEGIN {body} END $$",
-            f"CREATE TRIGGER {name} AFTER UPDATE ON {TABLE} {when} EXECUTE FUNCTION {name}()",
+            f"CREATE TRIGGER {name} AFTER {event} ON {TABLE} {when} EXECUTE FUNCTION {name}()",
         ],
     )
 
@@ -115,14 +117,14 @@ async def by_pg_sse(url: URL) -> None:
     await execute(url, [trigger_sql(TABLE, key_column="id", channel=TABLE)])
 
 
-async def taken_off(url: URL) -> list[str]:
-    """Drop all triggers of the table. Return the statements that create those for UPDATE."""
+async def taken_off(url: URL, event: int = OF_UPDATE) -> list[str]:
+    """Drop all triggers of the table. Return the statements that create those for the event."""
     query = (
         "SELECT pg_get_triggerdef(oid) FROM pg_trigger"
-        " WHERE tgrelid = $1::regclass AND NOT tgisinternal AND tgtype & 16 <> 0"
+        " WHERE tgrelid = $1::regclass AND NOT tgisinternal AND tgtype & $2 <> 0"
     )
     async with connected(url) as connection:
-        found = [str(definition) for (definition,) in await connection.fetch(query, TABLE)]
+        found = [str(definition) for (definition,) in await connection.fetch(query, TABLE, event)]
     await dropped(url)
     return found
 

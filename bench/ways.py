@@ -26,6 +26,7 @@ Way: TypeAlias = Callable[[AsyncEngine, str], AbstractAsyncContextManager[Wait]]
 FLOOR = "asyncpg + ORM (floor)"
 BY_SESSION = "rowbell: wait_for_row_change"
 BY_WATCHER = "rowbell: RowWatcher"
+BY_FOLLOW = "rowbell: follow"
 
 
 class Notified:
@@ -227,11 +228,27 @@ async def by_watcher(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
         yield wait
 
 
+@asynccontextmanager
+async def by_follow(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
+    """``RowWatcher.follow``, which stays open after a change."""
+    await install(engine, table)
+    follows: dict[int, rowbell.Follow[Row]] = {}
+    async with rowbell.RowWatcher(engine, mode="listen") as watcher:
+
+        async def wait(key: int, seen: int) -> int:
+            if key not in follows:
+                follows[key] = watcher.follow(model(table), key, since={"n": seen})
+            return (await anext(follows[key])).n
+
+        yield wait
+
+
 NOTIFIED: dict[str, Way] = {
     "asyncpg alone": asyncpg_alone,
     FLOOR: with_orm(asyncpg_listener),
     BY_SESSION: by_session,
     BY_WATCHER: by_watcher,
+    BY_FOLLOW: by_follow,
     "asyncpg-listen": with_orm(asyncpg_listen),
     "sqlnotify": with_orm(sqlnotify),
     "pg-sse": pg_sse,
