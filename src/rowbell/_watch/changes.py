@@ -214,7 +214,7 @@ class Changes(AsyncIterator[Resync]):
         now = asyncio.get_running_loop().time()
         self._not_before = now + self._request.interval * jitter
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """End it. An iteration of another task ends too."""
         if self._place.watch is not None:
             self._place.watch.fail(WatcherStateError("it was closed"))
@@ -222,6 +222,10 @@ class Changes(AsyncIterator[Resync]):
             self._closing.set_result(None)
         self.ended = "closed"
         self._place.leave()
+
+    async def aclose(self) -> None:
+        """The same, as for asynchronous generators."""
+        self.close()
 
     async def __aenter__(self) -> Self:
         return self

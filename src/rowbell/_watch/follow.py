@@ -97,11 +97,15 @@ class Follow(AsyncIterator[ModelT], Generic[ModelT]):
         self.ended = self.ended or why
         self._row.place.leave()
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """End it. An iteration of another task ends too."""
         if self._row.pending is not None:
             self._row.pending.fail(WatcherStateError("the follow was closed"))
         self._end("closed")
+
+    async def aclose(self) -> None:
+        """The same, as for asynchronous generators."""
+        self.close()
 
     async def __aenter__(self) -> Self:
         return self

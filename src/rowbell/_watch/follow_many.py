@@ -236,9 +236,17 @@ class FollowMany(AsyncIterator[tuple[Any, "ModelT | None"]], Generic[ModelT]):
         self._rows.leave()
         self._rows.changed.set()
 
-    async def aclose(self) -> None:
+    def __len__(self) -> int:
+        """The number of rows that are followed."""
+        return len(self._rows.by_key)
+
+    def close(self) -> None:
         """End it. An iteration of another task ends too."""
         self._end("closed")
+
+    async def aclose(self) -> None:
+        """The same, as for asynchronous generators."""
+        self.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -20,11 +20,12 @@ from rowbell._watch.one_wait import waited
 from rowbell._watch.request import WaitRequest
 from rowbell._watch.state import Mode, StateLog, WatcherState
 from rowbell._watch.statistics import statistics_of
+from rowbell._watch.streams import Streams
 from rowbell._watch.timing import Timing, seconds_of
 from rowbell.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from datetime import timedelta
 
     from sqlalchemy import URL
@@ -102,6 +103,7 @@ class RowWatcher:
         self._life = life = Lifetime(
             self, engine, parts, self._state, mode=self._mode, closing=self._timing.close
         )
+        self._streams = Streams()
         self._entrance = Entrance(self._connections, self._mode, self._state, self._timing, life)
 
     # -- start and stop
@@ -130,7 +132,21 @@ class RowWatcher:
 
     async def aclose(self) -> None:
         """Close the watcher: waits that have not ended raise. Calling it again does nothing."""
+        self._streams.closing.set()
         await self._life.end()
+
+    def close_streams(self) -> None:
+        """End all iterations of ``follow``, ``follow_many`` and ``changes``; refuse new ones.
+
+        Waits go on. It is for a process that is told to end, whose server waits until all
+        responses have ended; ``rowbell.fastapi.lifespan`` calls it for you.
+        """
+        self._streams.close()
+
+    @property
+    def streams_closing(self) -> asyncio.Event:
+        """Set when ``close_streams()`` or ``aclose()`` is called."""
+        return self._streams.closing
 
     # -- waits
 
@@ -185,7 +201,8 @@ class RowWatcher:
         Raises:
             InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError,
                 TypeError: An argument is invalid.
-            WatcherStateError: The watcher is not open, or belongs to another event loop.
+            WatcherStateError: The watcher is not open, closes its streams, or belongs to another
+                event loop.
 
         Example:
             .. code-block:: python
@@ -195,8 +212,11 @@ class RowWatcher:
                         print(order.status)
         """
         self._life.check_open()
-        request = self._request(FollowArguments, model, pk_value, arguments)
-        return Follow(request, self._board, self._entrance)
+        make = WaitRequest.maker(
+            self._engine.dialect, self._schema_map, model, arguments, known=FollowArguments
+        )
+        request = make(pk_value)
+        return self._streams.begin(lambda: Follow(request, self._board, self._entrance))
 
     @takes(ManyArguments)
     def follow_many(
@@ -230,7 +250,9 @@ class RowWatcher:
             self._engine.dialect, self._schema_map, model, arguments, known=ManyArguments
         )
         has_until = arguments.get("until") is not None
-        return FollowMany(make, keys, self._board, self._entrance, has_until=has_until)
+        return self._streams.begin(
+            lambda: FollowMany(make, keys, self._board, self._entrance, has_until=has_until)
+        )
 
     def changes(self, model: type[Any], *, interval: float | timedelta = 5.0) -> Changes:
         """Say when a list of a model's rows must be loaded again, never which rows have changed.
@@ -255,15 +277,7 @@ class RowWatcher:
         """
         self._life.check_open()
         request = WaitRequest.of_tables(self._engine.dialect, self._schema_map, model, interval)
-        return Changes(request, self._board, self._entrance)
-
-    def _request(
-        self, known: type[Any], model: type[Any], pk_value: object, arguments: Mapping[str, Any]
-    ) -> WaitRequest:
-        make = WaitRequest.maker(
-            self._engine.dialect, self._schema_map, model, arguments, known=known
-        )
-        return make(pk_value)
+        return self._streams.begin(lambda: Changes(request, self._board, self._entrance))
 
     @property
     def _schema_map(self) -> SchemaMap | None:
