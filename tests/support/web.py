@@ -12,10 +12,16 @@ from fastapi import FastAPI
 
 
 @asynccontextmanager
-async def serve(app: FastAPI) -> AsyncGenerator[str, None]:
+async def serve(app: FastAPI, *, lifespan: bool = False) -> AsyncGenerator[str, None]:
     """Serve the app with uvicorn on the loopback interface. Yields its URL."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", loop="asyncio")
+    listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    config = uvicorn.Config(
+        app,
+        log_level="error",
+        lifespan="on" if lifespan else "off",
+        loop="asyncio",
+        timeout_graceful_shutdown=5,
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listening]))
     while not server.started:

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -19,7 +19,7 @@ from rowbell import (
     lock_tables,
     wait_for_row_change,
 )
-from rowbell.fastapi import SessionDep, add_exception_handlers, add_sessions, while_connected
+from rowbell.fastapi import SessionDep, add_exception_handlers, add_sessions, run_while_connected
 from support.models import Plain
 from support.observed import execute
 from support.requests import OwnSession, client, count, in_use
@@ -117,9 +117,10 @@ def polling(engine: AsyncEngine, ended: asyncio.Event) -> FastAPI:
     @app.get("/{key}", response_model=str)
     async def poll(key: int, request: Request, seconds: float = 60) -> str | Response:
         try:
-            async with while_connected(request), new_session() as session:
+            async with new_session() as session:
+                wait = wait_for_row_change(session, Plain, key, timeout=seconds)
                 try:
-                    await wait_for_row_change(session, Plain, key, timeout=seconds)
+                    await run_while_connected(request, wait)
                 except WaitTimeoutError:
                     return Response(status_code=204)
                 return "changed"
@@ -166,15 +167,3 @@ async def test_a_long_poll_answers_what_has_happened(engine: AsyncEngine) -> Non
         await watcher.reached(lambda now: now.armed + now.polled == 1)
         await watcher.aclose()
         assert (await asked).status_code == 503
-
-
-async def test_what_an_endpoint_raises_while_connected_stays_what_it_is() -> None:
-    app = FastAPI()
-
-    @app.get("/")
-    async def get(request: Request) -> None:
-        async with while_connected(request):
-            raise HTTPException(418)
-
-    async with client(app) as http:
-        assert (await http.get("/")).status_code == 418
