@@ -5,13 +5,16 @@ RUN = $(VENV)/bin/python -m
 # Those that a program writes have lines of their own.
 PAGES = $(filter-out docs/benchmarks.md docs/reliability.md,$(wildcard *.md docs/*.md docs/*/*.md proof/*.md))
 
-.PHONY: help demo test test-postgres test-floors faults soak bench proof lint types imports check clean
+.PHONY: help demo serve test test-postgres test-floors faults soak bench proof lint types imports check clean
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.demo ## A worker awaits rows that another process changes; woken, and polled beside it
 	$(VENV)/bin/python examples/orders/demo.py
+
+serve: $(VENV)/.serve ## A web page with orders that change live, on a server that keeps its data; PORT=8000
+	$(VENV)/bin/python examples/orders/serve.py
 
 test: $(VENV)/.test ## All tests, or TESTS="tests/unit …", on an embedded PostgreSQL or the one of DATABASE_URL
 	$(RUN) pytest $(TESTS)

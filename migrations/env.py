@@ -2,7 +2,7 @@ import asyncio
 import os
 
 from alembic import context
-from app import Base  # examples/orders/app.py
+from models import Base  # examples/orders/models.py
 from sqlalchemy import Connection, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool

@@ -18,7 +18,7 @@ from statistics import quantiles
 
 from alembic import command
 from alembic.config import Config
-from app import STATES, Order
+from models import STATES, Order
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import URL, event, insert, text
