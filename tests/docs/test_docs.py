@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 from pathlib import Path
@@ -19,11 +20,15 @@ from sqlalchemy.ext.asyncio import (
 )
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser
+from websockets import ConnectionClosedError, connect
 
 import rowbell
+from support.events import listening
 from support.models import Base, Order
+from support.observed import execute
 from support.paths import ROOT
 from support.snippets import run, work
+from support.web import serve
 
 README = ROOT / "README.md"
 
@@ -50,6 +55,7 @@ async def declared(namespace: dict[str, Any]) -> None:
 PAGES = [
     "waiting",
     "following",
+    "browsers",
     "in-your-application",
     "triggers",
     "operating",
@@ -122,8 +128,9 @@ async def test_the_readme_runs(database: URL) -> None:
             await connection.execute(text(statement))
         await connection.run_sync(namespace["Base"].metadata.create_all)
         await connection.execute(text("INSERT INTO orders VALUES (7, 'paid')"))
-    async with namespace["lifespan"](namespace["app"]):
-        transport = httpx.ASGITransport(namespace["app"])
+    app = namespace["app"]
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
             answer = await http.get("/orders/7/next", params={"seen": "new"})
             assert (answer.status_code, answer.json()) == (200, "paid")
@@ -135,6 +142,47 @@ async def test_the_readme_runs(database: URL) -> None:
         await run(wait, README, namespace)
         assert namespace["order"].status == "paid"
         await session.close()
+    await engine.dispose()
+
+
+async def test_what_the_page_on_browsers_shows_answers_a_browser(database: URL) -> None:
+    """Its streams, its long polls, its wait and its WebSocket."""
+    path = ROOT / "docs" / "browsers.md"
+    namespace: dict[str, Any] = {"__name__": "docs", "rowbell": rowbell, "select": select}
+    await declared(namespace)
+    namespace["engine"] = engine = create_async_engine(database)
+    async with engine.begin() as connection:
+        for statement in ("DROP TABLE items", "DROP TABLE orders"):
+            await connection.execute(text(statement))
+        await connection.run_sync(namespace["Base"].metadata.create_all)
+        await connection.execute(text("INSERT INTO orders VALUES (7, 'new')"))
+    for block in blocks(path):
+        await run(block, path, namespace)
+    new = {"id": 7, "status": "new"}
+    async with serve(namespace["app"], lifespan=True) as url, httpx.AsyncClient() as http:
+        async with (
+            listening(f"{url}/orders/7/events") as one,
+            listening(f"{url}/orders/events") as orders,
+            connect(f"{url.replace('http', 'ws')}/orders/7/socket") as socket,
+        ):
+            assert (await anext(one)).data == new
+            assert (await anext(orders)).data == [new]
+            assert json.loads(await socket.recv()) == new
+            answer = await http.get(f"{url}/orders/7")
+            known = {"If-None-Match": answer.headers["ETag"]}
+            asked = asyncio.create_task(http.get(f"{url}/orders/7", headers=known))
+            waits = asyncio.create_task(http.get(f"{url}/orders/7/paid"))
+            await execute(engine, "UPDATE orders SET status = 'paid'")
+            paid = {"id": 7, "status": "paid"}
+            assert (await anext(one)).data == (await asked).json() == paid
+            assert (await anext(orders)).data == [paid]
+            assert json.loads(await socket.recv()) == paid
+            assert (await waits).json() == "paid"
+            await execute(engine, "UPDATE orders SET status = 'delivered'")
+            assert [event.name for event in await one.rest()] == [None, "end"]
+        async with connect(f"{url.replace('http', 'ws')}/orders/8/socket") as socket:
+            with pytest.raises(ConnectionClosedError, match="1008"):
+                await socket.recv()
     await engine.dispose()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from pydantic import BaseModel
 from sqlalchemy import URL, Column, ForeignKey, Table, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -25,16 +26,21 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 
 IMPORTS = """
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Mapped, mapped_column
 
 import rowbell.alembic
 import rowbell.fastapi
+from rowbell import RowWatcher
 from rowbell.embedded import EmbeddedServer, server_url
+from rowbell.fastapi import EventStream, WatcherDep, event_stream, long_poll
 from rowbell.testing import rolled_back_session
 """
 """The imports that the examples need."""
@@ -49,6 +55,11 @@ class Order(Base):
     __tablename__ = "orders"
     id: Mapped[int] = mapped_column(primary_key=True)
     status: Mapped[str]
+
+
+class OrderOut(BaseModel):
+    id: int
+    status: str
 
 
 class Account(Base):
