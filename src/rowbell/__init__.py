@@ -21,6 +21,7 @@ from rowbell._watch.state import WatcherState
 from rowbell._watch.statistics import WatcherStatistics
 from rowbell._watch.timing import Timing
 from rowbell._watch.wait import wait_for_row_change
+from rowbell._watch.waits import Outcome, WaitEnd
 from rowbell._watch.watcher import RowWatcher
 from rowbell.errors import (
     DatabaseStateError,
@@ -58,6 +59,7 @@ __all__ = [
     "LockTimeoutError",
     "ManyArguments",
     "NotFoundError",
+    "Outcome",
     "PoolExhaustedError",
     "Reason",
     "RelationshipError",
@@ -74,6 +76,7 @@ __all__ = [
     "UnmappedModelError",
     "UnsupportedEngineError",
     "WaitArguments",
+    "WaitEnd",
     "WaitTimeoutError",
     "WatcherState",
     "WatcherStateError",

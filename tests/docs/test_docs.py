@@ -56,6 +56,7 @@ PAGES = [
     "waiting",
     "following",
     "browsers",
+    "telemetry",
     "in-your-application",
     "triggers",
     "operating",

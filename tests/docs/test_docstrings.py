@@ -38,6 +38,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 import rowbell.alembic
 import rowbell.fastapi
+import rowbell.telemetry
 from rowbell import RowWatcher
 from rowbell.embedded import EmbeddedServer, server_url
 from rowbell.fastapi import EventStream, WatcherDep, event_stream, long_poll

@@ -34,10 +34,12 @@ class Follow(AsyncIterator[ModelT], Generic[ModelT]):
         ended: Why it has ended: ``"until"`` (the condition holds), ``"deleted"`` (the row was
             deleted), or ``"closed"`` (it was closed, or its watcher was closed or failed); ``None``
             while it goes on.
+        was_notified: Whether a notification caused the read of the last state.
     """
 
     def __init__(self, request: WaitRequest, board: Board, entrance: Entrance) -> None:
         self.ended: Literal["until", "deleted", "closed"] | None = None
+        self.was_notified = False
         self._entrance = entrance
         self._is_iterating = False
         self._row = FollowedRow(request, board, reports_absence=False)
@@ -88,6 +90,7 @@ class Follow(AsyncIterator[ModelT], Generic[ModelT]):
             self._entrance.refuse_ended()
             watch = row.put(row.request)
         await asyncio.wait([watch.result])  # a cancellation leaves the result where it is
+        self.was_notified = watch.was_notified
         step = row.take(watch)
         if step is not None and step.is_last:
             self._end("until")

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 async def waited_by_following(
     board: Board, entrance: Entrance, request: WaitRequest, deadline: float
-) -> Any:
+) -> tuple[Any, bool]:
     """Follow the row until the wait has what it waits for.
+
+    Returns:
+        The row, and whether a notification caused its read.
 
     Raises:
         WaitTimeoutError: The deadline has passed.
@@ -34,7 +37,7 @@ async def waited_by_following(
         async with limit:
             async for state in follow:
                 if request.until is None:
-                    return state
+                    return state, follow.was_notified
     except TimeoutError:
         if not limit.expired():
             raise
@@ -45,5 +48,5 @@ async def waited_by_following(
     finally:
         await follow.aclose()
     if follow.ended == "until":
-        return state
+        return state, follow.was_notified
     raise WatcherStateError("the watcher was closed during the wait")

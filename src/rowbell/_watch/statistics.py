@@ -35,6 +35,8 @@ class WatcherStatistics:
         queries: The number of SELECT statements of all reads.
         failed_reads: The reads that failed for a reason that passes, and were repeated.
         reconnects: How often LISTENING was reached again after a loss.
+        queue_usage: How much of the server's notification queue was used at the last heartbeat: 1
+            is all of it. ``None`` while the watcher does not listen.
     """
 
     state: WatcherState
@@ -49,6 +51,7 @@ class WatcherStatistics:
     queries: int
     failed_reads: int
     reconnects: int
+    queue_usage: float | None
 
 
 def statistics_of(
@@ -57,7 +60,8 @@ def statistics_of(
     """The statistics of these parts of one watcher, now."""
     armed, reason, detail = board.arming.armed, state.reason, state.detail
     if reason is None and armed < len(board.watches):
-        reasons = (_reason_of(watch) for watch in board.watches)
+        # A copy, because telemetry asks in another thread.
+        reasons = (_reason_of(watch) for watch in tuple(board.watches))
         reason, detail = next(filter(None, reasons), (None, ""))
     return WatcherStatistics(
         state=state.state,
@@ -72,6 +76,7 @@ def statistics_of(
         queries=reader.queries,
         failed_reads=reader.failed_reads,
         reconnects=state.reconnects,
+        queue_usage=notifier.queue_usage,
     )
 
 

@@ -141,7 +141,7 @@ async def _changed(
             engine = AsyncEngine(bind.engine)
             check_engine(engine)
             async with _lent_watcher(engine) as watcher:
-                instance = await watcher.wait(request, wants_instance=False)
+                instance = await watcher.waits.wait(request, wants_instance=False)
     except NotFoundError as error:
         if error.deleted or held is None or held is bind:
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from rowbell._watch.arguments import FollowArguments, ManyArguments, WaitArguments, takes
@@ -12,19 +11,19 @@ from rowbell._watch.connections import Connections, check_engine
 from rowbell._watch.entrance import Entrance
 from rowbell._watch.follow import Follow
 from rowbell._watch.follow_many import FollowMany
-from rowbell._watch.follow_wait import waited_by_following
 from rowbell._watch.lifetime import Lifetime
 from rowbell._watch.listen_connection import ListenConnection
 from rowbell._watch.observers import Observers
-from rowbell._watch.one_wait import waited
 from rowbell._watch.request import WaitRequest
 from rowbell._watch.state import Mode, StateLog, WatcherState
 from rowbell._watch.statistics import statistics_of
 from rowbell._watch.streams import Streams
 from rowbell._watch.timing import Timing, seconds_of
+from rowbell._watch.waits import Waits
 from rowbell.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterable
     from datetime import timedelta
 
@@ -58,6 +57,10 @@ class RowWatcher:
             (default 30), because some changes fire no trigger. ``None`` for never.
         timing: All other times.
 
+    Attributes:
+        engine: As given.
+        waits: The waits that go through it; ``waits.on_end(observer)`` tells how each has ended.
+
     Raises:
         UnsupportedEngineError: It is not an ``AsyncEngine``, or its sessions share a connection.
         InvalidArgumentError: One of the other arguments is invalid.
@@ -83,7 +86,7 @@ class RowWatcher:
         if mode not in set(Mode):
             raise InvalidArgumentError("mode", mode, "'auto', 'listen' or 'poll'")
         every = None if recheck is None else seconds_of("recheck", recheck)
-        self._engine = engine
+        self.engine = engine
         self._mode = Mode(mode)
         self._timing = timing or Timing()
         self._connections = Connections(engine)
@@ -105,6 +108,7 @@ class RowWatcher:
         )
         self._streams = Streams()
         self._entrance = Entrance(self._connections, self._mode, self._state, self._timing, life)
+        self.waits = Waits(self._board, self._entrance, self._timing)
 
     # -- start and stop
 
@@ -180,8 +184,8 @@ class RowWatcher:
 
                 order = await watcher.wait_for_change(Order, 7, until=Order.status == "paid")
         """
-        request = WaitRequest.of(self._engine.dialect, self._schema_map, model, pk_value, arguments)
-        instance: ModelT = await self.wait(request, wants_instance=True)
+        request = WaitRequest.of(self.engine.dialect, self._schema_map, model, pk_value, arguments)
+        instance: ModelT = await self.waits.wait(request, wants_instance=True)
         return instance
 
     @takes(FollowArguments)
@@ -213,7 +217,7 @@ class RowWatcher:
         """
         self._life.check_open()
         make = WaitRequest.maker(
-            self._engine.dialect, self._schema_map, model, arguments, known=FollowArguments
+            self.engine.dialect, self._schema_map, model, arguments, known=FollowArguments
         )
         request = make(pk_value)
         return self._streams.begin(lambda: Follow(request, self._board, self._entrance))
@@ -247,7 +251,7 @@ class RowWatcher:
         """
         self._life.check_open()
         make = WaitRequest.maker(
-            self._engine.dialect, self._schema_map, model, arguments, known=ManyArguments
+            self.engine.dialect, self._schema_map, model, arguments, known=ManyArguments
         )
         has_until = arguments.get("until") is not None
         return self._streams.begin(
@@ -276,23 +280,12 @@ class RowWatcher:
                     await anext(changes)  # then load the list, and so on
         """
         self._life.check_open()
-        request = WaitRequest.of_tables(self._engine.dialect, self._schema_map, model, interval)
+        request = WaitRequest.of_tables(self.engine.dialect, self._schema_map, model, interval)
         return self._streams.begin(lambda: Changes(request, self._board, self._entrance))
 
     @property
     def _schema_map(self) -> SchemaMap | None:
-        return self._engine.get_execution_options().get("schema_translate_map")
-
-    async def wait(self, request: WaitRequest, *, wants_instance: bool) -> Any:
-        """Wait as requested. Without ``wants_instance`` the result may be ``None``."""
-        deadline = request.deadline(asyncio.get_running_loop().time())
-        if request.waits_for_missing and request.again is not None:
-            found = await waited_by_following(self._board, self._entrance, request, deadline)
-            return found if wants_instance else None
-        request = await self._entrance.passed(request)
-        return await waited(
-            self._board, request, deadline, self._timing, wants_instance=wants_instance
-        )
+        return self.engine.get_execution_options().get("schema_translate_map")
 
     # -- what it does
 
@@ -311,4 +304,4 @@ class RowWatcher:
             await self._observers.reached(condition)
 
     def __repr__(self) -> str:
-        return f"<RowWatcher of {self._engine.url.database!r}, {self._state.state}>"
+        return f"<RowWatcher of {self.engine.url.database!r}, {self._state.state}>"

@@ -102,7 +102,7 @@ class EventStream(AsyncIterator[ServerSentEvent]):
 
     async def _news(self) -> ServerSentEvent | StreamEnd:
         """The next event, or why there is none."""
-        with anyio.move_on_at(self._deadline):
+        with anyio.CancelScope(deadline=self._deadline):
             try:
                 while True:
                     if (event := await self._next()) is not None:

@@ -160,6 +160,7 @@ class Board:
     def take_in(self, read: ScheduledRead, reading: Reading | Absence) -> bool:
         """Process what a read found; return whether it may end the wait."""
         watch = read.watch
+        watch.was_notified = read.notified
         ends = watch.observe(reading)
         read.unchanged = watch.observation.is_unchanged
         if ends or watch.is_over or watch not in self.watches:

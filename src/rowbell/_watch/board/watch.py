@@ -33,6 +33,7 @@ class Watch:
         never_armed: Why it can only be polled, whatever is installed; ``None`` if it can be armed.
         observation: What reads have found.
         phase: Whether it relies on notifications. Only ``Arming`` changes it.
+        was_notified: Whether a notification caused the last read that may end it.
         row_ids: The row ids in the tables of its class, once a read has returned them.
     """
 
@@ -43,6 +44,7 @@ class Watch:
     never_armed: Reason | None = None
     observation: Observation = field(init=False)
     phase: Phase = field(init=False)
+    was_notified: bool = field(init=False, default=False)
     row_ids: tuple[RowId, ...] = ()
 
     def __post_init__(self) -> None:

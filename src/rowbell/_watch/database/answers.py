@@ -66,6 +66,7 @@ class Heartbeat:
         unsent: How many notifications could not be sent, in total.
         registered: How many rows are registered for this session.
         checksum: The ``checksum()`` of these rows.
+        queue_usage: How much of the server's notification queue is used: 1 is all of it.
         tables: The state of each table, by oid.
     """
 
@@ -75,4 +76,5 @@ class Heartbeat:
     unsent: int
     registered: int
     checksum: int
+    queue_usage: float
     tables: dict[int, TableState]

@@ -165,6 +165,7 @@ class Calls:
             answer["unsent"],
             answer["registered"],
             answer["checksum"],
+            answer["queue_usage"],
             _states(tables, answer),
         )
 

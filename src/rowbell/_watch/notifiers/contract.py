@@ -112,11 +112,14 @@ class NotifierStatus:
         evidence: What has shown that notifications arrive; empty while they do not.
         notifications: The number of notifications that were received and understood.
         ignored: The number of received payloads that are not rowbell's.
+        queue_usage: How much of what holds notifications for listeners was used when it was last
+            checked: 1 is all of it. ``None`` if that is not known.
     """
 
     evidence: str = ""
     notifications: int = 0
     ignored: int = 0
+    queue_usage: float | None = None
 
 
 class Receiver(Protocol):

@@ -72,6 +72,7 @@ class PostgresNotifier:
             self._session.evidence,
             self._before.notifications + self._session.notifications,
             self._before.ignored + self._session.ignored,
+            self._session.queue_usage,
         )
 
     @asynccontextmanager

@@ -58,6 +58,7 @@ class PostgresSession:
         evidence: What has shown that notifications arrive.
         notifications: The number of notifications that were understood.
         ignored: The number of payloads that were not understood.
+        queue_usage: The usage of the server's queue at the last heartbeat.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class PostgresSession:
         self.evidence = ""
         self.notifications = 0
         self.ignored = 0
+        self.queue_usage: float | None = None
 
     # -- the beginning
 
@@ -178,6 +180,7 @@ class PostgresSession:
             CannotNotifyError: It is not, or registrations were deleted.
         """
         answer = await self._calls.heartbeat(tables)
+        self.queue_usage = answer.queue_usage
         if answer.in_recovery:
             raise CannotNotifyError(Reason.IN_RECOVERY, "the server has become a standby")
         if answer.backend_pid != self._backend_pid:

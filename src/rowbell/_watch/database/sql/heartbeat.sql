@@ -4,7 +4,8 @@
 CREATE OR REPLACE FUNCTION rowbell.heartbeat(
   tables oid[], options bytea[], table_columns text[],
   OUT backend_pid integer, OUT in_recovery boolean, OUT listens boolean, OUT unsent bigint,
-  OUT registered bigint, OUT checksum bigint, OUT obstacles text[], OUT versions bigint[])
+  OUT registered bigint, OUT checksum bigint, OUT queue_usage double precision,
+  OUT obstacles text[], OUT versions bigint[])
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
 AS $rowbell$
 DECLARE
@@ -17,7 +18,7 @@ BEGIN
     PERFORM rowbell.compact();
   END IF;
   -- A queue that was full recovers when a session queries its usage.
-  PERFORM pg_notification_queue_usage();
+  queue_usage := pg_notification_queue_usage();
   SELECT pg_backend_pid(), pg_is_in_recovery(),
          ARRAY['rowbell', rowbell.own_channel()] <@ ARRAY(SELECT pg_listening_channels()),
          CASE WHEN s.is_called THEN s.last_value ELSE 0 END
