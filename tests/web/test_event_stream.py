@@ -345,6 +345,41 @@ async def test_nothing_is_left_when_clients_leave(orders: AsyncEngine) -> None:
         await watcher.reached(lambda _: len(watcher._board.watches) == 0)
 
 
+@pytest.mark.parametrize("name", ["check", "load"])
+async def test_a_stream_that_asks_the_application_ends_at_once_too(
+    engine: AsyncEngine, name: str
+) -> None:
+    """When the process is to end, however long the application's check or load takes."""
+    model = await created(engine, listed())
+    asked = asyncio.Event()
+
+    async def check(_: Any) -> bool:
+        if asks:
+            asked.set()
+            await asyncio.sleep(3600)
+        return True
+
+    async def load() -> Any:
+        await check(None)
+        return []
+
+    def begin(request: Request, watcher: RowWatcher) -> Any:
+        if name == "load":
+            changes = watcher.changes(model, interval=0.05)
+            return event_stream(request, changes, list[OrderOut], load=load)
+        return event_stream(request, watcher.follow(model, 1), OrderOut, check=check)
+
+    app, asks = app_of(engine, begin), False
+    async with serve(app, lifespan=True) as url, listening(url) as client:
+        await anext(client)
+        asks = True
+        await execute(engine, "UPDATE entries SET n = 1 WHERE id = 1")
+        await asked.wait()
+        app.state.watcher.close_streams()
+        [end] = await client.rest()
+        assert end.data == {"reason": "closed"}
+
+
 async def test_a_thousand_streams_are_armed_and_hold_no_pooled_connection(
     orders: AsyncEngine,
 ) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from http import HTTPStatus
 from inspect import iscoroutine
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import anyio
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
+from rowbell.fastapi.racing import End, unless
 from rowbell.fastapi.reconnection import retry_after
 from rowbell.fastapi.watchers import watchers_of
 
@@ -55,32 +55,18 @@ async def run_while_connected(request: Request, awaitable: Awaitable[T]) -> T:
         if iscoroutine(awaitable):
             awaitable.close()
         raise
-    ended: list[Exception] = []
-    failure: Exception | None = None
-    results: list[T] = []
-    async with anyio.create_task_group() as tasks:
-
-        async def end_when(happens: Callable[[], Awaitable[Any]], error: Exception) -> None:
-            await happens()
-            ended.append(error)
-            tasks.cancel_scope.cancel()
-
-        tasks.start_soon(end_when, lambda: _left(request), ClientDisconnect())
-        for watcher in watchers_of(request).values():
-            tasks.start_soon(end_when, watcher.streams_closing.wait, closing())
-        try:
-            results.append(await awaitable)
-        except Exception as error:  # noqa: BLE001  # raised below, without an exception group
-            failure = error
-        tasks.cancel_scope.cancel()
-    if results:
-        return results[0]
-    raise failure or ended[0]
+    return await unless(awaitable, [(lambda: _left(request), ClientDisconnect()), *ends(request)])
 
 
 async def _left(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def ends(request: Request) -> list[End]:
+    """The end of the process, which each of the app's watchers may tell."""
+    watchers = watchers_of(request).values()
+    return [(watcher.streams_closing.wait, closing()) for watcher in watchers]
 
 
 def closing() -> HTTPException:

@@ -18,7 +18,8 @@ from pydantic_core import to_json
 
 from rowbell._watch.timing import seconds_of
 from rowbell.errors import NotFoundError
-from rowbell.fastapi.connected import closing
+from rowbell.fastapi.connected import closing, ends
+from rowbell.fastapi.racing import End, unless
 from rowbell.fastapi.reconnection import life, seconds
 from rowbell.fastapi.told import Check, Load, Source, Told, told_of
 
@@ -48,8 +49,9 @@ _BY_SOURCE: Final = {"until": StreamEnd.UNTIL, "deleted": StreamEnd.DELETED}
 class EventStream(AsyncIterator[ServerSentEvent]):
     """The events for one client. ``event_stream()`` returns it; an endpoint yields them."""
 
-    def __init__(self, told: Told, max_age: float) -> None:
+    def __init__(self, told: Told, max_age: float, ends: list[End]) -> None:
         self._told = told
+        self._ends = ends
         self._deadline = asyncio.get_running_loop().time() + max_age
         self._first: deque[ServerSentEvent] = deque()
         self._item: list[Any] = []  # taken from the source, and not told within the first seconds
@@ -111,17 +113,19 @@ class EventStream(AsyncIterator[ServerSentEvent]):
                 return _BY_SOURCE.get(self._told.source.ended, StreamEnd.CLOSED)
             except NotFoundError:
                 return StreamEnd.DELETED
-            except HTTPException:
-                return StreamEnd.REFUSED
+            except HTTPException as error:
+                is_closing = error.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+                return StreamEnd.CLOSED if is_closing else StreamEnd.REFUSED
         return StreamEnd.MAX_AGE
 
     async def _next(self) -> ServerSentEvent | None:
         """The next event, if the next item of the source is one."""
         if not self._item:
             self._item.append(await anext(self._told.source))
-        event = await self._told.event(self._item[0])
+        event = self._told.event(self._item[0])
+        told = await (unless(event, self._ends) if self._told.may_wait else event)
         self._item.clear()
-        return event
+        return told
 
     def _end(self, why: StreamEnd) -> ServerSentEvent:
         self.close()
@@ -190,7 +194,7 @@ async def event_stream(
                     yield event
     """
     longest = math.inf if max_age is None else life(seconds_of("max_age", max_age))
-    stream = EventStream(told_of(source, model, check, load), longest)
+    stream = EventStream(told_of(source, model, check, load), longest, ends(request))
     try:
         await stream.begin(request.headers.get("last-event-id"))
     except NotFoundError as error:

@@ -56,6 +56,11 @@ class Told(ABC):
         ended: str | None = self.source.ended
         return ended == "until"
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether ``event`` awaits code of the application."""
+        return False
+
     @abstractmethod
     async def event(self, item: Any) -> ServerSentEvent | None:
         """The event for an item of the source; ``None`` if it looks as it was told last.
@@ -73,6 +78,11 @@ class _Shown(Told):
         super().__init__(source)
         self._form = Representation(model)
         self._check = check
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether there is a check."""
+        return self._check is not None
 
     async def _shown(self, value: Any) -> Sent:
         if self._check is not None:
@@ -105,6 +115,11 @@ class List(_Shown):
     def __init__(self, source: Changes, model: Any, check: Check | None, load: Load) -> None:
         super().__init__(source, model, check)
         self._load = load
+
+    @property
+    def may_wait(self) -> bool:
+        """Loading is the application's."""
+        return True
 
     async def event(self, item: Any) -> ServerSentEvent | None:  # noqa: ARG002  # for any reason
         """The list."""
