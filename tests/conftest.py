@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import URL, insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -14,6 +15,10 @@ from support.models import Base, Order
 from support.proxy import Proxy, proxy_to
 
 pytest_plugins = ["pytester"]
+
+# How long one example takes says something about the machine only.
+settings.register_profile("rowbell", settings(), deadline=None)
+settings.load_profile("rowbell")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
