@@ -13,9 +13,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi.staticfiles import StaticFiles
@@ -46,6 +47,10 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[Mapping[str, Any]]:
 app = FastAPI(title="Orders", lifespan=lifespan)
 rowbell.fastapi.add_sessions(app, new_session)
 rowbell.fastapi.add_exception_handlers(app)
+
+
+OrderId: TypeAlias = Annotated[int, PathParameter(ge=1, lt=2**31)]
+"""The number of an order, in the range of its column."""
 
 
 class NewOrder(BaseModel):
@@ -95,13 +100,13 @@ async def orders() -> list[OrderOut]:
 
 
 @app.get("/api/orders/{order_id:int}")
-async def order(order_id: int, session: SessionDep) -> OrderOut:
+async def order(order_id: OrderId, session: SessionDep) -> OrderOut:
     """An order."""
     return OrderOut.model_validate(_found(await session.get(Order, order_id)))
 
 
 @app.post("/api/orders/{order_id:int}/pay")
-async def pay(order_id: int, session: SessionDep) -> OrderOut:
+async def pay(order_id: OrderId, session: SessionDep) -> OrderOut:
     """Pay an order. The worker does the rest."""
     order = await _locked(session, order_id)
     if order.status != STATES[0]:
@@ -113,7 +118,7 @@ async def pay(order_id: int, session: SessionDep) -> OrderOut:
 
 
 @app.delete("/api/orders/{order_id:int}", status_code=204)
-async def cancel(order_id: int, session: SessionDep) -> None:
+async def cancel(order_id: OrderId, session: SessionDep) -> None:
     """Delete an order."""
     await session.delete(await _locked(session, order_id))
 
@@ -158,7 +163,7 @@ async def list_stream(request: Request, watcher: WatcherDep) -> EventStream:
     return await event_stream(request, changes, list[OrderOut], load=load_orders)
 
 
-async def order_stream(order_id: int, request: Request, watcher: WatcherDep) -> EventStream:
+async def order_stream(order_id: OrderId, request: Request, watcher: WatcherDep) -> EventStream:
     """One order, until it is delivered."""
     follow = watcher.follow(Order, order_id, until=Order.status == STATES[-1])
     return await event_stream(request, follow, OrderOut)

@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata, produce_migrations, render_py
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import URL, Connection, MetaData, String, text
+from sqlalchemy import URL, Connection, MetaData, String, Table, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -34,6 +34,7 @@ from rowbell import (
     trigger_status,
     watched,
 )
+from rowbell._watch.database.tables import TriggerOptions, declare
 from rowbell.alembic import CreateRowTriggersOp, DropRowTriggersOp
 from support.models import Base, Order
 from support.observed import execute
@@ -68,16 +69,14 @@ def in_database(url: URL, function: Any) -> Any:
 
 
 def state(connection: Connection) -> TriggerState:
-    from sqlalchemy import MetaData, Table
-
-    return trigger_status(connection, Table("orders", MetaData(), autoload_with=connection))[
-        0
-    ].state
+    table = Table("orders", MetaData(), autoload_with=connection)
+    declare(table, TriggerOptions(inserts=True))  # as the example app does
+    return trigger_status(connection, table)[0].state
 
 
 def migrate(revision: str, **more: Any) -> str:
     config = Config(ROOT / "alembic.ini", output_buffer=(output := io.StringIO()))
-    (command.downgrade if revision in {"base", "0001:base"} else command.upgrade)(
+    (command.downgrade if revision in {"base", "0002:base"} else command.upgrade)(
         config, revision, **more
     )
     return output.getvalue()
@@ -104,7 +103,7 @@ def test_the_sql_of_a_migration_does_the_same(empty: URL) -> None:
     _run(empty, script)
     assert in_database(empty, state) is TriggerState.INSTALLED
     _run(empty, script.split("CREATE TABLE alembic_version")[0])
-    _run(empty, migrate("0001:base", sql=True))
+    _run(empty, migrate("0002:base", sql=True))
     assert in_database(empty, lambda c: c.scalar(text("SELECT to_regclass('orders')"))) is None
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Dialog, Page, expect
 
 from support.observed import execute
 from support.page_proxy import PageProxy
@@ -44,8 +44,10 @@ async def test_an_order_is_added_paid_and_delivered_by_the_worker(page: Page, si
     await page.keyboard.press("Tab")
     await expect(new.locator('[data-action="pay"]')).to_be_focused()
     await page.keyboard.press("Enter")
+    await expect(new.locator('[data-action="pay"]')).to_have_count(0)
+    await expect(new).to_be_focused()
+    await page.keyboard.press("Enter")  # a second time: nothing else is pressed by it
     await expect(new.locator(".state")).to_have_text("delivered", timeout=20_000)
-    await expect(new.locator('[data-action="delete"]')).to_be_focused()
 
 
 async def test_an_orders_own_page_follows_it_to_its_end(page: Page, site: Site) -> None:
@@ -57,6 +59,33 @@ async def test_an_orders_own_page_follows_it_to_its_end(page: Page, site: Site) 
     await expect(page.locator("#connection")).to_have_text("ended")
 
 
+async def test_deleting_asks_first(page: Page, site: Site) -> None:
+    await live(page, f"{site.url}/orders/2")
+    answers = iter([False, True])
+
+    async def answer(dialog: Dialog) -> None:
+        await (dialog.accept() if next(answers) else dialog.dismiss())
+
+    page.on("dialog", answer)
+    await page.locator('[data-action="delete"]').click()
+    await execute(site.database, "UPDATE orders SET item = 'Two bells' WHERE id = 2")
+    await expect(page.locator("#title")).to_have_text("2 · Two bells")
+    await page.locator('[data-action="delete"]').click()
+    await expect(page.locator("#message")).to_have_text("There is no such order any more.")
+
+
+async def test_a_tab_that_is_not_seen_has_no_connection(page: Page, site: Site) -> None:
+    await live(page, site.url)
+    hide = "Object.defineProperty(document, 'hidden', {{ value: {}, configurable: true }});"
+    tell = "document.dispatchEvent(new Event('visibilitychange'))"
+    await page.evaluate(hide.format("true") + tell)
+    await expect(page.locator("#connection")).to_have_text("connecting")
+    await execute(site.database, "UPDATE orders SET item = 'Two bells' WHERE id = 2")
+    await page.evaluate(hide.format("false") + tell)
+    await expect(page.locator('#orders li[data-id="2"]')).to_contain_text("Two bells")
+    await expect(page.locator("#connection")).to_have_text("live")
+
+
 async def test_a_deleted_order_says_so_and_so_does_one_that_never_was(
     page: Page, site: Site
 ) -> None:
@@ -64,8 +93,9 @@ async def test_a_deleted_order_says_so_and_so_does_one_that_never_was(
     await execute(site.database, "DELETE FROM orders WHERE id = 2")
     await expect(page.locator("#message")).to_have_text("There is no such order any more.")
     await expect(page.locator("#connection")).to_have_text("ended")
-    await page.goto(f"{site.url}/orders/999")
-    await expect(page.locator("#message")).to_have_text("There is no such order any more.")
+    for number in ("999", "99999999999"):
+        await page.goto(f"{site.url}/orders/{number}")
+        await expect(page.locator("#message")).to_have_text("There is no such order any more.")
 
 
 async def test_two_tabs_show_what_one_of_them_does(browser: Browser, site: Site) -> None:

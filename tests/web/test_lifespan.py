@@ -182,9 +182,8 @@ async def test_a_signal_closes_the_streams_and_reaches_who_had_it_before(
     orders: AsyncEngine, before: list[int], number: signal.Signals
 ) -> None:
     mine = signal.getsignal(number)
-    app = FastAPI()
-    async with lifespan(orders)(app):
-        [watcher] = app.state.rowbell_watchers.values()
+    async with lifespan(orders)(FastAPI()) as state:
+        [watcher] = state["rowbell_watchers"].values()
         follow = watcher.follow(Order, 1)
         await anext(follow)
         waiting = asyncio.create_task(anext(follow))
@@ -216,9 +215,9 @@ async def test_nested_lifespans_put_the_handlers_back_in_order(
 ) -> None:
     mine, other = signal.getsignal(signal.SIGTERM), create_async_engine(database)
     app = FastAPI()
-    async with lifespan(orders)(app), lifespan(other)(app):
+    async with lifespan(orders)(app), lifespan(other)(app) as state:
         os.kill(os.getpid(), signal.SIGTERM)
-        for watcher in app.state.rowbell_watchers.values():
+        for watcher in state["rowbell_watchers"].values():
             await watcher.streams_closing.wait()
     assert before == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is mine

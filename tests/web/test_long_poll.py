@@ -170,7 +170,8 @@ async def test_a_client_that_has_left_before_leaves_no_coroutine_behind() -> Non
     async def never() -> None:
         raise AssertionError
 
-    request = Request({"type": "http", "headers": [], "method": "GET"}, receive=left)
+    scope = {"type": "http", "headers": [], "method": "GET", "app": FastAPI()}
+    request = Request(scope, receive=left)
     with pytest.raises(ClientDisconnect):
         await run_while_connected(request, never())
 

@@ -11,8 +11,12 @@ const orderId = location.pathname.match(/^\/orders\/(\d+)$/)?.[1];
 // unless there is nothing to listen to.
 function listen(url, show) {
   let delay = 500;
+  let source;
+  let isOver = false;
   function open() {
-    const source = new EventSource(`${url}/events`);
+    if (isOver || document.hidden) return;
+    source?.close();
+    source = new EventSource(`${url}/events`);
     source.onopen = () => {
       delay = 500;
       connection("live");
@@ -21,6 +25,7 @@ function listen(url, show) {
     source.addEventListener("end", (event) => {
       const { reason } = JSON.parse(event.data);
       if (reason === "until" || reason === "deleted") {
+        isOver = true;
         source.close();
         connection("ended");
         ended(reason);
@@ -30,6 +35,7 @@ function listen(url, show) {
       connection("connecting");
       if (source.readyState !== EventSource.CLOSED) return;
       if (await isMissing(url)) {
+        isOver = true;
         connection("ended");
         ended("deleted");
         return;
@@ -38,12 +44,18 @@ function listen(url, show) {
       delay = Math.min(2 * delay, 15000);
     };
   }
+  // All tabs share the six connections to a host, so one that is not seen has none.
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) return open();
+    source?.close();
+    if (!isOver) connection("connecting");
+  });
   open();
 }
 
 async function isMissing(url) {
   try {
-    return (await fetch(url)).status === 404;
+    return [404, 422].includes((await fetch(url)).status); // 422: no order can have that number
   } catch {
     return false;
   }
@@ -78,8 +90,9 @@ function showList(orders) {
   const isFirst = list.childElementCount === 0;
   const rows = orders.map((order) => {
     const row = old.get(String(order.id)) ?? rowOf(order);
-    if (row.dataset.status !== order.status) {
-      row.dataset.status = order.status;
+    const shown = JSON.stringify(order);
+    if (row.dataset.shown !== shown) {
+      row.dataset.shown = shown;
       fillRow(row, order);
       if (!isFirst) mark(row);
     }
@@ -95,10 +108,10 @@ function showList(orders) {
 }
 
 function rowOf(order) {
-  const row = element("li", {});
+  const row = element("li", { tabIndex: -1 });
   row.dataset.id = order.id;
   row.append(
-    element("a", { href: `/orders/${order.id}`, textContent: `${order.id} · ${order.item}` }),
+    element("a", { href: `/orders/${order.id}` }),
     element("span", { className: "state" }),
     element("span", { className: "actions" }),
   );
@@ -106,24 +119,31 @@ function rowOf(order) {
 }
 
 function fillRow(row, order) {
+  row.querySelector("a").textContent = `${order.id} · ${order.item}`;
   const state = row.querySelector(".state");
   state.textContent = state.dataset.state = order.status;
-  setActions(row.querySelector(".actions"), order);
+  setActions(row.querySelector(".actions"), order, row);
 }
 
-function setActions(place, order) {
-  const had = document.activeElement?.dataset.action;
-  const inside = place.contains(document.activeElement);
+// A button that had the focus keeps it. If it is gone, the order gets it, and never the button that
+// deletes: the next Enter would press it.
+function setActions(place, order, otherwise) {
+  const had = place.contains(document.activeElement) && document.activeElement.dataset.action;
   const pay = element("button", { textContent: "Pay", onclick: () => send("POST", `${order.id}/pay`) });
   const remove = element("button", {
-    textContent: "Delete", className: "plain", onclick: () => send("DELETE", String(order.id)),
+    textContent: "Delete", className: "plain", onclick: () => deleteOrder(order),
   });
   for (const [button, action] of [[pay, "pay"], [remove, "delete"]]) {
     button.dataset.action = action;
     button.setAttribute("aria-label", `${button.textContent} order ${order.id}`);
   }
   place.replaceChildren(...(order.status === "new" ? [pay, remove] : [remove]));
-  if (inside) (place.querySelector(`[data-action="${had}"]`) ?? remove).focus();
+  if (had) (place.querySelector(`[data-action="${had}"]`) ?? otherwise).focus();
+}
+
+async function deleteOrder(order) {
+  if (!confirm(`Delete order ${order.id}?`)) return;
+  if ((await send("DELETE", String(order.id))) && orderId) ended("deleted");
 }
 
 function mark(row) {
@@ -144,7 +164,7 @@ function showOrder(order) {
   );
   const at = order.changed_at ? new Date(order.changed_at).toLocaleTimeString() : "";
   byId("changed").textContent = at && `Changed at ${at}.`;
-  setActions(document.querySelector("#order .actions"), order);
+  setActions(document.querySelector("#order .actions"), order, byId("title"));
 }
 
 function say(text) {
@@ -161,8 +181,10 @@ async function send(method, path, body) {
       body: body && JSON.stringify(body),
     });
     say(answer.ok ? "" : `That did not work (${answer.status}).`);
+    return answer.ok;
   } catch {
     say("The server cannot be reached.");
+    return false;
   }
 }
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
 
+import anyio
+
 from rowbell._watch.followed_row import FollowedRow, FollowEndedError
 from rowbell._watch.place import leave_when_collected
 from rowbell.errors import WatcherStateError
@@ -42,6 +44,7 @@ class Follow(AsyncIterator[ModelT], Generic[ModelT]):
         self.was_notified = False
         self._entrance = entrance
         self._is_iterating = False
+        self._query: anyio.CancelScope | None = None  # of the row's class, while it runs
         self._row = FollowedRow(request, board, reports_absence=False)
         leave_when_collected(self, self._row.place)
 
@@ -80,8 +83,10 @@ class Follow(AsyncIterator[ModelT], Generic[ModelT]):
         """The next step; ``None`` if there is none yet."""
         row = self._row
         if row.request is None:
-            [request] = await self._entrance.followed([row.asked])
-            row.narrow(request)
+            with anyio.CancelScope() as self._query:
+                [request] = await self._entrance.followed([row.asked])
+                row.narrow(request)
+            self._query = None
         if self.ended is not None or row.request is None:
             return None
         row.forget_stale()
@@ -102,6 +107,8 @@ class Follow(AsyncIterator[ModelT], Generic[ModelT]):
 
     def close(self) -> None:
         """End it. An iteration of another task ends too."""
+        if self._query is not None:
+            self._query.cancel()
         if self._row.pending is not None:
             self._row.pending.fail(WatcherStateError("the follow was closed"))
         self._end("closed")

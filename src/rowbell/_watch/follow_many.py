@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
+import anyio
+
 from rowbell._watch.followed_row import FollowedRow, FollowEndedError
 from rowbell._watch.place import leave_when_collected
 from rowbell.errors import WatcherStateError
@@ -133,6 +135,7 @@ class FollowMany(AsyncIterator[tuple[Any, "ModelT | None"]], Generic[ModelT]):
         self._entrance = entrance
         self._has_until = has_until
         self._is_iterating = False
+        self._query: anyio.CancelScope | None = None  # of the rows' classes, while it runs
         self._rows = _Rows()
         for key in keys:
             self.add(key)
@@ -224,15 +227,19 @@ class FollowMany(AsyncIterator[tuple[Any, "ModelT | None"]], Generic[ModelT]):
         rows = self._rows
         unknown = [row for row in rows.idle if row.request is None and rows.has(row)]
         if unknown:
-            requests = await self._entrance.followed([row.asked for row in unknown])
-            for row, request in zip(unknown, requests, strict=True):
-                row.narrow(request)
+            with anyio.CancelScope() as self._query:
+                requests = await self._entrance.followed([row.asked for row in unknown])
+                for row, request in zip(unknown, requests, strict=True):
+                    row.narrow(request)
+            self._query = None
         if self.ended is None:
             self._entrance.refuse_ended()
             rows.begin()
 
     def _end(self, why: Literal["until", "closed"]) -> None:
         self.ended = self.ended or why
+        if self._query is not None:
+            self._query.cancel()
         self._rows.leave()
         self._rows.changed.set()
 

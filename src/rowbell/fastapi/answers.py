@@ -13,10 +13,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from rowbell.errors import LockTimeoutError, NotFoundError, WatcherStateError
+from rowbell.errors import InvalidKeyError, LockTimeoutError, NotFoundError, WatcherStateError
 
 _ANSWERS: Final = (
     (NotFoundError, HTTPStatus.NOT_FOUND),
+    (InvalidKeyError, HTTPStatus.NOT_FOUND),
     (LockTimeoutError, HTTPStatus.CONFLICT),
     (PoolTimeoutError, HTTPStatus.SERVICE_UNAVAILABLE),
     (WatcherStateError, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -30,7 +31,8 @@ logger = logging.getLogger("rowbell")
 def add_exception_handlers(app: FastAPI) -> None:
     """Answer with 404, 409 or 503 if an endpoint raises one of rowbell's errors.
 
-    ``NotFoundError`` becomes 404, ``LockTimeoutError`` 409, ``PoolExhaustedError`` (with any
+    ``NotFoundError`` becomes 404, as does ``InvalidKeyError`` (a key from a URL that is out of
+    range), ``LockTimeoutError`` 409, ``PoolExhaustedError`` (with any
     other ``sqlalchemy.exc.TimeoutError``) and ``WatcherStateError`` (the application shuts down)
     503. All but the first have ``Retry-After: 1``. The body is FastAPI's
     ``{"detail": "Not Found"}``. The error's message contains names of tables and keys, so it is
@@ -61,7 +63,7 @@ async def _nobody(_request: Request, _error: Exception) -> Response:
 def _answer(status: HTTPStatus) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         busy = status is not HTTPStatus.NOT_FOUND
-        if busy:
+        if not isinstance(error, NotFoundError):
             logger.warning("%s %s: %s", request.method, request.url.path, error)
         return JSONResponse(
             {"detail": status.phrase}, status, headers=_RETRY_AFTER if busy else None

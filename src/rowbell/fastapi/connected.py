@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from contextlib import suppress
-from http import HTTPStatus
 from inspect import iscoroutine
 from typing import TypeVar
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from rowbell.fastapi.racing import End, unless
-from rowbell.fastapi.reconnection import retry_after
-from rowbell.fastapi.watchers import watchers_of
+from rowbell.fastapi.watchers import closing, watchers_of
 
 T = TypeVar("T")
 
@@ -49,13 +47,18 @@ async def run_while_connected(request: Request, awaitable: Awaitable[T]) -> T:
                 return order.status
     """
     try:
-        with suppress(RuntimeError):  # it was read as a form or as a stream
-            await request.body()
-    except BaseException:
+        others = ends(request)
+        await unless(_read_body(request), others)
+        has_left: End = (lambda: _left(request), ClientDisconnect())
+        return await unless(awaitable, [has_left, *others])
+    finally:
         if iscoroutine(awaitable):
-            awaitable.close()
-        raise
-    return await unless(awaitable, [(lambda: _left(request), ClientDisconnect()), *ends(request)])
+            awaitable.close()  # it has not begun, or is over
+
+
+async def _read_body(request: Request) -> None:
+    with suppress(RuntimeError):  # it was read as a form or as a stream
+        await request.body()
 
 
 async def _left(request: Request) -> None:
@@ -67,8 +70,3 @@ def ends(request: Request) -> list[End]:
     """The end of the process, which each of the app's watchers may tell."""
     watchers = watchers_of(request).values()
     return [(watcher.streams_closing.wait, closing()) for watcher in watchers]
-
-
-def closing() -> HTTPException:
-    """The answer of a process that is to end."""
-    return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, headers=retry_after())

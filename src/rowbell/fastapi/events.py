@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from enum import StrEnum
 from http import HTTPStatus
@@ -15,16 +16,22 @@ import anyio
 from fastapi import HTTPException, Request
 from fastapi.sse import ServerSentEvent
 from pydantic_core import to_json
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from rowbell._watch.failures import is_passing
+from rowbell._watch.state import logger
 from rowbell._watch.timing import seconds_of
 from rowbell.errors import NotFoundError
-from rowbell.fastapi.connected import closing, ends
+from rowbell.fastapi.connected import ends
 from rowbell.fastapi.racing import End, unless
 from rowbell.fastapi.reconnection import life, seconds
 from rowbell.fastapi.told import Check, Load, Source, Told, told_of
+from rowbell.fastapi.watchers import closing
 
 FIRST_WITHIN: Final = 5.0
-"""How long the response waits for the first state, in seconds. Then it begins without."""
+"""How long the response waits for the first state, in seconds. Then it begins without. The
+application's check and load have no limit."""
 
 
 class StreamEnd(StrEnum):
@@ -54,7 +61,7 @@ class EventStream(AsyncIterator[ServerSentEvent]):
         self._ends = ends
         self._deadline = asyncio.get_running_loop().time() + max_age
         self._first: deque[ServerSentEvent] = deque()
-        self._item: list[Any] = []  # taken from the source, and not told within the first seconds
+        self._item: list[Any] = []  # what was taken from the source last, until it is told
         self._has_ended = False
 
     async def begin(self, last_event_id: str | None) -> None:
@@ -65,15 +72,19 @@ class EventStream(AsyncIterator[ServerSentEvent]):
             NotFoundError: The row does not exist.
             InvalidArgumentError: The model cannot be made from it.
         """
-        with anyio.move_on_after(FIRST_WITHIN) as limit:
-            for _ in range(self._told.first):
-                try:
-                    if (event := await self._next()) is not None:
-                        self._first.append(event)
-                except StopAsyncIteration:
-                    break
-        if limit.cancelled_caught:
-            return
+        limit = asyncio.get_running_loop().time() + FIRST_WITHIN
+        for _ in range(self._told.first):
+            with anyio.CancelScope(deadline=limit):
+                await self._take()
+            if not self._item:
+                break
+            try:
+                if (event := await self._event()) is not None:
+                    self._first.append(event)
+            except (DBAPIError, PoolTimeoutError) as error:
+                if is_passing(error):
+                    raise closing() from error
+                raise
         if self._told.source.ended == "closed":
             raise closing()
         if self._told.tag is not None and self._told.tag == last_event_id:
@@ -107,10 +118,12 @@ class EventStream(AsyncIterator[ServerSentEvent]):
         with anyio.CancelScope(deadline=self._deadline):
             try:
                 while True:
-                    if (event := await self._next()) is not None:
+                    if not self._item:
+                        await self._take()
+                    if not self._item:
+                        return _BY_SOURCE.get(self._told.source.ended, StreamEnd.CLOSED)
+                    if (event := await self._repeated_event()) is not None:
                         return event
-            except StopAsyncIteration:
-                return _BY_SOURCE.get(self._told.source.ended, StreamEnd.CLOSED)
             except NotFoundError:
                 return StreamEnd.DELETED
             except HTTPException as error:
@@ -118,14 +131,31 @@ class EventStream(AsyncIterator[ServerSentEvent]):
                 return StreamEnd.CLOSED if is_closing else StreamEnd.REFUSED
         return StreamEnd.MAX_AGE
 
-    async def _next(self) -> ServerSentEvent | None:
-        """The next event, if the next item of the source is one."""
-        if not self._item:
+    async def _take(self) -> None:
+        """Take the next item of the source, if there is one."""
+        with suppress(StopAsyncIteration):
             self._item.append(await anext(self._told.source))
+
+    async def _event(self) -> ServerSentEvent | None:
+        """The event of the item, if it is one."""
         event = self._told.event(self._item[0])
         told = await (unless(event, self._ends) if self._told.may_wait else event)
         self._item.clear()
         return told
+
+    async def _repeated_event(self) -> ServerSentEvent | None:
+        """The same, repeated after errors of the database that pass: a load is ours to repeat."""
+        is_logged = False
+        while True:
+            try:
+                return await self._event()
+            except (DBAPIError, PoolTimeoutError) as error:
+                if not is_passing(error):
+                    raise
+                if not is_logged:
+                    logger.warning("rowbell: a stream cannot load its state yet: %s", error)
+                is_logged = True
+                await unless(anyio.sleep(seconds()), self._ends)
 
     def _end(self, why: StreamEnd) -> ServerSentEvent:
         self.close()
@@ -163,8 +193,8 @@ async def event_stream(
             should have no ``since``.
         model: A pydantic model, or another type for pydantic, of what is sent. Without it,
             ``changes()`` only tells the client to load its list again (``event: resync``).
-        check: Whether the client may see a state: a function or a coroutine function of the
-            instance, or of what was loaded. It is called for each state.
+        check: Whether the client may see a state, ``True`` or ``False``: a function or a coroutine
+            function of the instance, or of what was loaded. It is called for each state.
         load: With ``changes()``: a coroutine function that loads the list, in a session of its own.
         max_age: How long the stream lives at most, in seconds or as a ``timedelta``; up to a tenth
             less. Then the client comes back, and is authorized again. ``None`` for no limit.
@@ -175,7 +205,8 @@ async def event_stream(
 
     Raises:
         HTTPException: 404: the row does not exist. 403: ``check`` does not allow it. 204: the
-            client has seen the last state. 503: the process is to end.
+            client has seen the last state. 503: the process is to end, or the list cannot be
+            loaded, for a reason that passes.
         InvalidArgumentError: An argument is invalid, or the model cannot be made from the row.
         WatcherStateError, ListenError, DBAPIError: As from the source.
 
@@ -195,6 +226,10 @@ async def event_stream(
     """
     longest = math.inf if max_age is None else life(seconds_of("max_age", max_age))
     stream = EventStream(told_of(source, model, check, load), longest, ends(request))
+    # A response that is cut while it sends is held by a cycle of exceptions until the garbage
+    # collector runs. This is the exit stack that FastAPI closes after a response.
+    if (stack := request.scope.get("fastapi_inner_astack")) is not None:
+        stack.callback(stream.close)
     try:
         await stream.begin(request.headers.get("last-event-id"))
     except NotFoundError as error:

@@ -14,8 +14,9 @@ from fastapi.sse import ServerSentEvent
 from rowbell._watch.follow import Follow
 from rowbell._watch.timing import seconds_of
 from rowbell.errors import InvalidArgumentError, NotFoundError
-from rowbell.fastapi.connected import closing, run_while_connected
+from rowbell.fastapi.connected import run_while_connected
 from rowbell.fastapi.told import Check, OneRow, told_of
+from rowbell.fastapi.watchers import closing
 
 _TAG: Final = re.compile(r'"([^"]*)"')
 
@@ -46,7 +47,8 @@ async def long_poll(
 
     Raises:
         HTTPException: 404: the row does not exist, or was deleted. 403: ``check`` does not allow
-            it. 503, with ``Retry-After``: the process is to end, or the row cannot be read.
+            it. 503, with ``Retry-After``: the process is to end, or no row was read within the
+            timeout.
         ClientDisconnect: The client has left.
         InvalidArgumentError: An argument is invalid, or the model cannot be made from the row.
         WatcherStateError, ListenError, DBAPIError: As from the source.
@@ -62,7 +64,7 @@ async def long_poll(
     told = told_of(source, model, check, None)
     if not isinstance(told, OneRow):
         raise InvalidArgumentError("source", source, "what watcher.follow() returns")
-    known = set(_TAG.findall(request.headers.get("if-none-match", "")))
+    known = set(_TAG.findall(",".join(request.headers.getlist("if-none-match"))))
     try:
         news = await run_while_connected(request, _news(told, known, limit))
     except NotFoundError as error:

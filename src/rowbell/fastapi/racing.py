@@ -22,7 +22,7 @@ async def unless(awaitable: Awaitable[T], ends: list[End]) -> T:
     """
     ended: list[Exception] = []
     results: list[T] = []
-    failure: Exception | None = None
+    failure: BaseException | None = None
     async with anyio.create_task_group() as tasks:
 
         async def end_when(happens: Callable[[], Awaitable[Any]], error: Exception) -> None:
@@ -34,7 +34,8 @@ async def unless(awaitable: Awaitable[T], ends: list[End]) -> T:
             tasks.start_soon(end_when, happens, error)
         try:
             results.append(await awaitable)
-        except Exception as error:  # noqa: BLE001  # raised below, without an exception group
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001
+            # It is raised below, without an exception group.
             failure = error
         tasks.cancel_scope.cancel()
     if results:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
-_SIGNALS: Final = [
-    getattr(signal, name)
-    for name in ("SIGTERM", "SIGINT", "SIGQUIT")  # gunicorn ends its workers with the last one
-    if hasattr(signal, name)  # Windows has no SIGQUIT
-]
+_SIGNALS: Final = ("SIGTERM", "SIGINT")
+_OF_GUNICORN: Final = ("SIGQUIT",)
+"""What gunicorn ends its workers with when it was told by SIGINT. Elsewhere it means other things.
+Windows does not have it."""
 
 
 @contextmanager
@@ -26,34 +26,50 @@ def called_before_the_end(function: Callable[[], None]) -> Generator[None]:
     """Call a function, in the event loop, when a signal tells the process to end.
 
     The handler that was there before is called too, and put back at the end of the block, unless
-    somebody has set another one meanwhile. A signal that nobody handles is left alone. Python
-    has signals in the main thread only; in another one, the function is never called.
+    somebody has set another one meanwhile. A signal that nobody handles is left alone. Python has
+    signals in the main thread only; in another one, the function is never called.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    ours: dict[signal.Signals, tuple[Callable[..., Any], Callable[..., Any]]] = {}
-    for number in _SIGNALS:
+    names = [*_SIGNALS, *(_OF_GUNICORN if "gunicorn.arbiter" in sys.modules else ())]
+    ours: dict[signal.Signals, _Handler] = {}
+    for number in [signal.Signals[name] for name in names if hasattr(signal, name)]:
         before = signal.getsignal(number)
         if callable(before):
-            handler = _handler(loop, function, before)
-            signal.signal(number, handler)
-            ours[number] = (handler, before)
+            ours[number] = _Handler(loop, function, before)
+            signal.signal(number, ours[number])
     try:
         yield
     finally:
-        for number, (handler, before) in ours.items():
+        for number, handler in ours.items():
+            handler.function = None
             if signal.getsignal(number) is handler:
-                signal.signal(number, before)
+                signal.signal(number, handler.first_in_use())
 
 
-def _handler(
-    loop: asyncio.AbstractEventLoop, function: Callable[[], None], before: Callable[..., Any]
-) -> Callable[[int, FrameType | None], Any]:
-    def handle(number: int, frame: FrameType | None) -> Any:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(function)
-        return before(number, frame)
+class _Handler:
+    """A handler in front of another one."""
 
-    return handle
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        function: Callable[[], None],
+        before: Callable[..., Any],
+    ) -> None:
+        self.function: Callable[[], None] | None = function
+        self._loop = loop
+        self._before = before
+
+    def __call__(self, number: int, frame: FrameType | None) -> Any:
+        if self.function is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.function)
+        return self._before(number, frame)
+
+    def first_in_use(self) -> Callable[..., Any]:
+        """The first handler that is not one of ours that has ended, from this one on."""
+        handler: Callable[..., Any] = self
+        while isinstance(handler, _Handler) and handler.function is None:
+            handler = handler._before  # noqa: SLF001  # of the same class
+        return handler

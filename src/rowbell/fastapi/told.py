@@ -86,9 +86,12 @@ class _Shown(Told):
 
     async def _shown(self, value: Any) -> Sent:
         if self._check is not None:
-            allowed = self._check(value)
+            allowed: Any = self._check(value)
             if isawaitable(allowed):
                 allowed = await allowed
+            if not isinstance(allowed, bool):
+                what = f"a function that returns True or False, not a {type(allowed).__name__}"
+                raise InvalidArgumentError("check", self._check, what)
             if not allowed:
                 raise HTTPException(HTTPStatus.FORBIDDEN)
         return self._form.of(value)
@@ -132,7 +135,7 @@ class ManyRows(_Shown):
     def __init__(self, source: FollowMany[Any], model: Any, check: Check | None) -> None:
         super().__init__(source, model, check)
         self._first = len(source)
-        self._tags: dict[bytes, str] = {}
+        self._tags: dict[str, str] = {}
 
     @property
     def first(self) -> int:
@@ -142,14 +145,14 @@ class ManyRows(_Shown):
     @property
     def is_final(self) -> bool:
         """Whether no row is left."""
-        return super().is_final or len(self.source) == 0
+        return super().is_final or (self._first > 0 and len(self.source) == 0)
 
     async def event(self, item: Any) -> ServerSentEvent | None:
         """One of the rows, or that it does not exist."""
         key, instance = item
-        name = to_json(key)
+        name = _json_of(key)
         if instance is None:
-            text = to_json({"key": key}).decode()
+            text = f'{{"key":{name}}}'
             shown = Sent(text, tag_of(text))
         else:
             shown = await self._shown(instance)
@@ -168,6 +171,10 @@ class Resyncs(Told):
         """The reason."""
         text = to_json({"reason": item.reason.value}).decode()
         return ServerSentEvent(raw_data=text, event=RESYNC)
+
+
+def _json_of(key: object) -> str:
+    return to_json(key, bytes_mode="base64", fallback=str).decode()
 
 
 def told_of(source: Source, model: Any, check: Check | None, load: Load | None) -> Told:

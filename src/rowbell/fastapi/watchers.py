@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, TypedDict, Unpack
+from weakref import WeakKeyDictionary
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, HTTPException
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import HTTPConnection
@@ -16,6 +19,7 @@ from rowbell._watch.state import Mode
 from rowbell._watch.timing import Timing
 from rowbell._watch.watcher import RowWatcher
 from rowbell.errors import WatcherStateError
+from rowbell.fastapi.reconnection import retry_after
 from rowbell.fastapi.shutdown_log import one_line_each
 from rowbell.fastapi.signals import called_before_the_end
 
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from rowbell._watch.listen_connection import ListenConnect
 
 Watchers: TypeAlias = dict[AsyncEngine, RowWatcher]
+PerLoop: TypeAlias = WeakKeyDictionary[asyncio.AbstractEventLoop, Watchers]
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 _WATCHERS: Final = "rowbell_watchers"
@@ -80,10 +85,11 @@ def lifespan(engine: AsyncEngine, **arguments: Unpack[WatcherArguments]) -> Life
 
     @asynccontextmanager
     async def watching(app: FastAPI) -> AsyncGenerator[Mapping[str, Any]]:
-        watchers: Watchers | None = getattr(app.state, _WATCHERS, None)
-        if watchers is None:
-            watchers = {}
-            setattr(app.state, _WATCHERS, watchers)
+        per_loop: PerLoop | None = getattr(app.state, _WATCHERS, None)
+        if per_loop is None:
+            per_loop = WeakKeyDictionary()
+            setattr(app.state, _WATCHERS, per_loop)
+        watchers = per_loop.setdefault(asyncio.get_running_loop(), {})
         if engine in watchers:
             if arguments:
                 raise WatcherStateError(
@@ -95,7 +101,8 @@ def lifespan(engine: AsyncEngine, **arguments: Unpack[WatcherArguments]) -> Life
         watcher = RowWatcher(engine, **arguments)
         watcher.start()
         watchers[engine] = watcher
-        with one_line_each():  # the server cancels responses before this ends
+        is_ending = watcher.streams_closing.is_set
+        with one_line_each(is_ending):  # the server cancels responses before this ends
             try:
                 with called_before_the_end(watcher.close_streams):
                     yield {_WATCHERS: watchers}
@@ -108,9 +115,9 @@ def lifespan(engine: AsyncEngine, **arguments: Unpack[WatcherArguments]) -> Life
 
 def watchers_of(connection: HTTPConnection) -> Watchers:
     """The watchers of a request's app. A mounted app has those of the app that it is mounted on."""
-    own: Watchers | None = getattr(connection.app.state, _WATCHERS, None)
+    per_loop: PerLoop = getattr(connection.app.state, _WATCHERS, WeakKeyDictionary())
     inherited: Watchers = getattr(connection.state, _WATCHERS, {})
-    return own or inherited
+    return per_loop.get(asyncio.get_running_loop()) or inherited
 
 
 def watcher_of(engine: AsyncEngine) -> Callable[[HTTPConnection], Awaitable[RowWatcher]]:
@@ -120,7 +127,8 @@ def watcher_of(engine: AsyncEngine) -> Callable[[HTTPConnection], Awaitable[RowW
         engine: The engine that was given to ``lifespan``.
 
     Returns:
-        A function for ``Depends``. It raises ``WatcherStateError`` if there is no such watcher.
+        A function for ``Depends``. It raises ``WatcherStateError`` if there is no such watcher, and
+        answers 503 when the process is to end.
 
     Example:
         .. code-block:: python
@@ -136,15 +144,27 @@ def watcher_of(engine: AsyncEngine) -> Callable[[HTTPConnection], Awaitable[RowW
                 f"this app has no open watcher of the engine {engine.url.database!r}: "
                 "FastAPI(lifespan=rowbell.fastapi.lifespan(engine))"
             )
-        return found
+        return _open(found)
 
+    return watcher
+
+
+def closing() -> HTTPException:
+    """The answer of a process that is to end."""
+    return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, headers=retry_after())
+
+
+def _open(watcher: RowWatcher) -> RowWatcher:
+    """Refuse a request that comes when the process is to end."""
+    if watcher.streams_closing.is_set():
+        raise closing()
     return watcher
 
 
 async def _only_watcher(connection: HTTPConnection) -> RowWatcher:
     found = list(watchers_of(connection).values())
     if len(found) == 1:
-        return found[0]
+        return _open(found[0])
     if found:
         raise WatcherStateError(
             f"this app has {len(found)} watchers: name the engine, with "
@@ -157,4 +177,5 @@ async def _only_watcher(connection: HTTPConnection) -> RowWatcher:
 
 
 WatcherDep: TypeAlias = Annotated[RowWatcher, Depends(_only_watcher)]
-"""A parameter of an endpoint or a dependency: the app's watcher, if it has one."""
+"""A parameter of an endpoint or a dependency: the app's watcher, if it has one. When the process
+is to end, the answer is 503."""

@@ -42,6 +42,8 @@ from rowbell._watch.database.trust import TRIGGER_FUNCTION, untrusted_owners
 from rowbell.errors import TriggerError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rowbell._watch.database.triggers import TableTriggers
 
 
@@ -181,13 +183,14 @@ def _install_table(
     create = [f"DROP TRIGGER {name} ON {triggers.name}" for name in found.superfluous]
     create += triggers.create_triggers()
     create += [f"ALTER TABLE {triggers.name} DISABLE TRIGGER {name}" for name in found.disabled]
+    before = removable(connection, triggers.oid).functions
     _refuse_key_without_hash(connection, triggers)
     execute(connection, lock)
     with as_owner_of_the_schema(connection, None if triggers.role else schema.owner):
         execute(connection, function)
     create.append(announcement(triggers.name))
     execute(connection, create)
-    return [*lock, *function, *create]
+    return [*lock, *function, *create, *_drop_unused(connection, before)]
 
 
 def _refuse_key_without_hash(connection: Connection, triggers: TableTriggers) -> None:
@@ -245,13 +248,19 @@ def _remove(connection: Connection, triggers: TableTriggers, timeout: LockTimeou
     statements = drop_statements(triggers.name)
     with installing(connection, triggers.name, timeout, "ACCESS EXCLUSIVE"):
         execute(connection, statements)
-        unused = [
-            f"DROP FUNCTION {row.name}()"
-            for row in functions_of(connection, found.functions)
-            if row.mine and not row.used
-        ]
-        execute(connection, unused)
-    return [*statements, *unused]
+        statements += _drop_unused(connection, found.functions)
+    return statements
+
+
+def _drop_unused(connection: Connection, functions: Iterable[int]) -> list[str]:
+    """Drop those of these trigger functions that no trigger runs any more."""
+    unused = [
+        f"DROP FUNCTION {row.name}()"
+        for row in functions_of(connection, functions)
+        if row.mine and not row.used
+    ]
+    execute(connection, unused)
+    return unused
 
 
 def trigger_status(connection: Connection, *models: ModelOrTable) -> list[TriggerStatus]:
