@@ -66,7 +66,7 @@ PAGES = [
     "many-to-many",
     "migrating",
 ]
-WITHOUT_CODE = ["benchmarks", "reliability", "glossary"]
+WITHOUT_CODE = ["benchmarks", "command-line", "reliability", "glossary"]
 
 
 @pytest.mark.parametrize("page", PAGES)

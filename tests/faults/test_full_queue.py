@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy import insert, text
@@ -15,17 +13,8 @@ from rowbell import RowWatcher
 from support.catalogue import seen
 from support.models import Order
 from support.orders import change
+from support.queue import queue_held
 from support.waits import IMPATIENT, armed_wait
-
-
-@asynccontextmanager
-async def queue_held(engine: AsyncEngine) -> AsyncGenerator[None]:
-    """A session listens and stays in a transaction, so that the queue keeps each notification."""
-    async with engine.connect() as listening:
-        await listening.execute(text("LISTEN elsewhere"))
-        await listening.commit()
-        await listening.execute(text("SELECT 1"))
-        yield
 
 
 @pytest.mark.fault("B21")

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, MetaData, Table
-from sqlalchemy.dialects.postgresql import BIT, MONEY
-from sqlalchemy.types import NullType
+from sqlalchemy import MetaData, Table
 
 from rowbell._lock_timeout import LockTimeout
 from rowbell._watch.database.ddl import execute, in_terms_of_pg_catalog, limited
 from rowbell._watch.database.install import install_triggers, remove_triggers
 from rowbell._watch.database.installed import (
     TableInCatalog,
+    table_of,
     tables_in_catalog,
     tables_with_triggers,
 )
 from rowbell._watch.database.schema import NEWER, TRIGGERS, schema_status
-from rowbell._watch.database.tables import TriggerOptions, declare, table_triggers
+from rowbell._watch.database.tables import TriggerOptions, table_triggers
 from rowbell._watch.state import logger
 from rowbell.errors import TriggerError
 
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
 _disabled: WeakKeyDictionary[MigrationContext, dict[int, tuple[str, ...]]] = WeakKeyDictionary()
 """The triggers that were disabled when a run of migrations dropped them, by the table's oid."""
 
-_CAST: Final[dict[str, Any]] = {"bit": BIT, "varbit": BIT, "money": MONEY}
-"""The types of key columns that are cast to be hashed."""
-
 
 def create(operations: Operations, operation: CreateRowTriggersOp) -> None:
     """Install the triggers, or print the SQL that does.
@@ -62,7 +58,7 @@ def create(operations: Operations, operation: CreateRowTriggersOp) -> None:
         raise TriggerError(operation.qualified_name, why)
     disabled = _disabled.get(operations.migration_context, {}).pop(found.oid, ())
     with _untranslated(connection):
-        table = _table(found, operation.options)
+        table = table_of(found, operation.options)
         install_triggers(connection, table, lock_timeout=operation.lock_timeout)
         name = table_triggers(connection, table).name
     has_inserts = operation.options.inserts
@@ -79,7 +75,7 @@ def drop(operations: Operations, operation: DropRowTriggersOp) -> None:
     if found.disabled:
         _disabled.setdefault(operations.migration_context, {})[found.oid] = found.disabled
     with _untranslated(connection):
-        table = _table(found, TriggerOptions())
+        table = table_of(found, TriggerOptions())
         remove_triggers(connection, table, lock_timeout=operation.lock_timeout)
 
 
@@ -114,7 +110,7 @@ def upgrade(operations: Operations, operation: UpgradeRowTriggersOp) -> None:
             continue
         try:
             with _untranslated(connection), connection.begin_nested():
-                table = _table(found, found.options or TriggerOptions())
+                table = table_of(found, found.options or TriggerOptions())
                 install_triggers(connection, table, lock_timeout=operation.lock_timeout)
             upgraded.append(found)
         except TriggerError as error:
@@ -156,17 +152,6 @@ def _found(connection: Connection, operation: RowTriggersOp) -> TableInCatalog:
     table = Table(operation.table_name, MetaData(), schema=operation.schema)
     oid = table_triggers(connection, table).oid or 0
     return tables_in_catalog(connection, [oid])[oid]
-
-
-def _table(found: TableInCatalog, options: TriggerOptions) -> Table:
-    """The table with its key, for which these options are declared."""
-    key = [
-        Column(name, _CAST.get(type_, NullType)(), primary_key=True)
-        for name, type_ in found.key.items()
-    ]
-    table = Table(found.name, MetaData(), *key, schema=found.schema)
-    declare(table, options)
-    return table
 
 
 @contextmanager

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from alembic.operations import MigrateOperation, Operations
 
-from rowbell._identifiers import qualified, quote_literal
+from rowbell._identifiers import qualified
 from rowbell._lock_timeout import LockTimeout, LockTimeoutValue
-from rowbell._watch.database.ddl import pinned
-from rowbell._watch.database.schema import SCHEMA, TRIGGERS, schema_statements
+from rowbell._watch.database.schema import TRIGGERS
+from rowbell._watch.database.scripts import create_script
 from rowbell._watch.database.tables import TriggerOptions
-from rowbell._watch.database.triggers import ForEach, TableTriggers, announcement, drop_statements
-from rowbell._watch.database.trust import refuse_untrusted_owners
+from rowbell._watch.database.triggers import ForEach, TableTriggers, drop_statements
 from rowbell._watch.values.key_hash import KeyColumn
 from rowbell.errors import TriggerError
 
@@ -127,20 +126,7 @@ class CreateRowTriggersOp(RowTriggersOp):
             self.options.columns,
             self.inserts,
         )
-        # Without a database, the table's schema may be unknown. So statements that name the table
-        # run with the user's search_path, and qualify every operator and function.
-        create = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
-        superfluous = [] if self.inserts else self.superfluous
-        mode = "ACCESS EXCLUSIVE" if superfluous else "SHARE ROW EXCLUSIVE"
-        return [
-            *pinned([create, *schema_statements(), *triggers.create_function()]),
-            triggers.check_key(),
-            f"LOCK TABLE {triggers.name} IN {mode} MODE",
-            *(f"DROP TRIGGER IF EXISTS {name} ON {triggers.name}" for name in superfluous),
-            *triggers.create_triggers(),
-            announcement(triggers.name),
-            *refuse_untrusted_owners(quote_literal(triggers.name)),
-        ]
+        return create_script(triggers, () if self.inserts else self.superfluous)
 
 
 class ReplaceRowTriggersOp(CreateRowTriggersOp):

@@ -6,11 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY, OID
+from sqlalchemy import Column, MetaData, Table, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY, BIT, MONEY, OID
+from sqlalchemy.types import NullType
 
 from rowbell._watch.database.ddl import in_terms_of_pg_catalog
-from rowbell._watch.database.tables import TriggerOptions
+from rowbell._watch.database.tables import TriggerOptions, declare
 from rowbell._watch.database.triggers import ForEach
 
 if TYPE_CHECKING:
@@ -95,6 +96,21 @@ def tables_in_catalog(connection: Connection, oids: Iterable[int]) -> dict[int, 
     query = _WITH_OIDS.bindparams(bindparam("oids", list(oids), ARRAY(OID)))
     with in_terms_of_pg_catalog(connection):
         return {row.oid: _table(row) for row in connection.execute(query)}
+
+
+_CAST: Final[dict[str, Any]] = {"bit": BIT, "varbit": BIT, "money": MONEY}
+"""The types of key columns that are cast to be hashed."""
+
+
+def table_of(found: TableInCatalog, options: TriggerOptions) -> Table:
+    """The table with its key, for which these options are declared."""
+    key = [
+        Column(name, _CAST.get(type_, NullType)(), primary_key=True)
+        for name, type_ in found.key.items()
+    ]
+    table = Table(found.name, MetaData(), *key, schema=found.schema)
+    declare(table, options)
+    return table
 
 
 def _table(row: Any) -> TableInCatalog:
