@@ -12,7 +12,7 @@ if find_spec("fastapi") is None or find_spec("fastapi.sse") is None:
 
 from rowbell.fastapi.answers import add_exception_handlers
 from rowbell.fastapi.connected import run_while_connected
-from rowbell.fastapi.events import EventStream, event_stream
+from rowbell.fastapi.events import EventStream, StreamEnd, event_stream
 from rowbell.fastapi.polls import long_poll
 from rowbell.fastapi.sessions import (
     SessionDep,
@@ -25,6 +25,7 @@ from rowbell.fastapi.watchers import WatcherArguments, WatcherDep, lifespan, wat
 __all__ = [
     "EventStream",
     "SessionDep",
+    "StreamEnd",
     "StreamingSessionDep",
     "WatcherArguments",
     "WatcherDep",
