@@ -185,7 +185,27 @@ async def test_a_condition_that_calls_code_of_others(database: URL) -> None:
     )
     finding = (await called("doctor", "--json", url=database)).findings()["trust"]
     assert finding["outcome"] == "failed"
-    assert "uses function mine(integer)" in finding["evidence"]
+    assert "uses function public.mine(integer)" in finding["evidence"]
+
+
+async def test_code_of_others_never_runs_with_the_doctors_rights(database: URL) -> None:
+    """Operators that fit better than PostgreSQL's own, and functions with names of its own."""
+    await execute(
+        database,
+        "CREATE SCHEMA trap",
+        "CREATE TABLE trap.trapped (what text)",
+        "CREATE FUNCTION trap.add(text, regclass) RETURNS text LANGUAGE sql"
+        " AS $$ INSERT INTO trap.trapped VALUES ('operator') RETURNING what $$",
+        "CREATE OPERATOR trap.|| (FUNCTION = trap.add, LEFTARG = text, RIGHTARG = regclass)",
+        "CREATE FUNCTION trap.pg_notification_queue_usage() RETURNS float8 LANGUAGE sql"
+        " AS $$ INSERT INTO trap.trapped VALUES ('function') RETURNING 1.0::float8 $$",
+        f'ALTER DATABASE "{database.database}" SET search_path = trap, public, pg_catalog',
+    )
+    result = await called("doctor", "--json", url=database)
+    assert result.code == 0, result
+    assert (await called("status", "--json", url=database)).code == 0
+    async with connected(database) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM trap.trapped") == 0
 
 
 async def test_a_role_that_may_not_register(database: URL) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, Table, text
 
+from rowbell._watch.database.ddl import in_terms_of_pg_catalog
 from rowbell._watch.database.installed import (
     TableInCatalog,
     table_of,
@@ -42,10 +43,9 @@ def named(connection: Connection, name: str) -> TableInCatalog:
             continue
         if oid is not None and oid in (found := tables_in_catalog(connection, [oid])):
             return found[oid]
-    names = [
-        table if schema == "public" else f"{schema}.{table}"
-        for schema, table in connection.execute(_ALL)
-    ]
+    with in_terms_of_pg_catalog(connection):
+        all_tables = list(connection.execute(_ALL))
+    names = [table if schema == "public" else f"{schema}.{table}" for schema, table in all_tables]
     close = get_close_matches(name, names, n=3)
     hint = f"did you mean {', '.join(close)}?" if close else f"it has {len(names)} other tables"
     raise ProblemError(f"there is no table {name!r} in this database: {hint}")

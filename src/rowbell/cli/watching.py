@@ -12,6 +12,7 @@ from rich.text import Text
 from sqlalchemy import Connection, MetaData, Table
 from sqlalchemy.orm import registry
 
+from rowbell._watch.database.ddl import in_terms_of_pg_catalog
 from rowbell._watch.watcher import RowWatcher
 from rowbell.cli.output import Output, escaped
 from rowbell.cli.problem import ProblemError
@@ -82,7 +83,8 @@ def _model(connection: Connection, name: str) -> tuple[type[Any], Table]:
     found = named(connection, name)
     if not found.key:
         raise ProblemError(f"the table {name!r} has no primary key to identify its rows")
-    table = Table(found.name, MetaData(), schema=found.schema, autoload_with=connection)
+    with in_terms_of_pg_catalog(connection):
+        table = Table(found.name, MetaData(), schema=found.schema, autoload_with=connection)
     model: type[Any] = type("Row", (), {})
     registry().map_imperatively(model, table)
     return model, table

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import text
-
 from rowbell.cli.checks.finding import Finding, Outcome
+from rowbell.cli.checks.query import rows
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,25 +17,25 @@ _HALF: Final = 0.5
 _LONG: Final = 60
 
 
-async def _rows(engine: AsyncEngine, query: str) -> list[Any]:
-    async with engine.connect() as connection:
-        if not await connection.scalar(text("SELECT to_regclass('rowbell.registration')")):
-            return []
-        return list((await connection.execute(text(query))).all())
+async def _of_schema(engine: AsyncEngine, query: str) -> list[Any]:
+    """The rows of a query on rowbell's tables, if they exist."""
+    exists = "SELECT to_regclass('rowbell.registration') IS NOT NULL"
+    [(is_there,)] = await rows(engine, exists)
+    return await rows(engine, query) if is_there else []
 
 
 async def registrations(engine: AsyncEngine, _: Target) -> list[Finding]:
     """Registrations without a listener, and the size of the table."""
-    rows = await _rows(
+    found = await _of_schema(
         engine,
         "SELECT count(*), count(*) FILTER (WHERE a.pid IS NULL),"
         " pg_total_relation_size('rowbell.registration')"
         " FROM rowbell.registration AS r LEFT JOIN rowbell.listener AS l ON l.number = r.listener"
         " LEFT JOIN pg_stat_activity AS a ON a.pid = l.backend_pid",
     )
-    if not rows:
+    if not found:
         return []
-    [(count, stale, size)] = rows
+    [(count, stale, size)] = found
     evidence = f"{count} rows are registered, {stale} without a session; {size // 1024} KiB"
     if stale:
         fix = "the next heartbeat of any listener deletes them; SELECT rowbell.delete_stale() now"
@@ -49,7 +48,7 @@ async def registrations(engine: AsyncEngine, _: Target) -> list[Finding]:
 
 async def listeners(engine: AsyncEngine, _: Target) -> list[Finding]:
     """The sessions that listen, and for how long."""
-    rows = await _rows(
+    found = await _of_schema(
         engine,
         "SELECT l.backend_pid, a.application_name, l.registrations,"
         " date_trunc('second', now() - l.backend_start)"
@@ -58,7 +57,7 @@ async def listeners(engine: AsyncEngine, _: Target) -> list[Finding]:
     )
     shown = [
         f"process {pid} ({application or 'without a name'}), since {age}, {registered} rows"
-        for pid, application, registered, age in rows
+        for pid, application, registered, age in found
     ]
     evidence = "; ".join(shown) or "none now"
     return [Finding("listeners", Outcome.OK, evidence)]
@@ -66,22 +65,16 @@ async def listeners(engine: AsyncEngine, _: Target) -> list[Finding]:
 
 async def queue(engine: AsyncEngine, _: Target) -> list[Finding]:
     """How full the notification queue is, and who may hold it up."""
-    async with engine.connect() as connection:
-        usage = await connection.scalar(text("SELECT pg_notification_queue_usage()"))
-        oldest = (
-            await connection.execute(
-                text(
-                    "SELECT pid, application_name, date_trunc('second', now() - xact_start)"
-                    " FROM pg_stat_activity WHERE xact_start IS NOT NULL"
-                    " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-                    " ORDER BY xact_start LIMIT 1"
-                )
-            )
-        ).one_or_none()
-    evidence = f"{100 * (usage or 0):.0f} % is used"
-    if (usage or 0) > _HALF:
-        if oldest is not None:
-            pid, application, age = oldest
+    [(usage,)] = await rows(engine, "SELECT pg_notification_queue_usage()")
+    oldest = await rows(
+        engine,
+        "SELECT pid, application_name, date_trunc('second', now() - xact_start)"
+        " FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend' ORDER BY xact_start LIMIT 1",
+    )
+    evidence = f"{100 * usage:.0f} % is used"
+    if usage > _HALF:
+        for pid, application, age in oldest:
             evidence += f"; the oldest transaction: process {pid} ({application}), {age}"
         fix = "a listening session in a long transaction holds it up: end it (pg_terminate_backend)"
         return [Finding("notification queue", Outcome.FAILED, evidence, fix)]
@@ -90,28 +83,20 @@ async def queue(engine: AsyncEngine, _: Target) -> list[Finding]:
 
 async def transactions(engine: AsyncEngine, _: Target) -> list[Finding]:
     """Long transactions that have written: until they end, waits for their tables are polled."""
-    async with engine.connect() as connection:
-        rows = (
-            await connection.execute(
-                text(
-                    "SELECT pid, application_name, date_trunc('second', now() - xact_start)"
-                    " FROM pg_stat_activity WHERE backend_xid IS NOT NULL"
-                    " AND now() - xact_start > make_interval(secs => :seconds)"
-                    " AND pid <> pg_backend_pid() ORDER BY xact_start"
-                ),
-                {"seconds": _LONG},
-            )
-        ).all()
-        prepared = (
-            await connection.execute(
-                text(
-                    "SELECT gid, date_trunc('second', now() - prepared) FROM pg_prepared_xacts"
-                    " WHERE now() - prepared > make_interval(secs => :seconds)"
-                ),
-                {"seconds": _LONG},
-            )
-        ).all()
-    shown = [f"process {pid} ({name}), {age}" for pid, name, age in rows]
+    written = await rows(
+        engine,
+        "SELECT pid, application_name, date_trunc('second', now() - xact_start)"
+        " FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()"
+        " AND now() - xact_start > make_interval(secs => :seconds) ORDER BY xact_start",
+        seconds=_LONG,
+    )
+    prepared = await rows(
+        engine,
+        "SELECT gid, date_trunc('second', now() - prepared) FROM pg_prepared_xacts"
+        " WHERE now() - prepared > make_interval(secs => :seconds)",
+        seconds=_LONG,
+    )
+    shown = [f"process {pid} ({name}), {age}" for pid, name, age in written]
     shown += [f"prepared {gid}, {age}" for gid, age in prepared]
     if shown:
         fix = "end them: waits for rows of the tables that they have written are polled until then"

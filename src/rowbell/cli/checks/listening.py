@@ -38,7 +38,7 @@ async def delivery(engine: AsyncEngine, _: Target) -> list[Finding]:
             async with engine.begin() as connection:
                 begun = time.perf_counter()
                 await connection.execute(
-                    text("SELECT pg_notify(:channel, '')"), {"channel": channel}
+                    text("SELECT pg_catalog.pg_notify(:channel, '')"), {"channel": channel}
                 )
             try:
                 await asyncio.wait_for(arrived.wait(), _LIMIT)

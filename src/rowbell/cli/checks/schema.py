@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, text
-
 from rowbell._watch.database.ddl import in_terms_of_pg_catalog
 from rowbell._watch.database.installed import tables_with_triggers
 from rowbell._watch.database.schema import (
@@ -16,13 +14,15 @@ from rowbell._watch.database.schema import (
 )
 from rowbell._watch.database.trust import untrusted_owners
 from rowbell.cli.checks.finding import Finding, Outcome
+from rowbell.cli.checks.query import rows
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from rowbell.cli.target import Target
 
-_DEPENDED: Final = text(
+_DEPENDED: Final = (
     "SELECT DISTINCT 'the condition of a trigger of ' || t.tgrelid::regclass || ' uses '"
     " || pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid)"
     " FROM pg_trigger AS t JOIN pg_depend AS d"
@@ -83,7 +83,7 @@ async def trust(engine: AsyncEngine, _: Target) -> list[Finding]:
 
     async with engine.connect() as connection:
         foreign = await connection.run_sync(read)
-        foreign += [str(what) for what in await connection.scalars(_DEPENDED)]
+    foreign += [str(what) for (what,) in await rows(engine, _DEPENDED)]
     if foreign:
         fix = "ALTER … OWNER TO the table's owner, and REVOKE CREATE ON SCHEMA rowbell"
         return [Finding("trust", Outcome.FAILED, "; ".join(sorted(set(foreign))), fix)]
@@ -92,15 +92,14 @@ async def trust(engine: AsyncEngine, _: Target) -> list[Finding]:
 
 async def rights(engine: AsyncEngine, _: Target) -> list[Finding]:
     """Whether this role may listen, and register rows."""
-    query = text(
+    [(role, exists, may_listen, may_register)] = await rows(
+        engine,
         "SELECT current_user, to_regnamespace('rowbell') IS NOT NULL,"
         " to_regprocedure('rowbell.open_listener()') IS NOT NULL AND"
         " has_function_privilege('rowbell.open_listener()', 'EXECUTE'),"
         " coalesce((SELECT bool_or(has_function_privilege(f.oid, 'EXECUTE')) FROM pg_proc AS f"
-        "  WHERE f.pronamespace = to_regnamespace('rowbell') AND f.proname = 'register'), false)"
+        "  WHERE f.pronamespace = to_regnamespace('rowbell') AND f.proname = 'register'), false)",
     )
-    async with engine.connect() as connection:
-        role, exists, may_listen, may_register = (await connection.execute(query)).one()
     if not exists:
         return []
     if may_listen and may_register:

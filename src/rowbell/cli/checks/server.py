@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import text
 
 from rowbell.cli.checks.finding import Finding, Outcome
+from rowbell.cli.checks.query import rows
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from rowbell.cli.target import Target
 
@@ -17,18 +18,13 @@ _OLDEST: Final = 14
 _NEARLY_ALL: Final = 0.8
 
 
-async def _row(connection: AsyncConnection, query: str) -> Any:
-    return (await connection.execute(text(query))).one()
-
-
 async def version(engine: AsyncEngine, _: Target) -> list[Finding]:
     """The version of PostgreSQL."""
-    async with engine.connect() as connection:
-        number, name = await _row(
-            connection,
-            "SELECT current_setting('server_version_num')::integer / 10000,"
-            " current_setting('server_version')",
-        )
+    [(number, name)] = await rows(
+        engine,
+        "SELECT current_setting('server_version_num')::integer / 10000,"
+        " current_setting('server_version')",
+    )
     if number < _OLDEST:
         fix = f"use PostgreSQL {_OLDEST} or later"
         return [Finding("server version", Outcome.FAILED, f"PostgreSQL {name}", fix)]
@@ -40,8 +36,7 @@ async def version(engine: AsyncEngine, _: Target) -> list[Finding]:
 
 async def recovery(engine: AsyncEngine, _: Target) -> list[Finding]:
     """Whether it is a primary."""
-    async with engine.connect() as connection:
-        [is_standby] = await _row(connection, "SELECT pg_is_in_recovery()")
+    [(is_standby,)] = await rows(engine, "SELECT pg_is_in_recovery()")
     if is_standby:
         fix = "nothing notifies on a standby: give RowWatcher listen_url=<the primary>"
         return [Finding("primary", Outcome.FAILED, "the server is a standby", fix)]
@@ -53,7 +48,7 @@ async def pooler(engine: AsyncEngine, _: Target) -> list[Finding]:
     async with engine.connect() as connection:
         raw: Any = (await connection.get_raw_connection()).driver_connection
         told = raw.info.backend_pid
-        [real] = await _row(connection, "SELECT pg_backend_pid()")
+        real = await connection.scalar(text("SELECT pg_catalog.pg_backend_pid()"))
     if told != real:
         fix = (
             "a pooler in transaction mode cannot LISTEN: give RowWatcher listen_url=<the server "
@@ -66,13 +61,12 @@ async def pooler(engine: AsyncEngine, _: Target) -> list[Finding]:
 
 async def connections(engine: AsyncEngine, _: Target) -> list[Finding]:
     """Whether there is room for a connection of each process."""
-    async with engine.connect() as connection:
-        used, most = await _row(
-            connection,
-            "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
-            " current_setting('max_connections')::integer"
-            " - current_setting('superuser_reserved_connections')::integer",
-        )
+    [(used, most)] = await rows(
+        engine,
+        "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
+        " current_setting('max_connections')::integer"
+        " - current_setting('superuser_reserved_connections')::integer",
+    )
     evidence = f"{used} of {most} are in use; each process with a watcher takes one more"
     if used >= _NEARLY_ALL * most:
         fix = "raise max_connections, or give the applications smaller pools"
