@@ -49,8 +49,9 @@ def test_install_status_upgrade_and_remove(bare: URL) -> None:
     ]
     assert call("status", "parcels", '"Odd parcels"', url=bare).code == 0
     asyncio.run(execute(bare, "DROP TRIGGER rowbell_delete ON parcels"))
-    assert "public.parcels upgraded" in call("upgrade", url=bare).out
     assert "public.parcels" in call("upgrade", "--dry-run", url=bare).out
+    assert "public.parcels upgraded" in call("upgrade", url=bare).out
+    assert call("upgrade", "--dry-run", "--json", url=bare).json == []
     everything = states(call("status", "--json", url=bare))
     assert everything["public.parcels"] == "installed"
     assert "public.orders" in everything
@@ -197,6 +198,62 @@ def test_no_change_within_the_timeout_is_exit_code_1(database: URL) -> None:
     assert (result.code, "no change within 0.3 s" in result.out) == (1, True)
 
 
+def test_the_sql_is_for_the_table_as_it_is(bare: URL) -> None:
+    """Partitioned, or with triggers that it should not have any more."""
+    asyncio.run(execute(bare, "CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id)"))
+    assert call("install", "parcels", "--inserts", url=bare).code == 0
+
+    async def run(script: str) -> None:
+        async with connected(bare) as connection:
+            await connection.execute(script)
+
+    for table in ("parted", "parcels"):
+        asyncio.run(run(call("sql", table, url=bare).out))
+        [row] = call("status", table, "--json", url=bare).json
+        assert (row["state"], row["inserts"]) == ("installed", False)
+
+
+def test_a_table_that_fails_stops_no_other(bare: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triggers, "ATTEMPTS", 1)
+    asyncio.run(execute(bare, "CREATE TABLE other (id int PRIMARY KEY)"))
+
+    async def install() -> Called:
+        async with connected(bare) as writer, writer.transaction():
+            await writer.execute("LOCK TABLE parcels IN ROW EXCLUSIVE MODE")
+            arguments = ["install", "parcels", "other", "--json", "--lock-timeout", "50ms"]
+            return await called(*arguments, url=bare)
+
+    result = asyncio.run(install())
+    assert result.code == 1
+    assert result.json == [
+        {"table": "public.parcels", "result": "failed"},
+        {"table": "public.other", "result": "installed"},
+    ]
+    assert "parcels" in result.err
+
+
+async def test_a_view_of_a_stranger_holds_up_no_installation(database: URL) -> None:
+    """It may depend on a trigger function, which is then left."""
+    await execute(database, "CREATE TABLE parcels (id int PRIMARY KEY, q money)")
+    assert (await called("install", "parcels", "--columns", "q", url=database)).code == 0
+    async with connected(database) as stranger:
+        function = await stranger.fetchval(
+            "SELECT tgfoid::regproc::text FROM pg_trigger WHERE tgrelid = 'parcels'::regclass"
+        )
+        await stranger.execute(f"CREATE TEMP VIEW held AS SELECT '{function}'::regproc AS f")
+        assert (await called("install", "parcels", url=database)).code == 0
+        assert (await called("remove", "parcels", url=database)).code == 0
+
+
+def test_digits_are_a_name_and_no_oid(bare: URL) -> None:
+    async def oid() -> int:
+        async with connected(bare) as connection:
+            return int(await connection.fetchval("SELECT 'orders'::regclass::oid"))
+
+    result = call("status", str(asyncio.run(oid())), url=bare)
+    assert (result.code, "there is no table" in result.err) == (2, True)
+
+
 PROBLEMS = {
     "no such table": (["status", "parcel"], "did you mean parcels"),
     "no table named": (["install"], "name a table, or give --models"),
@@ -214,6 +271,10 @@ PROBLEMS = {
         "--lock-timeout must be",
     ),
     "nothing to remove": (["remove"], "name the tables, or give --all"),
+    "a table of ours": (["install", "rowbell.listener"], "leave it alone"),
+    "a timeout that is none": (["watch", "orders", "1", "--timeout", "-1"], "positive"),
+    "models without a name": (["status", "--models", ""], "is empty"),
+    "a key that is no text": (["watch", "Odd parcels", "\udcff"], "no value of Id"),
     "models that do not exist": (["status", "--models", "nowhere:Base"], "cannot be imported"),
 }
 
@@ -228,11 +289,34 @@ def test_bad_input_is_one_line_and_exit_code_2(bare: URL, name: str) -> None:
     assert result.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("url", ["nonsense", "mysql://root:geheim@localhost/x", "postgresql://["])
+URLS = [
+    "nonsense",
+    "",
+    "mysql://root:geheim@localhost/x",
+    "postgresql://[",
+    "postgresql://u:geheim@h:abc/x",
+    "postgresql://u:ge@heim@h:1/x",
+    "postgresql://u@h/x?host=a,b&port=1",
+]
+
+
+@pytest.mark.parametrize("url", URLS)
 def test_a_url_that_is_none(url: str) -> None:
     result = call("status", url=url)
     assert result.code == 2
-    assert "geheim" not in result.err
+    assert result.err.count("\n") == 1
+    assert "heim" not in result.err
+
+
+@pytest.mark.parametrize("text", ["[tool]\nrowbell = 5", "tool = 5", "[tool", b"\xff"])
+def test_a_pyproject_that_cannot_be_read(
+    text: str | bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / "pyproject.toml").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    result = call("status")
+    assert (result.code, result.err.count("\n")) == (2, 1)
 
 
 def test_passwords_are_redacted_and_control_characters_written_out() -> None:

@@ -199,13 +199,45 @@ async def test_code_of_others_never_runs_with_the_doctors_rights(database: URL) 
         "CREATE OPERATOR trap.|| (FUNCTION = trap.add, LEFTARG = text, RIGHTARG = regclass)",
         "CREATE FUNCTION trap.pg_notification_queue_usage() RETURNS float8 LANGUAGE sql"
         " AS $$ INSERT INTO trap.trapped VALUES ('function') RETURNING 1.0::float8 $$",
+        "CREATE FUNCTION trap.equals(oid, regtype) RETURNS bool LANGUAGE sql"
+        " AS $$ INSERT INTO trap.trapped VALUES ('hstore') RETURNING true $$",
+        "CREATE OPERATOR trap.= (FUNCTION = trap.equals, LEFTARG = oid, RIGHTARG = regtype)",
         f'ALTER DATABASE "{database.database}" SET search_path = trap, public, pg_catalog',
     )
     result = await called("doctor", "--json", url=database)
     assert result.code == 0, result
     assert (await called("status", "--json", url=database)).code == 0
+    assert (await called("status", "nosuch", url=database)).code == 2
     async with connected(database) as connection:
         assert await connection.fetchval("SELECT count(*) FROM trap.trapped") == 0
+
+
+HIDDEN = {
+    "the schema": "REVOKE USAGE ON SCHEMA rowbell FROM PUBLIC",
+    "registrations": "REVOKE SELECT ON rowbell.registration FROM PUBLIC",
+    "activity": "REVOKE SELECT ON pg_stat_activity FROM PUBLIC",
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+async def test_what_a_role_may_not_see_is_unknown_and_the_other_checks_are_made(
+    database: URL, name: str
+) -> None:
+    async with role(database) as stranger:
+        await execute(database, HIDDEN[name])
+        findings = (await called("doctor", "--json", url=stranger)).findings()
+        await execute(database, "GRANT SELECT ON pg_stat_activity TO PUBLIC")
+    assert "unknown" in {finding["outcome"] for finding in findings.values()}
+    assert findings["LISTEN"]["outcome"] == "ok"
+    assert {"transactions", "long transactions"} & set(findings)
+
+
+async def test_a_table_of_rowbells_that_is_broken_is_one_failed_check(database: URL) -> None:
+    await execute(database, "ALTER TABLE rowbell.listener RENAME TO another")
+    result = await called("doctor", "--json", url=database)
+    assert result.code == 1
+    assert result.findings()["objects and rights"]["outcome"] == "failed"
+    assert result.findings()["long transactions"]["outcome"] == "ok"
 
 
 async def test_a_role_that_may_not_register(database: URL) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 import sys
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from sqlalchemy.exc import SAWarning
 
 from rowbell._lock_timeout import LockTimeout
 from rowbell._watch.database.tables import TriggerOptions
@@ -143,6 +147,8 @@ def watch(
     json: Json = False,
 ) -> None:
     """Show a row, and its next change. Exit code 1: none came within --timeout."""
+    if timeout is not None and not timeout > 0:
+        raise ProblemError("--timeout must be a positive number of seconds")
     work = watching.watch(
         Target.of(url, None),
         table,
@@ -179,8 +185,27 @@ def _exit(is_well: bool) -> None:  # noqa: FBT001
         raise typer.Exit(1)
 
 
+class _Escaped(logging.Formatter):
+    """Names of tables may contain control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record))
+
+
+def _prepare() -> None:
+    """Logs and output that any terminal can show."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Escaped("%(message)s"))
+    logging.getLogger("rowbell").addHandler(handler)
+    warnings.simplefilter("ignore", SAWarning)  # about types of columns that it does not know
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """The entry point."""
+    _prepare()
     try:
         with told_in_one_line():
             app()

@@ -5,14 +5,23 @@ It changes nothing, and works for a role without rights: what that role may not 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from rowbell._sqlstate import INSUFFICIENT_PRIVILEGE, has_sqlstate
 from rowbell.cli.checks import activity, listening, schema, server, tables
 from rowbell.cli.checks.finding import Finding, Outcome
+from rowbell.cli.problem import first_line, redacted
+from rowbell.cli.target import Target
+from rowbell.errors import RowbellError
 
 if TYPE_CHECKING:
     from rowbell.cli.output import Output
-    from rowbell.cli.target import Target
+
+Check: TypeAlias = Callable[[AsyncEngine, Target], Awaitable[list[Finding]]]
 
 _CHECKS: Final = (
     server.version,
@@ -36,8 +45,10 @@ async def examine(target: Target, output: Output) -> bool:
     """Run all checks; return whether none has failed."""
     found: list[Finding] = []
     async with target.engine() as engine:
+        async with engine.connect():
+            pass  # without a server, nothing can be checked
         for check in _CHECKS:
-            for finding in await check(engine, target):
+            for finding in await _checked(check, engine, target):
                 found.append(finding)
                 _print(finding, output)
     if output.as_json:
@@ -46,6 +57,19 @@ async def examine(target: Target, output: Output) -> bool:
     warned = [finding for finding in found if finding.outcome is Outcome.WARNING]
     output.line(f"{len(found)} checks: {len(failed)} failed, {len(warned)} warnings")
     return not failed
+
+
+async def _checked(check: Check, engine: AsyncEngine, target: Target) -> list[Finding]:
+    """The findings of a check, also if it cannot be made: that may be the fault."""
+    name = check.__name__.replace("_", " ")
+    try:
+        return await check(engine, target)
+    except (DBAPIError, RowbellError) as error:
+        cause = getattr(error, "orig", None) or error
+        may_not = has_sqlstate(error, INSUFFICIENT_PRIVILEGE)
+        fix = "call the doctor as the owner of the schema" if may_not else ""
+        outcome = Outcome.UNKNOWN if may_not else Outcome.FAILED
+        return [Finding(name, outcome, redacted(first_line(cause)), fix)]
 
 
 _SIGNS: Final = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ class Output:
             return
         table = Table(box=None, pad_edge=False)
         for name in rows[0]:
-            table.add_column(name)
+            table.add_column(name, overflow="fold")
         for row in rows:
             table.add_row(*(_cell(value) for value in row.values()))
         self.console.print(table)
@@ -61,12 +62,31 @@ class Output:
         """SQL, which may be executed as it is printed."""
         if self.as_json:
             self.json(list(statements))
-        else:
-            self.console.out("".join(f"{statement};\n" for statement in statements), end="")
+            return
+        lines = "".join(f"{statement};\n" for statement in statements).split("\n")
+        if self.console.is_terminal:  # elsewhere it must stay what it is
+            lines = [escaped(line) for line in lines]
+        self.console.out("\n".join(lines), end="")
+
+    def comment(self, text: str) -> None:
+        """A comment in a script."""
+        if not self.as_json:
+            self.console.out(f"-- {text}")
 
     def json(self, value: Any) -> None:
         """One value on one line."""
-        self.console.out(json.dumps(value, default=str))
+        self.console.out(json.dumps(_plain(value), default=str, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """The value without what JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value.hex() if isinstance(value, bytes | memoryview) else value
 
 
 def _cell(value: Any) -> Text:

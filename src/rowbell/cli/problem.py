@@ -6,7 +6,7 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from rowbell.errors import LockTimeoutError, RowbellError
 
@@ -44,15 +44,16 @@ def told_in_one_line() -> Generator[None]:
     try:
         yield
     except LockTimeoutError as error:
-        raise ProblemError(f"{_first_line(error)}: try again, or give --lock-timeout", 1) from error
-    except RowbellError as error:
-        raise ProblemError(_first_line(error)) from error
+        raise ProblemError(f"{first_line(error)}: try again, or give --lock-timeout", 1) from error
+    except (RowbellError, ArgumentError, UnicodeError) as error:
+        raise ProblemError(first_line(error)) from error
     except DBAPIError as error:
-        text = _first_line(error.orig or error)
+        text = first_line(error.orig or error)
         if error.connection_invalidated or getattr(error.orig, "sqlstate", None) is None:
             text = f"the database cannot be reached: {text}. Check --url, DATABASE_URL or PGHOST"
         raise ProblemError(text) from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
     return str(error).strip().partition("\n")[0]

@@ -6,7 +6,9 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, Table, text
+from sqlalchemy.exc import DBAPIError
 
+from rowbell._sqlstate import INSUFFICIENT_PRIVILEGE, has_sqlstate
 from rowbell._watch.database.ddl import in_terms_of_pg_catalog
 from rowbell._watch.database.installed import (
     TableInCatalog,
@@ -25,6 +27,7 @@ _ALL: Final = text(
     " JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
     " WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_|^information_schema$|^rowbell$'"
 )
+_NOT_YOURS: Final = {"rowbell", "pg_catalog", "information_schema", "pg_toast"}
 _FIND: Final = text("SELECT pg_catalog.to_regclass(:name)::pg_catalog.oid")
 
 
@@ -35,14 +38,20 @@ def named(connection: Connection, name: str) -> TableInCatalog:
         ProblemError: There is none.
     """
     plain = ".".join(f'"{part}"' for part in name.split("."))
-    for candidate in (name, plain, f'"{name}"'):
+    # PostgreSQL takes digits for an oid.
+    candidates = [plain, f'"{name}"'] if name.isdigit() else [name, plain, f'"{name}"']
+    for candidate in candidates:
         try:
             with connection.begin_nested():
                 oid = connection.scalar(_FIND, {"name": candidate})
-        except Exception:  # noqa: BLE001, S112  # it is no name in SQL; the others may be one
-            continue
-        if oid is not None and oid in (found := tables_in_catalog(connection, [oid])):
-            return found[oid]
+        except DBAPIError as error:
+            if error.connection_invalidated or has_sqlstate(error, INSUFFICIENT_PRIVILEGE):
+                raise
+            continue  # it is no name in SQL; the others may be one
+        if oid is not None and oid in (tables := tables_in_catalog(connection, [oid])):
+            if (found := tables[oid]).schema in _NOT_YOURS:
+                raise ProblemError(f"the table {name!r} belongs to {found.schema}: leave it alone")
+            return found
     with in_terms_of_pg_catalog(connection):
         all_tables = list(connection.execute(_ALL))
     names = [table if schema == "public" else f"{schema}.{table}" for schema, table in all_tables]
@@ -74,6 +83,8 @@ def chosen(
         found = named(connection, name)
         if not found.key:
             raise ProblemError(f"the table {name!r} has no primary key to identify its rows")
+        if unknown := sorted(set(options.columns or ()) - found.columns):
+            raise ProblemError(f"the table {name!r} has no columns {', '.join(unknown)}")
         tables.append(declared.get(found.oid) or table_of(found, options))
     return tables
 

@@ -47,9 +47,13 @@ class Target:
             ProblemError: The URL or the models are unusable.
         """
         configured = _configured()
-        named = url or os.environ.get("DATABASE_URL") or configured.get("url")
-        declared = models or configured.get("models")
-        return cls(_url(named or "postgresql://"), _tables(declared) if declared else None)
+        if "" in {url, models}:
+            raise ProblemError("--url or --models is empty: a variable may not be set")
+        named = os.environ.get("DATABASE_URL") or configured.get("url") if url is None else url
+        declared = configured.get("models") if models is None else models
+        return cls(
+            _url(str(named or "postgresql://")), _tables(str(declared)) if declared else None
+        )
 
     @asynccontextmanager
     async def engine(self) -> AsyncGenerator[AsyncEngine]:
@@ -59,7 +63,10 @@ class Target:
             ProblemError: The block has failed for a reason that the user can mend.
         """
         arguments = {"connect_timeout": _CONNECT_SECONDS, "application_name": "rowbell"}
-        engine = create_async_engine(self.url, poolclass=NullPool, connect_args=arguments)
+        # The query for hstore would run with the search_path of the user.
+        engine = create_async_engine(
+            self.url, poolclass=NullPool, connect_args=arguments, use_native_hstore=False
+        )
         try:
             with told_in_one_line():
                 yield engine
@@ -70,8 +77,10 @@ class Target:
 def _url(named: str) -> URL:
     try:
         url = make_url(named)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ProblemError("the URL cannot be read: postgresql://user@host/database") from None
+    if "@" in (url.host or ""):
+        raise ProblemError("the URL has several @: write one in a password as %40")
     with told_in_one_line():
         return url_for("psycopg", url)
 
@@ -83,10 +92,12 @@ def _configured() -> dict[str, Any]:
         file = folder / "pyproject.toml"
         if file.is_file():
             try:
-                found = tomllib.loads(file.read_text())
-            except tomllib.TOMLDecodeError as error:
+                found = tomllib.loads(file.read_text(encoding="utf-8"))
+                tool: Any = found.get("tool", {}).get("rowbell", {})
+            except (OSError, ValueError, AttributeError) as error:
                 raise ProblemError(f"{file} cannot be read: {error}") from error
-            tool: dict[str, Any] = found.get("tool", {}).get("rowbell", {})
+            if not isinstance(tool, dict):
+                raise ProblemError(f"[tool.rowbell] in {file} must be a table")
             return tool
     return {}
 
@@ -98,7 +109,7 @@ def _tables(models: str) -> list[Table]:
     try:
         base: Any = getattr(importlib.import_module(module), name or "Base")
         tables = [table for table in base.metadata.sorted_tables if is_declared(table)]
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:
         raise ProblemError(f"the models {models!r} cannot be imported: {error}") from error
     finally:
         sys.path.pop(0)

@@ -8,15 +8,22 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Table
+from sqlalchemy.exc import DBAPIError
 
 from rowbell._watch.database.ddl import in_terms_of_pg_catalog, limited
-from rowbell._watch.database.install import install_triggers, remove_triggers, trigger_status
+from rowbell._watch.database.inspection import TriggerState
+from rowbell._watch.database.install import (
+    install_triggers,
+    look,
+    remove_triggers,
+    trigger_status,
+)
 from rowbell._watch.database.installed import table_of, tables_with_triggers
 from rowbell._watch.database.schema import NEWER, SCHEMA_VERSION, schema_status
 from rowbell._watch.database.scripts import create_script
 from rowbell._watch.database.tables import TriggerOptions, table_triggers
 from rowbell._watch.database.triggers import drop_statements
-from rowbell.cli.problem import ProblemError
+from rowbell.cli.problem import ProblemError, first_line
 from rowbell.cli.tables import chosen, with_triggers
 from rowbell.errors import LockTimeoutError, TriggerError
 
@@ -75,8 +82,7 @@ async def sql(
     """Print what ``install`` would execute."""
     async with target.engine() as engine, engine.connect() as connection:
         statements = await connection.run_sync(_sql, names, target.models, options, limit)
-    if not output.as_json:
-        output.console.out(f"-- rowbell {version('rowbell')}, schema version {SCHEMA_VERSION}")
+    output.comment(f"rowbell {version('rowbell')}, schema version {SCHEMA_VERSION}")
     output.script(["BEGIN", *statements, "COMMIT"])
 
 
@@ -88,8 +94,15 @@ def _sql(
     limit: LockTimeout,
 ) -> list[str]:
     tables = chosen(connection, names, models, options)
-    wanted = [table_triggers(connection, table) for table in tables]
-    return limited([line for each in wanted for line in create_script(each)], limit)
+    return limited([line for table in tables for line in _script(connection, table)], limit)
+
+
+def _script(connection: Connection, table: Table) -> list[str]:
+    """What installs the triggers of a table as it is."""
+    named = table_triggers(connection, table)
+    with in_terms_of_pg_catalog(connection):
+        _, triggers, found = look(connection, named)
+    return create_script(triggers, found.superfluous)
 
 
 async def install(
@@ -114,7 +127,7 @@ async def upgrade(target: Target, limit: LockTimeout, output: Output, *, dry_run
     """Install the triggers of all tables again, with the options that they have."""
     async with target.engine() as engine:
         async with engine.connect() as connection:
-            found = await connection.run_sync(_upgradable)
+            found = await connection.run_sync(_upgradable, only_outdated=dry_run)
         if dry_run:
             output.rows([{"table": each.fullname, "would be": "upgraded"} for each in found])
             return
@@ -125,16 +138,20 @@ async def upgrade(target: Target, limit: LockTimeout, output: Output, *, dry_run
         await _each(engine, found, work, output, "upgraded")
 
 
-def _upgradable(connection: Connection) -> list[Table]:
+def _upgradable(connection: Connection, *, only_outdated: bool) -> list[Table]:
     with in_terms_of_pg_catalog(connection):
         schema = schema_status(connection)
     if schema.state in NEWER:
         why = f"the schema rowbell has the newer version {schema.version}: update rowbell instead"
         raise ProblemError(why, 1)
-    return [
+    tables = [
         table_of(found, found.options or TriggerOptions())
         for found in tables_with_triggers(connection)
     ]
+    if not only_outdated:
+        return tables
+    fine = {TriggerState.INSTALLED, TriggerState.DISABLED}
+    return [table for table in tables if trigger_status(connection, table)[0].state not in fine]
 
 
 async def remove(
@@ -150,6 +167,7 @@ async def remove(
                     lambda sync: [table_triggers(sync, table).name for table in tables]
                 )
                 lines = [line for name in wanted for line in drop_statements(name)]
+                output.comment("and DROP FUNCTION, of the functions that no other table uses")
                 output.script(["BEGIN", *limited(lines, limit), "COMMIT"])
                 return
 
@@ -173,8 +191,11 @@ async def _each(
         name = table.fullname
         try:
             executed = await _under_traffic(engine, table, work, output)
-        except TriggerError as error:
-            refused.append(str(error))
+        except (TriggerError, LockTimeoutError, DBAPIError) as error:
+            cause = getattr(error, "orig", None) or error
+            hint = ": try again, or give --lock-timeout"
+            hint = hint if isinstance(error, LockTimeoutError) else ""
+            refused.append(f"{name}: {first_line(cause)}{hint}")
             rows.append({"table": name, "result": "failed"})
         else:
             rows.append({"table": name, "result": done if executed else "unchanged"})

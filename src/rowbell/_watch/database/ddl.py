@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from rowbell._identifiers import quote_literal, verbatim
 from rowbell._sqlstate import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, has_sqlstate
@@ -70,7 +70,7 @@ def in_terms_of_pg_catalog(connection: Connection) -> Generator[None]:
     try:
         yield
     except BaseException:
-        with suppress(DBAPIError):  # in a failed transaction, the rollback restores it
+        with suppress(SQLAlchemyError):  # in a failed transaction, the rollback restores it
             connection.execute(_SET, {"path": before, "is_local": is_local})
         raise
     connection.execute(_SET, {"path": before, "is_local": is_local})
@@ -108,7 +108,8 @@ def installing(
             raise TriggerError(table, why) from error
         raise  # the rollback of the failed transaction also restores the setting
     except BaseException:
-        execute(connection, [restored("lock_timeout")])
+        with suppress(SQLAlchemyError):  # after a cancellation, the connection may be lost
+            execute(connection, [restored("lock_timeout")])
         raise
     execute(connection, [restored("lock_timeout")])
 

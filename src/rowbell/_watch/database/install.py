@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rowbell._lock_timeout import LockTimeout, LockTimeoutValue
 from rowbell._mapping import ModelOrTable, tables_of
-from rowbell._sqlstate import UNDEFINED_FUNCTION, has_sqlstate
+from rowbell._sqlstate import DEPENDENT_OBJECTS_STILL_EXIST, UNDEFINED_FUNCTION, has_sqlstate
 from rowbell._watch.database.ddl import (
     as_owner_of_the_schema,
     execute,
@@ -99,11 +99,11 @@ _WRONG = {TriggerState.MISSING, TriggerState.OUTDATED, TriggerState.UNTRUSTED}
 
 def _install(connection: Connection, named: TableTriggers, timeout: LockTimeout) -> list[str]:
     executed: list[str] = []
-    schema, triggers, found = _look(connection, named)
+    schema, triggers, found = look(connection, named)
     if not schema.is_usable or found.state in _WRONG:
         with installing(connection, triggers.name, timeout):
             # Look again under the lock.
-            schema, triggers, found = _look(connection, named)
+            schema, triggers, found = look(connection, named)
             if not schema.is_usable:
                 executed += _install_schema(connection, schema, triggers)
                 found = inspect_triggers(connection, triggers, schema_status(connection))
@@ -113,10 +113,12 @@ def _install(connection: Connection, named: TableTriggers, timeout: LockTimeout)
     return executed
 
 
-def _look(
-    connection: Connection, named: TableTriggers
-) -> tuple[SchemaStatus, TableTriggers, Found]:
-    """The schema's status, the triggers that the table should have, and those that it has."""
+def look(connection: Connection, named: TableTriggers) -> tuple[SchemaStatus, TableTriggers, Found]:
+    """The schema's status, the triggers that the table should have, and those that it has.
+
+    Raises:
+        TriggerError: They cannot be installed.
+    """
     schema = schema_status(connection)
     triggers = _placed(connection, resolve(connection, named), schema)
     _refuse(connection, triggers, schema)
@@ -253,14 +255,24 @@ def _remove(connection: Connection, triggers: TableTriggers, timeout: LockTimeou
 
 
 def _drop_unused(connection: Connection, functions: Iterable[int]) -> list[str]:
-    """Drop those of these trigger functions that no trigger runs any more."""
-    unused = [
-        f"DROP FUNCTION {row.name}()"
-        for row in functions_of(connection, functions)
-        if row.mine and not row.used
-    ]
-    execute(connection, unused)
-    return unused
+    """Drop those of these trigger functions that no trigger runs any more.
+
+    Anybody may make something that depends on one, such as a view. Then it is left.
+    """
+    dropped: list[str] = []
+    for row in functions_of(connection, functions):
+        if not row.mine or row.used:
+            continue
+        statement = f"DROP FUNCTION {row.name}()"
+        try:
+            with connection.begin_nested():
+                execute(connection, [statement])
+        except DBAPIError as error:
+            if not has_sqlstate(error, DEPENDENT_OBJECTS_STILL_EXIST):
+                raise
+        else:
+            dropped.append(statement)
+    return dropped
 
 
 def trigger_status(connection: Connection, *models: ModelOrTable) -> list[TriggerStatus]:
