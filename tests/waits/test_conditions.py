@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, update
+from sqlalchemy import func, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rowbell import ListenError, Reason, RowWatcher
 from support.models import Order
-from support.observed import execute
+from support.observed import blocked, execute
 from support.offers import Offer, OfferBase
-from support.waits import armed_wait, polled_because
+from support.waits import QUICK, armed_wait, polled_because
 
 
 def has_expired(offer: Offer) -> bool:
@@ -98,3 +98,22 @@ async def test_a_change_still_ends_what_is_asked_again(orders: AsyncEngine) -> N
         wait = await armed_wait(watcher, until=lambda order: order.n == 1)
         await execute(orders, update(Order).values(n=1))
         assert (await wait).n == 1
+
+
+async def test_a_row_of_a_table_that_is_swapped_meanwhile_is_not_missing(
+    orders: AsyncEngine,
+) -> None:
+    """The read waits for a lock, with a snapshot from before it."""
+    async with RowWatcher(orders, mode="poll", timing=QUICK) as watcher, orders.connect() as swap:
+        await swap.execute(text("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"))
+        wait = asyncio.create_task(
+            watcher.wait_for_change(Order, 1, until=Order.n == 5, interval=0.05)
+        )
+        await blocked(orders)
+        await swap.execute(text("CREATE TABLE orders_next (LIKE orders INCLUDING ALL)"))
+        await swap.execute(text("INSERT INTO orders_next SELECT * FROM orders"))
+        await swap.execute(text("ALTER TABLE orders RENAME TO orders_former"))
+        await swap.execute(text("ALTER TABLE orders_next RENAME TO orders"))
+        await swap.commit()
+        await execute(orders, "UPDATE orders SET n = 5 WHERE id = 1")
+        assert (await wait).n == 5

@@ -160,8 +160,6 @@ class Reader:
         """Read on a connection; it may be called again on another one."""
         asked, by_watch = self._asked(reads), {one.watch: one for one in reads}
         self.rereads += sum(watch.observation.is_found for watch in by_watch)
-        self.queries += 1
-        ended: list[tuple[Watch, Reading]] = []
         # What fulfils a condition must be what is returned.
         consistent = not asked.instances and any(
             one.watch.needs_one_snapshot and one.watch.request.condition is not None
@@ -170,14 +168,38 @@ class Reader:
         # Before the SELECT: its snapshot proves nothing for a later boundary.
         self._board.begin(reads)
         with one_snapshot(connection, rows) if consistent else nullcontext():
-            for watch, reading in read(
-                connection, rows, list(by_watch), evidence=asked.evidence, instances=asked.instances
-            ):
-                if watch.is_over or not self._board.take_in(by_watch[watch], reading):
-                    continue
-                if isinstance(reading, Reading):
-                    ended.append((watch, reading))
-            self.queries += finish(connection, rows, ended, in_one_snapshot=consistent)
+            absent = self._take_in(connection, rows, by_watch, asked, in_one_snapshot=consistent)
+        if absent:
+            self._take_in(connection, rows, absent, asked, in_one_snapshot=False)
+
+    def _take_in(
+        self,
+        connection: Connection,
+        rows: MappedRows,
+        reads: dict[Watch, ScheduledRead],
+        asked: Asked,
+        *,
+        in_one_snapshot: bool,
+    ) -> dict[Watch, ScheduledRead]:
+        """Read, and process what was found. Return the reads whose row must be looked for again.
+
+        A snapshot that was taken before a lock was granted does not have the rows of the table that
+        took the name of the old one meanwhile. So it does not prove that a row is absent.
+        """
+        self.queries += 1
+        ended: list[tuple[Watch, Reading]] = []
+        absent: dict[Watch, ScheduledRead] = {}
+        for watch, reading in read(
+            connection, rows, list(reads), evidence=asked.evidence, instances=asked.instances
+        ):
+            if in_one_snapshot and not isinstance(reading, Reading):
+                absent[watch] = reads[watch]
+            elif watch.is_over or not self._board.take_in(reads[watch], reading):
+                continue
+            elif isinstance(reading, Reading):
+                ended.append((watch, reading))
+        self.queries += finish(connection, rows, ended, in_one_snapshot=in_one_snapshot)
+        return absent
 
 
 def _together(read: ScheduledRead) -> Hashable:
