@@ -101,7 +101,7 @@ async def test_a_table_in_use_is_tried_again(
         assert "--lock-timeout" in result.err
         monkeypatch.setattr(triggers, "ATTEMPTS", 100)
         installing = asyncio.create_task(called(*arguments, url=database))
-        await asyncio.sleep(0.3)  # some attempts fail
+        await asyncio.sleep(0.3)  # some attempts fail; how many does not matter
         await writer.rollback()
         assert (await installing).code == 0
 
@@ -167,7 +167,7 @@ async def watching(database: URL, *arguments: str) -> asyncio.Task[Called]:
     async with connected(database) as connection:
         while not await connection.fetchval("SELECT count(*) FROM rowbell.registration"):
             assert not task.done(), task.result()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # another process registers, which sets no event here
     return task
 
 

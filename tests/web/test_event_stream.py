@@ -3,12 +3,10 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi import HTTPException, Request
 from pydantic import BaseModel
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -17,12 +15,12 @@ from sqlalchemy.pool import QueuePool
 
 import rowbell.fastapi.events
 from rowbell import InvalidArgumentError, RowWatcher
-from rowbell.fastapi import EventStream, WatcherDep, event_stream, lifespan
+from rowbell.fastapi import event_stream
 from support.events import listening, status
 from support.lists import created, listed
 from support.models import Item, Order
 from support.observed import execute
-from support.waits import QUICK
+from support.stream_app import Begin, app_of
 from support.web import serve
 
 ROW = update(Order).where(Order.id == 1)
@@ -39,28 +37,6 @@ class ItemOut(BaseModel):
 
 class WithItems(BaseModel):
     items: list[ItemOut]
-
-
-Begin = Callable[[Request, RowWatcher], Any]
-
-
-def app_of(engine: AsyncEngine, begin: Begin) -> FastAPI:
-    """An app with one stream."""
-    app = FastAPI(lifespan=lifespan(engine, recheck=None, timing=QUICK))
-
-    async def stream(request: Request, watcher: WatcherDep) -> EventStream:
-        app.state.watcher = watcher
-        opened: EventStream = await begin(request, watcher)
-        return opened
-
-    @app.get("/", response_class=EventSourceResponse)
-    async def events(
-        stream: Annotated[EventStream, Depends(stream)],
-    ) -> AsyncIterator[ServerSentEvent]:
-        async for event in stream:
-            yield event
-
-    return app
 
 
 def one_row(**more: Any) -> Begin:

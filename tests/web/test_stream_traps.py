@@ -38,7 +38,8 @@ from support.lists import created, listed
 from support.models import Animal, Order
 from support.observed import execute
 from support.proxy import Proxy
-from support.waits import IMPATIENT, QUICK
+from support.stream_app import app_of
+from support.waits import IMPATIENT
 from support.web import serve
 
 ROW = update(Order).where(Order.id == 1)
@@ -47,25 +48,6 @@ ROW = update(Order).where(Order.id == 1)
 class OrderOut(BaseModel):
     id: int
     n: int
-
-
-def app_of(engine: AsyncEngine, begin: Any) -> FastAPI:
-    """An app with one stream."""
-    app = FastAPI(lifespan=lifespan(engine, recheck=None, timing=QUICK))
-
-    async def stream(request: Request, watcher: WatcherDep) -> EventStream:
-        app.state.watcher = watcher
-        opened: EventStream = await begin(request, watcher)
-        return opened
-
-    @app.get("/", response_class=EventSourceResponse)
-    async def events(
-        stream: Annotated[EventStream, Depends(stream)],
-    ) -> AsyncIterator[ServerSentEvent]:
-        async for event in stream:
-            yield event
-
-    return app
 
 
 # -- what leaves

@@ -116,11 +116,14 @@ async def install(
     async with target.engine() as engine:
         async with engine.connect() as connection:
             tables = await connection.run_sync(chosen, names, target.models, options)
+        await _each(engine, tables, _installing(limit), output, "installed")
 
-        def work(connection: Connection, table: Table) -> list[str]:
-            return install_triggers(connection, table, lock_timeout=str(limit))
 
-        await _each(engine, tables, work, output, "installed")
+def _installing(limit: LockTimeout) -> Work:
+    def work(connection: Connection, table: Table) -> list[str]:
+        return install_triggers(connection, table, lock_timeout=str(limit))
+
+    return work
 
 
 async def upgrade(target: Target, limit: LockTimeout, output: Output, *, dry_run: bool) -> None:
@@ -131,11 +134,7 @@ async def upgrade(target: Target, limit: LockTimeout, output: Output, *, dry_run
         if dry_run:
             output.rows([{"table": each.fullname, "would be": "upgraded"} for each in found])
             return
-
-        def work(connection: Connection, table: Table) -> list[str]:
-            return install_triggers(connection, table, lock_timeout=str(limit))
-
-        await _each(engine, found, work, output, "upgraded")
+        await _each(engine, found, _installing(limit), output, "upgraded")
 
 
 def _upgradable(connection: Connection, *, only_outdated: bool) -> list[Table]:
