@@ -20,6 +20,12 @@ from rowbell._urls import url_for
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
+__all__ = [
+    "EmbeddedServer",
+    "named_server",
+    "server_url",
+]
+
 ENVIRONMENT_VARIABLE: Final = "DATABASE_URL"
 """The variable that names another server to use instead of the embedded one."""
 
@@ -54,10 +60,12 @@ class EmbeddedServer:
         self, settings: Mapping[str, object] | None = None, *, root: Path | None = None
     ) -> None:
         self._lasts = root is not None
-        self.root = Path(tempfile.mkdtemp(prefix="rowbell-")) if root is None else root.resolve()
+        self.root: Path = (
+            Path(tempfile.mkdtemp(prefix="rowbell-")) if root is None else root.resolve()
+        )
         self._settings = dict(settings or {})
-        self.directory = self.root / "data"
-        self.url = URL.create(
+        self.directory: Path = self.root / "data"
+        self.url: URL = URL.create(
             "postgresql+asyncpg",
             username="postgres",
             database="postgres",

@@ -35,6 +35,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
+__all__ = [
+    "DatabaseStateError",
+    "InvalidArgumentError",
+    "InvalidColumnError",
+    "InvalidKeyError",
+    "ListenError",
+    "LockTimeoutError",
+    "NotFoundError",
+    "PoolExhaustedError",
+    "RelationshipError",
+    "RowbellError",
+    "SessionStateError",
+    "TriggerError",
+    "UnflushedInstanceError",
+    "UnmappedModelError",
+    "UnsupportedEngineError",
+    "WaitTimeoutError",
+    "WatcherStateError",
+]
+
+
 def describe_row(model: type[Any], key: Mapping[str, object]) -> str:
     """A row for a message: ``Order(id=7)``; a long key is shortened."""
     columns = ", ".join(f"{name}={_short(value)}" for name, value in key.items())
@@ -75,7 +96,7 @@ class NotFoundError(RowbellError, LookupError):
         self, model: type[Any], key: Mapping[str, object], *, deleted: bool = False, hint: str = ""
     ) -> None:
         self.model = model
-        self.key = dict(key)
+        self.key: dict[str, object] = dict(key)
         self.deleted = deleted
         what = "was deleted" if deleted else "not found"
         super().__init__(f"{describe_row(model, key)} {what}{hint and f': {hint}'}")
@@ -95,7 +116,7 @@ class WaitTimeoutError(RowbellError, TimeoutError):
         self, model: type[Any], key: Mapping[str, object], *, timeout: float, served: str
     ) -> None:
         self.model = model
-        self.key = dict(key)
+        self.key: dict[str, object] = dict(key)
         self.timeout = timeout
         self.served = served
         row = describe_row(model, key)
@@ -124,10 +145,10 @@ class LockTimeoutError(RowbellError, SQLAlchemyError, TimeoutError):
         *,
         cancelled: str | None = None,
     ) -> None:
-        self.objects = tuple(objects)
+        self.objects: tuple[str, ...] = tuple(objects)
         self.mode = mode
         self.timeout = timeout
-        self.holders = tuple(holders)
+        self.holders: tuple[int, ...] = tuple(holders)
         self.cancelled = cancelled
         wait = f"within {timeout}" if timeout else "without a longer wait"
         held = "another transaction holds a conflicting lock (pg_blocking_pids() shows which)"
@@ -183,7 +204,8 @@ class InvalidKeyError(RowbellError, ValueError):
     """
 
     def __init__(self, model: type[Any], value: object, why: str) -> None:
-        self.model, self.value = model, value
+        self.model: type[Any] = model
+        self.value: object = value
         super().__init__(f"{_short(value)} is not a key of {model.__name__}: {why}")
 
 
@@ -201,7 +223,8 @@ class InvalidColumnError(RowbellError, ValueError):
     def __init__(
         self, model: type[Any], column: object, known: Iterable[str], why: str = _NOT_MAPPED
     ) -> None:
-        self.model, self.column = model, column
+        self.model: type[Any] = model
+        self.column: object = column
         names, text = sorted(known), str(column)
         close = get_close_matches(text, names, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names)}"
@@ -218,7 +241,8 @@ class InvalidArgumentError(RowbellError, ValueError):
     """
 
     def __init__(self, argument: str, value: object, expected: str) -> None:
-        self.argument, self.value = argument, value
+        self.argument: str = argument
+        self.value: object = value
         super().__init__(f"{argument} must be {expected}, got {_short(value)}")
 
 
@@ -266,7 +290,8 @@ class DatabaseStateError(RowbellError, RuntimeError):
     """
 
     def __init__(self, database: str, state: str, remedy: str) -> None:
-        self.database, self.state = database, state
+        self.database: str = database
+        self.state: str = state
         verb = state if state == "exists" else f"is {state}"
         super().__init__(f"the database {database!r} {verb}: {remedy}")
 
@@ -284,7 +309,8 @@ class ListenError(RowbellError, RuntimeError):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        self.reason, self.detail = reason, detail
+        self.reason: str = reason
+        self.detail: str = detail
         super().__init__(f'cannot listen, which mode="listen" requires ({reason}): {detail}')
 
 

@@ -14,10 +14,10 @@ try:
     from opentelemetry import metrics, trace
     from opentelemetry.metrics import CallbackOptions, Observation
     from opentelemetry.trace import SpanKind, StatusCode
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "rowbell.telemetry needs OpenTelemetry's API: pip install rowbell[telemetry]"
-    ) from error
+    ) from _error
 
 from rowbell._watch.state import WatcherState
 from rowbell._watch.waits import Outcome, WaitEnd
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from rowbell._watch.statistics import WatcherStatistics
+
+__all__ = ["BUCKETS", "instrument"]
 
 BUCKETS: Final = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
 """The bounds of the buckets of ``rowbell.wait.duration``, in seconds, unless others are given."""

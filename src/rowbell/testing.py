@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+__all__ = [
+    "cleanup_tables",
+    "create_database",
+    "drop_database",
+    "rolled_back_session",
+]
+
 _LONGEST_NAME: Final = 63
 """In bytes. PostgreSQL truncates longer names, so two names could mean the same database."""
 

@@ -41,7 +41,7 @@ class Follow(AsyncIterator[ModelT], Generic[ModelT]):
 
     def __init__(self, request: WaitRequest, board: Board, entrance: Entrance) -> None:
         self.ended: Literal["until", "deleted", "closed"] | None = None
-        self.was_notified = False
+        self.was_notified: bool = False
         self._entrance = entrance
         self._is_iterating = False
         self._query: anyio.CancelScope | None = None  # of the row's class, while it runs

@@ -68,11 +68,11 @@ class StateLog:
     """
 
     def __init__(self, engine: AsyncEngine, changed: Callable[[], None]) -> None:
-        self.state = WatcherState.IDLE
-        self.since = datetime.now(UTC)
+        self.state: WatcherState = WatcherState.IDLE
+        self.since: datetime = datetime.now(UTC)
         self.reason: Reason | None = None
-        self.detail = ""
-        self.reconnects = 0
+        self.detail: str = ""
+        self.reconnects: int = 0
         self._name = f"[{engine.url.database}]"
         self._changed = changed
         self._warned = _warned.setdefault(engine.dialect, set())

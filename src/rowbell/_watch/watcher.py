@@ -108,7 +108,7 @@ class RowWatcher:
         )
         self._streams = Streams()
         self._entrance = Entrance(self._connections, self._mode, self._state, self._timing, life)
-        self.waits = Waits(self._board, self._entrance, self._timing)
+        self.waits: Waits = Waits(self._board, self._entrance, self._timing)
 
     # -- start and stop
 

@@ -60,15 +60,15 @@ class RowTriggersOp(MigrateOperation):
         lock_timeout: LockTimeoutValue = DEFAULT_LOCK_TIMEOUT,
     ) -> None:
         self.table_name = table_name
-        self.key = None if key is None else list(key)
+        self.key: list[str] | None = None if key is None else list(key)
         self.schema = schema
-        self.for_each = ForEach.of(for_each)
+        self.for_each: ForEach | None = ForEach.of(for_each)
         self.replicated = replicated
-        self.columns = None if columns is None else list(columns)
+        self.columns: list[str] | None = None if columns is None else list(columns)
         self.inserts = inserts
         declared = None if columns is None else tuple(sorted(columns))
-        self.options = TriggerOptions(self.for_each, replicated, declared, inserts)
-        self.lock_timeout = str(LockTimeout.of(lock_timeout, "lock_timeout"))
+        self.options: TriggerOptions = TriggerOptions(self.for_each, replicated, declared, inserts)
+        self.lock_timeout: str = str(LockTimeout.of(lock_timeout, "lock_timeout"))
 
     def arguments(self) -> dict[str, Any]:
         """The arguments, for the reverse operation."""
@@ -139,7 +139,7 @@ class ReplaceRowTriggersOp(CreateRowTriggersOp):
     """
 
     name = "replace_row_triggers"
-    superfluous = TRIGGERS[-1:]
+    superfluous: ClassVar[tuple[str, ...]] = TRIGGERS[-1:]
 
     def __init__(
         self, table_name: str, *, before: CreateRowTriggersOp | None = None, **arguments: Any
@@ -182,7 +182,7 @@ class UpgradeRowTriggersOp(MigrateOperation):
     """
 
     def __init__(self, *, lock_timeout: LockTimeoutValue = DEFAULT_LOCK_TIMEOUT) -> None:
-        self.lock_timeout = str(LockTimeout.of(lock_timeout, "lock_timeout"))
+        self.lock_timeout: str = str(LockTimeout.of(lock_timeout, "lock_timeout"))
 
     @classmethod
     def invoke(cls, operations: Operations, **arguments: Any) -> Any:
@@ -204,8 +204,8 @@ class ChangeKeyOp(MigrateOperation):
         self, table_name: str, before: Sequence[str], after: Sequence[str], *, schema: str | None
     ) -> None:
         self.table_name = table_name
-        self.before = list(before)
-        self.after = list(after)
+        self.before: list[str] = list(before)
+        self.after: list[str] = list(after)
         self.schema = schema
 
     def reverse(self) -> MigrateOperation:

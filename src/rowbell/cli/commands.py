@@ -24,7 +24,7 @@ from rowbell.cli.target import Target
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

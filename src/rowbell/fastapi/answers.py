@@ -25,7 +25,7 @@ _ANSWERS: Final = (
 _CLIENT_CLOSED_REQUEST: Final = 499  # nginx's; no client reads it
 _RETRY_AFTER: Final = {"Retry-After": "1"}
 
-logger = logging.getLogger("rowbell")
+logger: logging.Logger = logging.getLogger("rowbell")
 
 
 def add_exception_handlers(app: FastAPI) -> None:

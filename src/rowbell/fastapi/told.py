@@ -100,7 +100,7 @@ class _Shown(Told):
         text, tag = await self._shown(value)
         if tag == self.tag:
             return None
-        self.tag = tag
+        self.tag: str | None = tag
         return ServerSentEvent(raw_data=text, id=tag)
 
 
@@ -159,7 +159,7 @@ class ManyRows(_Shown):
         if self._tags.get(name) == shown.tag:
             return None
         self._tags[name] = shown.tag
-        self.tag = tag_of(" ".join(sorted(self._tags.values())))
+        self.tag: str | None = tag_of(" ".join(sorted(self._tags.values())))
         event = GONE if instance is None else None
         return ServerSentEvent(raw_data=shown.text, event=event, id=self.tag)
 

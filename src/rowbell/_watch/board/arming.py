@@ -68,16 +68,16 @@ class Arming:
         changed: Callable[[], None],
     ) -> None:
         self.server: float | None = None
-        self.is_server_in_doubt = False
+        self.is_server_in_doubt: bool = False
         self.obstacles: dict[int, Reason] = {}
-        self.armed = 0
+        self.armed: int = 0
         self._clock = clock
         self._must_arm = must_arm
         self._want_read = want_read
         self._want_read_soon = want_read_soon
         self._attention = attention
         self._changed = changed
-        self.registrations = Registrations()
+        self.registrations: Registrations = Registrations()
         self._proving = ProvingWatches()
         self._refused: set[Registration] = set()
 

@@ -62,8 +62,8 @@ class Board:
         changed: Callable[[], None],
     ) -> None:
         self.watches: set[Watch] = set()
-        self.schedule = Schedule(clock, earlier)
-        self.arming = Arming(
+        self.schedule: Schedule = Schedule(clock, earlier)
+        self.arming: Arming = Arming(
             clock,
             must_arm=must_arm,
             want_read=self._want_read,

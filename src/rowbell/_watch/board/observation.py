@@ -70,12 +70,12 @@ class Observation:
     def __init__(self, request: WaitRequest) -> None:
         self._request = request
         self.baseline: tuple[Any, ...] = (UNSEEN,) * len(request.columns)
-        self.is_begun = False
-        self.is_found = False
-        self.is_unchanged = False
-        self.predicate_is_due = True
+        self.is_begun: bool = False
+        self.is_found: bool = False
+        self.is_unchanged: bool = False
+        self.predicate_is_due: bool = True
         self.asked_of: Any = None
-        self.is_absent = request.is_absent
+        self.is_absent: bool = request.is_absent
 
     def begin(self, baseline: tuple[Any, ...]) -> None:
         """Begin with the values that the caller gave, in the form in which reads return them."""

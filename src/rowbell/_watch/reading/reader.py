@@ -61,9 +61,9 @@ class Reader:
         self._failing = FailingReads(lambda: asyncio.get_running_loop().time(), state.note)
         self._waiting: dict[MappedRows, list[ScheduledRead]] = {}
         self._is_stopping = False
-        self.rereads = 0
-        self.queries = 0
-        self.failed_reads = 0
+        self.rereads: int = 0
+        self.queries: int = 0
+        self.failed_reads: int = 0
 
     def stop(self) -> None:
         """End ``run`` when the current reads have ended."""

@@ -39,7 +39,7 @@ class Instances:
     """
 
     def __init__(self, mapper: Mapper[Any], dialect: Dialect) -> None:
-        self.names = tuple(prop.key for prop in mapper.column_attrs)
+        self.names: tuple[str, ...] = tuple(prop.key for prop in mapper.column_attrs)
         self._key_names = key_names(mapper)
         self._identity_key = mapper.identity_key_from_primary_key
         self._manager = manager_of_class(mapper.class_)

@@ -53,14 +53,16 @@ class MappedRows:
         self.mapper = mapper
         self.model: type[Any] = mapper.class_
         self.dialect = dialect
-        self.schema_map = dict(schema_map)
-        self.on_postgresql = dialect.name == "postgresql"
-        self.columns = MappedColumns(mapper)
+        self.schema_map: dict[str | None, str | None] = dict(schema_map)
+        self.on_postgresql: bool = dialect.name == "postgresql"
+        self.columns: MappedColumns = MappedColumns(mapper)
         self.never_provable: Reason | None = None
         self.execution_options: dict[str, Any] = {"schema_translate_map": self.schema_map or None}
-        self.forms = ColumnForms(mapper, dialect, self.columns, self.execution_options)
+        self.forms: ColumnForms = ColumnForms(mapper, dialect, self.columns, self.execution_options)
         self._keys = WantedKeys(mapper, on_postgresql=self.on_postgresql)
-        self.absent_keys = AbsentKeys(mapper, self.tables, self._keys, self.execution_options)
+        self.absent_keys: AbsentKeys = AbsentKeys(
+            mapper, self.tables, self._keys, self.execution_options
+        )
         self._selects: dict[tuple[object, ...], Select[Any]] = {}
 
     @classmethod
