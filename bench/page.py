@@ -1,4 +1,4 @@
-"""The page ``docs/benchmarks.md``. It consists of the sections of all measured parts."""
+"""The page ``docs/explanation/benchmarks.md``: the sections of all measured parts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from section import Section
 
 INTRODUCTION = """# Benchmarks
 
-`make bench` writes this page. The parts are in [bench/](../bench), and the numbers in
-[bench/numbers/](../bench/numbers). Values are compared within one run, because absolute times
+`make bench` writes this page. The parts are in [bench/](../../bench), and the numbers in
+[bench/numbers/](../../bench/numbers). Values are compared within one run, because absolute times
 depend on the machine more than on the library. The peers are other libraries for the same purpose.
-A goal is reached if the median is within it. Where a goal is missed, [scaling.md](scaling.md) and
-[decisions/](decisions) say what is known about the reason.
+A goal is reached if the median is within it. Where a goal is missed,
+[How it scales](scaling.md) and the [decisions](../decisions/index.md) say what is known about the
+reason.
 
 {run} A section that was measured in another run says so.
 """

@@ -1,4 +1,4 @@
-"""The benchmark: measures its parts, and writes docs/benchmarks.md. ``make bench`` runs it."""
+"""The benchmark: measures its parts, and writes the page on them. ``make bench`` runs it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def redraw(names: Iterable[str]) -> None:
         part, kept = PARTS[name], record.load(name)
         if kept is not None and part.draw is not None:
             plot.save(part.draw, kept["numbers"], DOCS / "plots" / f"{name}.svg")
-    (DOCS / "benchmarks.md").write_text(written())
+    (DOCS / "explanation" / "benchmarks.md").write_text(written())
 
 
 def main() -> None:

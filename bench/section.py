@@ -32,5 +32,5 @@ class Section:
         table = [self.head, ["---"] * len(self.head), *self.rows]
         paragraphs += ["\n".join(f"| {' | '.join(cells)} |" for cells in table), self.notes]
         if self.plot:
-            paragraphs.append(f"![{self.title}](plots/{self.plot})")
+            paragraphs.append(f"![{self.title}](../plots/{self.plot})")
         return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"

@@ -330,7 +330,7 @@ def test_the_commands_of_the_page_can_be_called(
 ) -> None:
     asyncio.run(execute(database, "INSERT INTO orders VALUES (7, 'new', NULL, 0)"))
     monkeypatch.setenv("DATABASE_URL", database.render_as_string(hide_password=False))
-    page = (ROOT / "docs" / "command-line.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "command-line.md").read_text()
     commands = [line.split("#")[0].split() for line in page.splitlines() if line[:8] == "rowbell "]
     assert len(commands) == 9
     for _, *arguments in commands:

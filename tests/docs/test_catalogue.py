@@ -8,7 +8,7 @@ from collections import Counter
 from support import catalogue
 from support.paths import ROOT, TESTS
 
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "explanation" / "reliability.md"
 
 
 def counted() -> Counter[str]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from support.snippets import run, work
 from support.web import serve
 
 README = ROOT / "README.md"
+DOCS = ROOT / "docs"
 
 
 def blocks(path: Path, language: str = "python") -> list[str]:
@@ -53,25 +58,32 @@ async def declared(namespace: dict[str, Any]) -> None:
 
 
 PAGES = [
-    "waiting",
-    "following",
-    "browsers",
-    "telemetry",
-    "in-your-application",
-    "triggers",
-    "operating",
-    "scaling",
-    "sessions",
-    "locks",
-    "many-to-many",
-    "migrating",
+    "how-to/wait",
+    "how-to/follow",
+    "how-to/workers",
+    "how-to/endpoints",
+    "how-to/server-sent-events",
+    "how-to/long-polls",
+    "how-to/tenants",
+    "how-to/migrations",
+    "how-to/triggers",
+    "how-to/poolers",
+    "how-to/psycopg",
+    "how-to/operate",
+    "how-to/telemetry",
+    "how-to/sessions",
+    "how-to/locks",
+    "how-to/many-to-many",
+    "how-to/from-polling-helpers",
+    "explanation/scaling",
 ]
-WITHOUT_CODE = ["benchmarks", "command-line", "reliability", "glossary"]
+ELSEWHERE = ["index", "first-steps", "how-to/tests"]
+"""Pages whose code has a test of its own below, or in test_site.py."""
 
 
 @pytest.mark.parametrize("page", PAGES)
 async def test_the_docs_run(database: URL, page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    path = ROOT / "docs" / f"{page}.md"
+    path = DOCS / f"{page}.md"
     namespace: dict[str, Any] = {
         "__name__": "docs",
         "rowbell": rowbell,
@@ -146,10 +158,11 @@ async def test_the_readme_runs(database: URL) -> None:
     await engine.dispose()
 
 
-async def test_what_the_page_on_browsers_shows_answers_a_browser(database: URL) -> None:
-    """Its streams, its long polls, its wait and its WebSocket."""
-    path = ROOT / "docs" / "browsers.md"
-    namespace: dict[str, Any] = {"__name__": "docs", "rowbell": rowbell, "select": select}
+@asynccontextmanager
+async def served(page: str, database: URL) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+    """The app that a page builds, with order 7; its URL and the page's names."""
+    path = DOCS / "how-to" / f"{page}.md"
+    namespace: dict[str, Any] = {"__name__": "docs", "rowbell": rowbell}
     await declared(namespace)
     namespace["engine"] = engine = create_async_engine(database)
     async with engine.begin() as connection:
@@ -159,32 +172,106 @@ async def test_what_the_page_on_browsers_shows_answers_a_browser(database: URL) 
         await connection.execute(text("INSERT INTO orders VALUES (7, 'new')"))
     for block in blocks(path):
         await run(block, path, namespace)
-    new = {"id": 7, "status": "new"}
-    async with serve(namespace["app"], lifespan=True) as url, httpx.AsyncClient() as http:
-        async with (
-            listening(f"{url}/orders/7/events") as one,
-            listening(f"{url}/orders/events") as orders,
-            connect(f"{url.replace('http', 'ws')}/orders/7/socket") as socket,
-        ):
-            assert (await anext(one)).data == new
-            assert (await anext(orders)).data == [new]
-            assert json.loads(await socket.recv()) == new
-            answer = await http.get(f"{url}/orders/7")
-            known = {"If-None-Match": answer.headers["ETag"]}
-            asked = asyncio.create_task(http.get(f"{url}/orders/7", headers=known))
-            waits = asyncio.create_task(http.get(f"{url}/orders/7/paid"))
-            await execute(engine, "UPDATE orders SET status = 'paid'")
-            paid = {"id": 7, "status": "paid"}
-            assert (await anext(one)).data == (await asked).json() == paid
-            assert (await anext(orders)).data == [paid]
-            assert json.loads(await socket.recv()) == paid
+    async with serve(namespace["app"], lifespan=True) as url:
+        yield url, namespace
+    await engine.dispose()
+
+
+NEW = {"id": 7, "status": "new"}
+PAID = {"id": 7, "status": "paid"}
+
+
+async def test_the_streams_of_the_page_on_server_sent_events_tell_each_state(
+    database: URL,
+) -> None:
+    async with (
+        served("server-sent-events", database) as (url, names),
+        listening(f"{url}/orders/7/events") as one,
+        listening(f"{url}/orders/events") as orders,
+    ):
+        assert (await anext(one)).data == NEW
+        assert (await anext(orders)).data == [NEW]
+        await execute(names["engine"], "UPDATE orders SET status = 'paid'")
+        assert (await anext(one)).data == PAID
+        assert (await anext(orders)).data == [PAID]
+        await execute(names["engine"], "UPDATE orders SET status = 'delivered'")
+        assert [event.name for event in await one.rest()] == [None, "end"]
+
+
+async def test_the_long_poll_of_its_page_answers_with_the_next_state(database: URL) -> None:
+    async with (
+        served("long-polls", database) as (url, names),
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        answer = await http.get("/orders/7")
+        assert answer.json() == NEW
+        known = {"If-None-Match": answer.headers["ETag"]}
+        asked = asyncio.create_task(http.get("/orders/7", headers=known))
+        await execute(names["engine"], "UPDATE orders SET status = 'paid'")
+        assert (await asked).json() == PAID
+
+
+async def test_the_wait_and_the_websocket_of_the_page_on_endpoints_answer(database: URL) -> None:
+    async with (
+        served("endpoints", database) as (url, names),
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        async with connect(f"{url.replace('http', 'ws')}/orders/7/socket") as socket:
+            assert json.loads(await socket.recv()) == NEW
+            waits = asyncio.create_task(http.get("/orders/7/paid"))
+            await execute(names["engine"], "UPDATE orders SET status = 'paid'")
+            assert json.loads(await socket.recv()) == PAID
             assert (await waits).json() == "paid"
-            await execute(engine, "UPDATE orders SET status = 'delivered'")
-            assert [event.name for event in await one.rest()] == [None, "end"]
         async with connect(f"{url.replace('http', 'ws')}/orders/8/socket") as socket:
             with pytest.raises(ConnectionClosedError, match="1008"):
                 await socket.recv()
+
+
+async def test_the_workers_of_their_page_ship_what_is_paid(
+    database: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that waits for one order, and the one that takes whatever comes."""
+    monkeypatch.setenv("DATABASE_URL", database.render_as_string(hide_password=False))
+    path = DOCS / "how-to" / "workers.md"
+    names: dict[str, Any] = {"__name__": "docs"}
+    await declared(names)
+    one, many, *_ = blocks(path)
+    await run(one, path, names)
+    await run(many, path, names)
+    engine = create_async_engine(database)
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP TABLE items, orders"))
+        await connection.run_sync(names["Base"].metadata.create_all)
+        await connection.execute(text("INSERT INTO orders VALUES (7, 'new'), (8, 'new')"))
+    waiting = asyncio.create_task(names["ship_when_paid"](7))
+    await execute(engine, "UPDATE orders SET status = 'paid' WHERE id = 7")
+    assert await waiting == "shipped"
+    async with rowbell.RowWatcher(engine) as watcher:
+        working = asyncio.create_task(names["work"](watcher))
+        async with asyncio.timeout(30):
+            shipped = watcher.wait_for_change(
+                names["Order"], 8, until=names["Order"].status == "shipped"
+            )
+            waits = asyncio.create_task(shipped)
+            await execute(engine, "UPDATE orders SET status = 'paid' WHERE id = 8")
+            await waits
+        working.cancel()
+        await asyncio.wait([working])
     await engine.dispose()
+
+
+async def test_the_first_steps_print_what_the_page_says(tmp_path: Path) -> None:
+    """As a newcomer runs them: without a server, from an empty directory."""
+    page = DOCS / "first-steps.md"
+    [script] = blocks(page)
+    (tmp_path / "shop.py").write_text(script)
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "shop.py", cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert f"```\n{output.decode()}```" in page.read_text()
 
 
 SHOP = """
@@ -211,12 +298,12 @@ async def create_order(order_id: int, session: SessionDep) -> None:
 
 def test_the_page_on_tests_is_a_project_whose_tests_pass(pytester: pytest.Pytester) -> None:
     """With a declarative base, and with migrations, as the page shows."""
-    by_base, test_orders, by_alembic, test_app, *_ = blocks(ROOT / "docs" / "testing.md")
+    by_base, test_orders, by_alembic, test_app, *_ = blocks(DOCS / "how-to" / "tests.md")
     pytester.makepyfile(shop=SHOP, test_orders=test_orders, test_app=test_app)
     for folder in ("migrations", "examples/orders"):
         shutil.copytree(ROOT / folder, pytester.path / folder)
     shutil.copy(ROOT / "alembic.ini", pytester.path)
-    pytester.makepyprojecttoml(blocks(ROOT / "docs" / "testing.md", "toml")[0])
+    pytester.makepyprojecttoml(blocks(DOCS / "how-to" / "tests.md", "toml")[0])
     for conftest in (by_base, by_alembic):
         pytester.makeconftest(conftest)
         result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error")
@@ -224,7 +311,7 @@ def test_the_page_on_tests_is_a_project_whose_tests_pass(pytester: pytest.Pytest
 
 
 async def test_the_rest_of_the_page_on_tests_runs(server: URL, engine: AsyncEngine) -> None:
-    path = ROOT / "docs" / "testing.md"
+    path = DOCS / "how-to" / "tests.md"
     namespace: dict[str, Any] = {"__name__": "docs", "rowbell": rowbell, "engine": engine}
     namespace |= {"SERVER_URL": server, "Base": Base, "Order": Order}
     async with AsyncSession(engine) as session:
@@ -233,15 +320,16 @@ async def test_the_rest_of_the_page_on_tests_runs(server: URL, engine: AsyncEngi
             await run(block, path, namespace)
 
 
-def test_every_page_is_run_and_linked_from_the_readme() -> None:
-    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
-    assert pages == {*PAGES, *WITHOUT_CODE, "testing"}
-    assert all(f"docs/{page}.md" in README.read_text() for page in pages)
+def test_the_code_of_every_page_runs() -> None:
+    pages = {str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.md")}
+    with_code = {page for page in pages if blocks(DOCS / f"{page}.md")}
+    decisions = {page for page in with_code if page.startswith("decisions/")}
+    assert with_code - decisions == {*PAGES, *ELSEWHERE}
 
 
 def test_each_number_of_the_readme_is_one_of_the_benchmarks() -> None:
     """The numbers in its table, and in its sentence on 10,000 waits."""
-    readme, benchmarks = README.read_text(), (ROOT / "docs" / "benchmarks.md").read_text()
+    readme, benchmarks = README.read_text(), (DOCS / "explanation" / "benchmarks.md").read_text()
     table = readme.split("## What it costs")[1].split("## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     numbers = {number for row in rows for number in re.findall(r"\d+\.\d\d", row)}

@@ -34,11 +34,11 @@ def without_head(text: str) -> list[str]:
 
 
 def test_the_committed_page_is_what_the_committed_numbers_give() -> None:
-    assert (DOCS / "benchmarks.md").read_text() == written()
+    assert (DOCS / "explanation" / "benchmarks.md").read_text() == written()
 
 
 def test_every_part_has_numbers_and_every_plot_is_on_the_page() -> None:
-    text = (DOCS / "benchmarks.md").read_text()
+    text = (DOCS / "explanation" / "benchmarks.md").read_text()
     for name, part in PARTS.items():
         kept = record.load(name)
         assert kept is not None, name
