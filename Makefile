@@ -89,7 +89,7 @@ bench: ## rowbell beside its peers, in an environment of its own: half an hour; 
 ##@ Release
 dist: $(VENV)/.package ## The wheel and the source distribution, in dist/, checked
 	rm -rf dist
-	$(RUN) build --outdir dist .
+	$(RUN) build --outdir dist . > /dev/null
 	$(RUN) twine check --strict dist/*
 	$(VENV)/bin/check-wheel-contents dist/*.whl
 

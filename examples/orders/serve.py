@@ -2,7 +2,8 @@
 
     make serve
 
-The server is in ``.postgresql``, or ``DATABASE_URL`` names another. ``PORT`` is 8000 by default.
+The server is in ``.postgresql``, or ``DATABASE_URL`` names another. ``PORT`` is 8000 by default,
+``HOST`` 127.0.0.1. docker-compose.yml runs it too.
 """
 
 from __future__ import annotations
@@ -62,17 +63,18 @@ async def fill(url: URL) -> None:
     await engine.dispose()
 
 
-async def run(port: str) -> int:
+async def run(host: str, port: str) -> int:
     """Run the app and the worker until one of them ends, or until this process is told to."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     web = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "uvicorn", "app:app", "--app-dir", str(HERE), "--port", port),
+        *(sys.executable, "-m", "uvicorn", "app:app", "--app-dir", str(HERE)),
+        *("--host", host, "--port", port),
         *("--timeout-graceful-shutdown", str(GRACE), "--log-level", "warning"),
     )
     worker = await asyncio.create_subprocess_exec(sys.executable, str(HERE / "worker.py"))
-    console.print(f"Orders: [bold]http://127.0.0.1:{port}[/bold]  (Ctrl+C ends it)")
+    console.print(f"Orders: [bold]http://{host}:{port}[/bold]  (Ctrl+C ends it)")
     ends = [asyncio.create_task(wait) for wait in (stop.wait(), web.wait(), worker.wait())]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     for process in (web, worker):
@@ -92,7 +94,8 @@ def main() -> None:
         os.environ["DATABASE_URL"] = own.render_as_string(hide_password=False)
         command.upgrade(Config(ROOT / "alembic.ini"), "head")
         asyncio.run(fill(own))
-        code = asyncio.run(run(os.environ.get("PORT", "8000")))
+        host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "8000")
+        code = asyncio.run(run(host, port))
     sys.exit(code)
 
 
