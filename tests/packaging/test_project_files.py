@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -59,6 +60,18 @@ def test_the_workflow_tests_the_oldest_dependencies_and_both_lines_of_sqlalchemy
     matrix = CI["dependencies"]["strategy"]["matrix"]["include"]
     assert {one["target"] for one in matrix} == {"test-floors", "test-newest"} <= TARGETS
     assert [one["with"] for one in matrix] == ["", "sqlalchemy<2.1", "sqlalchemy>=2.1.5"]
+
+
+def test_the_checklist_of_a_release_says_what_is_open_and_what_to_do() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is not the repository")
+    script = [sys.executable, str(ROOT / ".github" / "release.py")]
+    environment = os.environ | {"TAG": "v0.0.9"}
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    version = PROJECT["project"]["version"]
+    assert done.returncode == 1
+    assert f"[ ] the tag is v{version}\n      it is v0.0.9: tag that commit again" in done.stdout
+    assert f"[x] the changelog begins with {version}" in done.stdout
 
 
 COMPOSE = read("docker-compose.yml")["services"]
