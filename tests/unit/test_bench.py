@@ -44,7 +44,7 @@ def test_every_part_has_numbers_and_every_plot_is_on_the_page() -> None:
         assert kept is not None, name
         assert (part.section(kept["numbers"]).plot is not None) == (part.draw is not None)
     for drawn in (DOCS / "plots").glob("*.svg"):
-        assert f"](plots/{drawn.name})" in text
+        assert f"](../plots/{drawn.name})" in text
 
 
 def test_a_part_that_is_measured_alone_changes_only_its_own_section() -> None:
