@@ -78,7 +78,7 @@ PAGES = [
     "explanation/scaling",
 ]
 ELSEWHERE = ["index", "first-steps", "how-to/tests"]
-"""Pages whose code has a test of its own below, or in test_site.py."""
+"""Pages whose code has a test of its own below."""
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -318,6 +318,11 @@ async def test_the_rest_of_the_page_on_tests_runs(server: URL, engine: AsyncEngi
         namespace["session"] = session
         for block in blocks(path)[4:]:
             await run(block, path, namespace)
+
+
+def test_the_front_page_shows_the_call_that_the_readme_shows() -> None:
+    [shown] = blocks(DOCS / "index.md")
+    assert shown.strip() in [block.strip() for block in blocks(README)]
 
 
 def test_the_code_of_every_page_runs() -> None:
