@@ -37,6 +37,7 @@ napoleon_use_ivar = True
 copybutton_exclude = ".linenos, .gp, .go"
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"rowbell {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
@@ -93,6 +94,27 @@ def on_site(page: str, source: Path, target: str) -> str:
     return f"{REPOSITORY}/{kind}/main/{path.relative_to(ROOT).as_posix()}{suffix}"
 
 
+MADE_BY_US: Final = re.compile(
+    r"rowbell\.(\w+Error|Follow|FollowMany|Changes|Resync|WaitEnd|WatcherStatistics|TriggerStatus"
+    r"|Reason|Outcome|ResyncReason|WatcherState|TriggerState|LockMode|fastapi\.(EventStream|StreamEnd))"
+)
+"""Classes that no user calls: their pages say what they have, not how they are made."""
+
+
+def signature(  # Sphinx's
+    _app: Sphinx,
+    _what: str,
+    name: str,
+    _object: object,
+    _options: object,
+    given: str | None,
+    _: str,
+) -> tuple[str, str] | None:
+    """The signature of an entry; ``None`` leaves it as it is."""
+    return ("", "") if given and MADE_BY_US.fullmatch(name) else None
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx calls it."""
     app.connect("source-read", take_text)
+    app.connect("autodoc-process-signature", signature)

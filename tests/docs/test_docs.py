@@ -82,8 +82,14 @@ ELSEWHERE = ["index", "first-steps", "how-to/tests"]
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_the_docs_run(database: URL, page: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_docs_run(
+    database: URL,
+    page: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     path = DOCS / f"{page}.md"
+    monkeypatch.setenv("DATABASE_URL", database.render_as_string(hide_password=False))
     namespace: dict[str, Any] = {
         "__name__": "docs",
         "rowbell": rowbell,

@@ -135,10 +135,11 @@ def test_polling_that_was_asked_for_is_no_warning(caplog: pytest.LogCaptureFixtu
 def test_a_reason_outside_of_any_watcher_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    dialect = nowhere().dialect
+    engine = nowhere()
     for _ in range(2):
-        warn_once(dialect, Reason.OWN_CONNECTION, "table orders")
-    assert len(warnings(caplog)) == 1
+        warn_once(engine.sync_engine, Reason.OWN_CONNECTION, "table orders")
+    [warning] = warnings(caplog)
+    assert warning.startswith("rowbell [shop] polls (own_connection): table orders")
 
 
 @pytest.mark.parametrize("reason", [r for r in Reason if r is not Reason.REQUESTED])

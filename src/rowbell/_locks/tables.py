@@ -33,13 +33,21 @@ class LockMode(StrEnum):
     """PostgreSQL's table lock modes, weakest first (manual, 13.3.1 "Table-Level Locks")."""
 
     ACCESS_SHARE = "ACCESS SHARE"
+    """What SELECT takes; conflicts with ``ACCESS_EXCLUSIVE`` only."""
     ROW_SHARE = "ROW SHARE"
+    """What SELECT FOR UPDATE takes."""
     ROW_EXCLUSIVE = "ROW EXCLUSIVE"
+    """What writes take."""
     SHARE_UPDATE_EXCLUSIVE = "SHARE UPDATE EXCLUSIVE"
+    """Conflicts with itself; allows all reads and writes. The default."""
     SHARE = "SHARE"
+    """Blocks writers; others may take it as well."""
     SHARE_ROW_EXCLUSIVE = "SHARE ROW EXCLUSIVE"
+    """Blocks writers, and conflicts with itself."""
     EXCLUSIVE = "EXCLUSIVE"
+    """Allows only reads without locks."""
     ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
+    """Blocks all access."""
 
 
 def lock_tables(

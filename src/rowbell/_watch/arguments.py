@@ -123,7 +123,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "timeout": None,
     "until": None,
     "since": None,
-    "missing": Missing.RAISE,
+    "missing": "raise",
     "options": (),
 }
 

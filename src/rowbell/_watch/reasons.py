@@ -16,7 +16,7 @@ class Reason(StrEnum):
     IN_RECOVERY = "in_recovery"
     """The server is a standby; LISTEN and NOTIFY are refused there."""
     NOT_DELIVERED = "not_delivered"
-    """LISTEN was accepted, but nothing arrived: a transaction pooler, or another server."""
+    """LISTEN was accepted, but nothing arrived, as behind a transaction pooler."""
     CONNECTION_LOST = "connection_lost"
     """The LISTEN connection could not be opened, or was lost."""
     CANNOT_LISTEN = "cannot_listen"
@@ -66,8 +66,8 @@ class Reason(StrEnum):
     """Listening, but a wait is for a row that does not exist, and the model gives its key a type
     that cannot always be cast to the type in the database."""
     VARYING_CONDITION = "varying_condition"
-    """Listening, but the condition of a wait may change while its row does not: it calls a function
-    such as ``now()``, or reads other rows."""
+    """Listening, but the condition of a wait may change while its row does not, because it calls a
+    function such as ``now()``, or reads other rows."""
 
     OWN_CONNECTION = "own_connection"
     """The session sees other rows of the table than other connections do, by row-level security or
@@ -77,7 +77,7 @@ class Reason(StrEnum):
 REMEDIES: Final = {
     Reason.UNSUPPORTED: "set listen_url, or listen_connect to a function that returns an asyncpg "
     'connection, or use mode="poll"',
-    Reason.IN_RECOVERY: 'set listen_url to the primary and read from it, or use mode="poll"',
+    Reason.IN_RECOVERY: 'use an engine on the primary, or mode="poll"',
     Reason.NOT_DELIVERED: "set listen_url to the server itself, not to the pooler "
     "(PgBouncer delivers in session mode only), or use mode='poll'",
     Reason.CONNECTION_LOST: "it is retried automatically",

@@ -13,7 +13,7 @@ from rowbell._watch.reasons import OF_THE_CONNECTION, Reason, explain
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Dialect
+    from sqlalchemy import Dialect, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 logger = logging.getLogger("rowbell")
@@ -108,9 +108,10 @@ class StateLog:
         logger.warning("rowbell %s: %s", self._name, what)
 
 
-def warn_once(dialect: Dialect, reason: Reason, detail: str) -> None:
+def warn_once(engine: Engine, reason: Reason, detail: str) -> None:
     """Log once for an engine that a wait is polled without a watcher."""
-    _warn(_warned.setdefault(dialect, set()), "", reason, detail)
+    warned = _warned.setdefault(engine.dialect, set())
+    _warn(warned, f"[{engine.url.database}]", reason, detail)
 
 
 def _warn(warned: set[tuple[Reason, str]], name: str, reason: Reason, detail: str) -> None:

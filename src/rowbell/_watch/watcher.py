@@ -59,7 +59,8 @@ class RowWatcher:
 
     Attributes:
         engine: As given.
-        waits: The waits that go through it; ``waits.on_end(observer)`` tells how each has ended.
+        waits: The waits that go through it. ``waits.on_end(observer)`` calls a function with the
+            ``WaitEnd`` of each, and returns a function that ends this.
 
     Raises:
         UnsupportedEngineError: It is not an ``AsyncEngine``, or its sessions share a connection.
@@ -76,7 +77,7 @@ class RowWatcher:
         self,
         engine: AsyncEngine,
         *,
-        mode: Mode | str = Mode.AUTO,
+        mode: Mode | str = "auto",
         listen_url: str | URL | None = None,
         listen_connect: ListenConnect | None = None,
         recheck: float | timedelta | None = 30.0,
@@ -149,7 +150,7 @@ class RowWatcher:
 
     @property
     def streams_closing(self) -> asyncio.Event:
-        """Set when ``close_streams()`` or ``aclose()`` is called."""
+        """An ``asyncio.Event``, set when ``close_streams()`` or ``aclose()`` is called."""
         return self._streams.closing
 
     # -- waits
@@ -173,8 +174,11 @@ class RowWatcher:
         Raises:
             NotFoundError: The row does not exist, or was deleted; not with ``missing="wait"``.
             WaitTimeoutError: No change within ``timeout``.
-            InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError,
-                TypeError: An argument is invalid.
+            InvalidKeyError: The key is not a key of the model.
+            InvalidColumnError: A column is not a column of the model.
+            InvalidArgumentError: Another argument is invalid.
+            UnmappedModelError: It is not a mapped class.
+            TypeError: An argument has an unknown name.
             WatcherStateError: The watcher is not open, or belongs to another event loop.
             ListenError: ``mode="listen"``, and this wait can only be polled.
             DBAPIError: The row cannot be read, for a reason that does not pass.
@@ -203,8 +207,11 @@ class RowWatcher:
             An asynchronous iterator of instances that belong to no session; see ``Follow``.
 
         Raises:
-            InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError,
-                TypeError: An argument is invalid.
+            InvalidKeyError: The key is not a key of the model.
+            InvalidColumnError: A column is not a column of the model.
+            InvalidArgumentError: Another argument is invalid.
+            UnmappedModelError: It is not a mapped class.
+            TypeError: An argument has an unknown name.
             WatcherStateError: The watcher is not open, closes its streams, or belongs to another
                 event loop.
 
@@ -237,8 +244,11 @@ class RowWatcher:
             An asynchronous iterator of keys and detached instances; see ``FollowMany``.
 
         Raises:
-            InvalidKeyError, InvalidColumnError, InvalidArgumentError, UnmappedModelError,
-                TypeError: An argument is invalid.
+            InvalidKeyError: The key is not a key of the model.
+            InvalidColumnError: A column is not a column of the model.
+            InvalidArgumentError: Another argument is invalid.
+            UnmappedModelError: It is not a mapped class.
+            TypeError: An argument has an unknown name.
             WatcherStateError: The watcher is not open, or belongs to another event loop.
 
         Example:

@@ -98,14 +98,11 @@ class RowTriggersOp(MigrateOperation):
 
 
 class CreateRowTriggersOp(RowTriggersOp):
-    """``op.create_row_triggers()``.
-
-    Attributes:
-        superfluous: The triggers that may exist though inserts are not declared.
-    """
+    """``op.create_row_triggers()``, with the arguments of ``RowTriggersOp``."""
 
     name = "create_row_triggers"
     superfluous: ClassVar[tuple[str, ...]] = ()
+    """The triggers that may exist though inserts are not declared."""
 
     def reverse(self) -> MigrateOperation:
         """The operation that undoes it."""

@@ -43,7 +43,7 @@ async def long_poll(
         timeout: How long to wait, in seconds or as a ``timedelta``.
 
     Returns:
-        200 with the state, or 304: nothing new, ask again.
+        200 with the state; 304 if there is nothing new, so that the client asks again.
 
     Raises:
         HTTPException: 404: the row does not exist, or was deleted. 403: ``check`` does not allow

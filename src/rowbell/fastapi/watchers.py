@@ -60,7 +60,8 @@ def lifespan(engine: AsyncEngine, **arguments: Unpack[WatcherArguments]) -> Life
         **arguments: See ``RowWatcher``.
 
     Returns:
-        What FastAPI takes as ``lifespan=``. It raises ``WatcherStateError`` at the start if the
+        What FastAPI takes as ``lifespan=``. Its state has the open watchers, by engine, as
+        ``state["rowbell_watchers"]``. It raises ``WatcherStateError`` at the start if the
         engine already has a watcher in this event loop.
 
     Raises:

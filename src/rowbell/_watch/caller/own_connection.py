@@ -36,7 +36,7 @@ async def wait_on_connection(
     """
     if differs:
         warn_once(
-            held.dialect,
+            held.engine,
             Reason.OWN_CONNECTION,
             f"a session waits for {request.rows.model.__name__} on its own connection: {differs}",
         )
