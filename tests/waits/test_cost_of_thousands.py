@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from rowbell import RowWatcher, wait_for_row_change
+from rowbell import RowWatcher, Timing, wait_for_row_change
 from rowbell._watch.reading.batch import SLICE
 from support.models import Odd, Order
 from support.observed import everything_sent, execute
@@ -26,12 +26,19 @@ def order_rows() -> list[dict[str, object]]:
     return [{"id": id_} for id_ in range(1, WAITS + 1)]
 
 
+@pytest.mark.parametrize("old", ["no old transaction", "an old transaction"])
 async def test_waits_that_begin_at_once_are_armed_in_batches_and_end_in_batches(
-    orders: AsyncEngine,
+    orders: AsyncEngine, other: AsyncSession, old: str
 ) -> None:
-    """All connections together execute few statements to arm them, and few to wake them."""
+    """All connections together execute few statements to arm them, and few to wake them.
+
+    An old transaction elsewhere delays the proof, and reads are repeated until it is narrowed.
+    """
+    if old == "an old transaction":
+        await other.execute(text("SELECT pg_catalog.pg_current_xact_id()"))
     with everything_sent(orders) as sent:
-        async with RowWatcher(orders, mode="listen", recheck=None) as watcher:
+        quick = Timing(narrow=0.05)  # a second by default, for which reads are repeated
+        async with RowWatcher(orders, mode="listen", recheck=None, timing=quick) as watcher:
             sent.clear()
             waits = await armed_waits(watcher, range(1, WAITS + 1), since={"n": 0})
             # Those that the clock sends depend on how long it takes.
