@@ -171,6 +171,19 @@ async def watching(database: URL, *arguments: str) -> asyncio.Task[Called]:
     return task
 
 
+async def test_a_row_is_watched_for_the_columns_that_its_triggers_name(
+    orders: AsyncEngine, database: URL
+) -> None:
+    """So it is woken, and a change of another column is not told."""
+    assert (await called("install", "orders", "--columns", "status", url=database)).code == 0
+    shown = await watching(database, "orders", "1")
+    await execute(database, "UPDATE orders SET note = 'a note' WHERE id = 1")
+    await execute(database, "UPDATE orders SET status = 'paid' WHERE id = 1")
+    result = await shown
+    assert "new → paid" in result.out
+    assert result.err == ""
+
+
 async def test_a_rows_change_is_shown(orders: AsyncEngine, database: URL) -> None:
     shown = await watching(database, "orders", "1")
     await execute(database, "UPDATE orders SET status = E'paid\\x1b[31m' WHERE id = 1")

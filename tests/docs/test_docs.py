@@ -193,7 +193,7 @@ async def test_the_streams_of_the_page_on_server_sent_events_tell_each_state(
     async with (
         served("server-sent-events", database) as (url, names),
         listening(f"{url}/orders/7/events") as one,
-        listening(f"{url}/orders/events") as orders,
+        listening(f"{url}/all-orders/events") as orders,
     ):
         assert (await anext(one)).data == NEW
         assert (await anext(orders)).data == [NEW]

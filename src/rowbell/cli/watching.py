@@ -13,6 +13,7 @@ from sqlalchemy import Connection, MetaData, Table
 from sqlalchemy.orm import registry
 
 from rowbell._watch.database.ddl import in_terms_of_pg_catalog
+from rowbell._watch.database.tables import declare
 from rowbell._watch.watcher import RowWatcher
 from rowbell.cli.output import Output, escaped
 from rowbell.cli.problem import ProblemError
@@ -79,12 +80,14 @@ async def watch(
 
 
 def _model(connection: Connection, name: str) -> tuple[type[Any], Table]:
-    """A class for the rows of a table, as the database has it."""
+    """A class for the rows of a table, as the database has it, with the options of its triggers."""
     found = named(connection, name)
     if not found.key:
         raise ProblemError(f"the table {name!r} has no primary key to identify its rows")
     with in_terms_of_pg_catalog(connection):
         table = Table(found.name, MetaData(), schema=found.schema, autoload_with=connection)
+    if found.options is not None:  # its triggers tell of the columns that they name
+        declare(table, found.options)
     model: type[Any] = type("Row", (), {})
     registry().map_imperatively(model, table)
     return model, table
