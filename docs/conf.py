@@ -26,7 +26,6 @@ release = version = installed("rowbell")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
-myst_enable_extensions = ["attrs_inline"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
@@ -34,7 +33,6 @@ autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-copybutton_exclude = ".linenos, .gp, .go"
 
 html_theme = "furo"
 pygments_dark_style = "github-dark"
