@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
-from sqlalchemy import URL
 
-from rowbell import drop_database
 from support.paths import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -94,36 +87,6 @@ def test_the_app_is_given_the_database_that_is_beside_it() -> None:
     assert url == f"postgresql://postgres:{password}@postgres:5432/postgres"
     assert COMPOSE["orders"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     assert COMPOSE["orders"]["ports"] == ["127.0.0.1:8000:8000"]
-
-
-async def test_the_containers_check_succeeds_once_the_app_serves(server: URL) -> None:
-    """The command and the check of docker-compose.yml, run here without the containers."""
-    await drop_database("rowbell_orders", server_url=server, missing_ok=True)
-    service = COMPOSE["orders"]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    named = server.render_as_string(hide_password=False)
-    environment = os.environ | service["environment"] | {"DATABASE_URL": named, "PORT": port}
-    script = Path(ROOT, "examples", "orders", "serve.py")
-    app = await asyncio.create_subprocess_exec(sys.executable, str(script), env=environment)
-    _, _, option, check = service["healthcheck"]["test"]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
-        while True:
-            try:
-                await http.get("/")
-            except httpx.TransportError:
-                assert app.returncode is None
-                await asyncio.sleep(0.1)
-            else:
-                break
-    asked = await asyncio.create_subprocess_exec(
-        sys.executable, option, check.replace(":8000/", f":{port}/")
-    )
-    assert await asked.wait() == 0
-    app.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(20):
-        assert await app.wait() == 0
-    await drop_database("rowbell_orders", server_url=server)
 
 
 def test_the_hooks_run_what_make_lint_runs() -> None:

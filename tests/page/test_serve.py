@@ -9,6 +9,7 @@ import socket
 import sys
 
 import httpx
+import yaml
 from sqlalchemy import URL
 
 from rowbell import drop_database
@@ -18,12 +19,15 @@ from support.paths import ROOT
 async def test_it_serves_orders_that_the_worker_delivers_and_ends_when_told_to(
     server: URL,
 ) -> None:
-    """Also a second time, with the data of the first."""
+    """Also with the data of the first time; and as docker-compose.yml runs and checks it."""
+    container = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["orders"]
+    _, _, option, check = container["healthcheck"]["test"]
     await drop_database("rowbell_orders", server_url=server, missing_ok=True)
     for status in ("new", "delivered"):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = str(free.getsockname()[1])
         environment = os.environ | {
+            "HOST": container["environment"]["HOST"],
             "DATABASE_URL": server.render_as_string(hide_password=False),
             "PORT": port,
         }
@@ -39,6 +43,10 @@ async def test_it_serves_orders_that_the_worker_delivers_and_ends_when_told_to(
                     await asyncio.sleep(0.1)
                 else:
                     break
+            checked = await asyncio.create_subprocess_exec(
+                sys.executable, option, check.replace(":8000/", f":{port}/")
+            )
+            assert await checked.wait() == 0
             assert "<title>Orders</title>" in (await http.get("/")).text
             assert (await http.get("/page/page.js")).status_code == 200
             assert (await http.get("/api/orders/1")).json()["status"] == status
