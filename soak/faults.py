@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PATIENCE: Final = 30.0
 """For how many seconds a repair is tried before the run fails."""
 
-REGISTER: Final = "rowbell.register(oid[], bytea[], text[], oid[], bigint[], text[])"
+REGISTER: Final = "rowbell.register(oid[], bytea[], text[], oid[], bigint[], text[], bigint)"
 
 
 @dataclass(frozen=True, slots=True)

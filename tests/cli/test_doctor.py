@@ -241,7 +241,7 @@ async def test_a_table_of_rowbells_that_is_broken_is_one_failed_check(database: 
 
 
 async def test_a_role_that_may_not_register(database: URL) -> None:
-    register = "rowbell.register(oid[], bytea[], text[], oid[], bigint[], text[])"
+    register = "rowbell.register(oid[], bytea[], text[], oid[], bigint[], text[], bigint)"
     await execute(
         database,
         f"GRANT EXECUTE ON FUNCTION {register} TO pg_monitor",

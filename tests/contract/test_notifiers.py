@@ -301,7 +301,7 @@ async def test_a_session_that_is_lost_says_so(scene: Scene, received: Received) 
             await register(session, scene, 1)
             await scene.disconnect()
             await asyncio.wait_for(received.gap.wait(), 10)
-            assert session.is_lost
+            assert session.loss is not None
             await session.check(scene.tables)
 
 

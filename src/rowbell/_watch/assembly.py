@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rowbell._watch.board.board import Board
+from rowbell._watch.listen_connection import ListenConnection
 from rowbell._watch.notifiers.postgres import PostgresNotifier
 from rowbell._watch.reading.reader import Reader
 from rowbell._watch.state import Mode
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rowbell._watch.connections import Connections
-    from rowbell._watch.listen_connection import ListenConnection
     from rowbell._watch.notifiers.contract import Notifier
     from rowbell._watch.state import StateLog
     from rowbell._watch.timing import Timing
+    from rowbell._watch.wire.transport import Notifies
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Parts:
 
 def assemble(
     connections: Connections,
-    listen_connection: ListenConnection,
+    listens: ListenConnection | Notifies,
     state: StateLog,
     *,
     mode: Mode,
@@ -53,7 +54,7 @@ def assemble(
 
     Args:
         connections: The connections that its reads use.
-        listen_connection: Creates the connection that listens.
+        listens: Creates the connection that listens; or where the relay is that listens.
         state: The log that the parts report their state to.
         mode: Whether waits must be armed.
         recheck: How often the row of an armed wait is read without a notification, in seconds.
@@ -70,7 +71,13 @@ def assemble(
         attention=wake_subscription.set,
         changed=changed,
     )
-    notifier = PostgresNotifier(listen_connection, connections.notify, timing)
+    notifier: Notifier
+    if isinstance(listens, ListenConnection):
+        notifier = PostgresNotifier(listens, connections.notify, timing)
+    else:
+        from rowbell._watch.notifiers.relayed import RelayedNotifier  # noqa: PLC0415  # an extra's
+
+        notifier = RelayedNotifier(listens, connections, timing)
     return Parts(
         board,
         Reader(board, wake_reader, connections, state),

@@ -19,6 +19,9 @@ class Reason(StrEnum):
     """LISTEN was accepted, but nothing arrived, as behind a transaction pooler."""
     CONNECTION_LOST = "connection_lost"
     """The LISTEN connection could not be opened, or was lost."""
+    RELAY_OUTDATED = "relay_outdated"
+    """The relay does not understand this version of rowbell, or this one does not understand the
+    relay."""
     CANNOT_LISTEN = "cannot_listen"
     """Listening failed with an error that does not pass, for example a wrong password or
     argument."""
@@ -81,6 +84,7 @@ REMEDIES: Final = {
     Reason.NOT_DELIVERED: "set listen_url to the server itself, not to the pooler "
     "(PgBouncer delivers in session mode only), or use mode='poll'",
     Reason.CONNECTION_LOST: "it is retried automatically",
+    Reason.RELAY_OUTDATED: "update the relay first, then the processes that use it",
     Reason.CANNOT_LISTEN: "correct what the error names; it is retried automatically",
     Reason.NOT_A_TABLE: "wait for rows of the tables behind it, or poll",
     Reason.NOT_INSTALLED: "run install_triggers() or op.create_row_triggers() in a migration",
@@ -115,6 +119,7 @@ OF_THE_CONNECTION: Final = frozenset(
         Reason.NOT_DELIVERED,
         Reason.CONNECTION_LOST,
         Reason.CANNOT_LISTEN,
+        Reason.RELAY_OUTDATED,
         Reason.NOT_PERMITTED,
         Reason.NOT_INSTALLED,
         Reason.SCHEMA_OUTDATED,

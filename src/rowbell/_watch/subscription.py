@@ -89,7 +89,7 @@ class Subscription:
     async def run(self) -> None:
         """Keep a session until stopped. After a loss, begin another, unless that cannot help."""
         loop = asyncio.get_running_loop()
-        backoff = Backoff(self._timing)
+        backoff = Backoff(self._timing, limit=self._notifier.longest_pause)
         self._state.enter(WatcherState.CONNECTING)
         while not self._is_stopping:
             begun = loop.time()
@@ -100,7 +100,7 @@ class Subscription:
             await self._pause(loop.time() + backoff.delay(healthy_for=loop.time() - begun))
 
     def _disconnected(self, reason: Reason, detail: str) -> None:
-        self._board.disconnected()
+        self._board.disconnected(self._notifier.polling)
         if not self._is_stopping:
             self._state.enter(WatcherState.POLLING, reason, detail)
 
@@ -151,8 +151,8 @@ class Subscription:
                 await self._wake.wait()
 
     def _refuse_lost(self, session: NotifierSession) -> None:
-        if session.is_lost:
-            raise CannotNotifyError(Reason.CONNECTION_LOST, "the server closed the connection")
+        if (loss := session.loss) is not None:
+            raise loss
         if self._board.arming.is_server_in_doubt:
             why = "another server than the one that notifies answers the reads"
             raise CannotNotifyError(Reason.NOT_DELIVERED, why)

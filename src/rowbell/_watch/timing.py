@@ -89,8 +89,11 @@ class Backoff:
     It has no clock: times are arguments.
     """
 
-    def __init__(self, timing: Timing, jitter: random.Random | None = None) -> None:
+    def __init__(
+        self, timing: Timing, jitter: random.Random | None = None, *, limit: float | None = None
+    ) -> None:
         self._timing = timing
+        self._limit = timing.backoff_limit if limit is None else limit
         self._random = jitter or random.Random()  # noqa: S311  # spreads load, hides nothing
         self._next = timing.backoff
 
@@ -103,5 +106,5 @@ class Backoff:
         if healthy_for >= self._timing.healthy:
             self._next = self._timing.backoff
         delay = self._next
-        self._next = min(self._next * 2, self._timing.backoff_limit)
+        self._next = min(self._next * 2, self._limit)
         return delay * self._random.uniform(0.8, 1.2)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rowbell._mapping import SchemaMap
     from rowbell._watch.listen_connection import ListenConnect
     from rowbell._watch.statistics import WatcherStatistics
+    from rowbell._watch.wire.transport import Notifies
 
 ModelT = TypeVar("ModelT")
 
@@ -53,6 +54,8 @@ class RowWatcher:
         listen_connect: A function, or a coroutine function, that returns a new
             ``asyncpg.Connection`` to LISTEN on. It is for engines with settings that asyncpg does
             not have. The watcher closes the connection.
+        notifier: A relay, which listens for many processes: ``rowbell.relay.SocketNotifier(…)``.
+            The watcher then needs no connection of its own.
         recheck: How often the row of an armed wait is read without a notification, in seconds
             (default 30), because some changes fire no trigger. ``None`` for never.
         timing: All other times.
@@ -80,6 +83,7 @@ class RowWatcher:
         mode: Mode | str = "auto",
         listen_url: str | URL | None = None,
         listen_connect: ListenConnect | None = None,
+        notifier: Notifies | None = None,
         recheck: float | timedelta | None = 30.0,
         timing: Timing | None = None,
     ) -> None:
@@ -91,12 +95,18 @@ class RowWatcher:
         self._mode = Mode(mode)
         self._timing = timing or Timing()
         self._connections = Connections(engine)
+        if notifier is not None and not (listen_url is None and listen_connect is None):
+            expected = "None beside listen_url or listen_connect"
+            raise InvalidArgumentError("notifier", notifier, expected)
+        if notifier is not None and not hasattr(notifier, "link"):
+            expected = "a notifier of rowbell.relay, for example SocketNotifier(path)"
+            raise InvalidArgumentError("notifier", notifier, expected)
         listen_connection = ListenConnection(engine, listen_url, listen_connect, self._timing)
         self._observers = Observers(self.statistics)
         self._state = StateLog(engine, self._observers.changed)
         parts = assemble(
             self._connections,
-            listen_connection,
+            listen_connection if notifier is None else notifier,
             self._state,
             mode=self._mode,
             recheck=every,

@@ -77,6 +77,8 @@ class Board:
         self._changed = changed
         self._under_way: dict[Watch, ScheduledRead] = {}
         self._throttle = Throttle()
+        self._polling = 0.0
+        self._moment = random.random()  # noqa: S311  # spreads load, hides nothing
 
     # -- watches come and go
 
@@ -104,11 +106,18 @@ class Board:
 
     def connected(self, server: float) -> None:
         """This server notifies from now on."""
+        self._polling = 0.0
         self.arming.connected(server, self.watches)
         self._changed()
 
-    def disconnected(self) -> None:
-        """Nothing notifies any more."""
+    def disconnected(self, polling: float = 0.0) -> None:
+        """Nothing notifies any more.
+
+        Args:
+            polling: The shortest interval at which rows are polled until something does, in
+                seconds. Then each board has its own moments, because many others poll too.
+        """
+        self._polling = polling
         self.arming.disconnected(self.watches)
         self._changed()
 
@@ -213,19 +222,26 @@ class Board:
         """When to read after a failed read. Until a row was read once, changes can be missed."""
         interval = watch.request.interval
         first = min(interval, self._timing.first_read)
-        return _tick(now, interval if watch.observation.is_found else first)
+        return self._tick(now, interval if watch.observation.is_found else first)
 
     def _next(self, watch: Watch, now: float) -> float:
         """When to read a row that has not changed."""
         interval, phase = watch.request.interval, watch.phase
         if isinstance(phase, Armed):
-            return _tick(now, self._recheck) if self._recheck else math.inf
+            return self._tick(now, self._recheck) if self._recheck else math.inf
         if isinstance(phase, Proving) or (isinstance(phase, Registering) and not watch.row_ids):
             # Wait as long again as the phase has lasted, so the pauses double.
             pause = max(now - phase.since, self._timing.quick)
             if pause < interval:
                 return now + pause
-        return _tick(now, interval)
+        return self._tick(now, interval)
+
+    def _tick(self, now: float, interval: float) -> float:
+        """When an interval ends: rows with the same interval are read together."""
+        if self._polling <= 0:
+            return _tick(now, interval)
+        every = max(interval, self._polling)
+        return _tick(now - every * self._moment, every) + every * self._moment
 
     def _want_read(self, watch: Watch, when: float = NOW) -> None:
         """Read a row because the watch's phase needs it."""
@@ -240,7 +256,10 @@ class Board:
             scheduled.why = Why.PROOF
 
     def _want_read_soon(self, watch: Watch) -> None:
-        """The same, but within a short time if there are many watches."""
+        """The same, but within a short time if there are many watches, or many others poll."""
+        if self._polling > 0:
+            self._want_read(watch, self._clock() + self._polling * self._moment)
+            return
         if len(self.watches) <= _MANY:
             self._want_read(watch)
             return

@@ -65,7 +65,7 @@ class Heartbeat:
         listens: Whether this session listens on the channels that notifications for it are sent to.
         unsent: How many notifications could not be sent, in total.
         registered: How many rows are registered for this session.
-        checksum: The ``checksum()`` of these rows.
+        checksum: The checksum of these rows, as in ``RowSet``.
         queue_usage: How much of the server's notification queue is used: 1 is all of it.
         tables: The state of each table, by oid.
     """

@@ -9,6 +9,7 @@ from asyncpg import InsufficientPrivilegeError
 
 from rowbell._watch.database.answers import Heartbeat, Registered, Server, TableState
 from rowbell._watch.database.schema import sql
+from rowbell._watch.database.tables import TableEntry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_IDENTIFY: Final = """
+IDENTIFY: Final = """
 SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(),
        pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()),
        pg_catalog.to_regprocedure('rowbell.schema_version()') IS NOT NULL"""
@@ -35,28 +36,35 @@ SELECT pg_catalog.set_config('application_name', pg_catalog.left('rowbell ' || c
        pg_catalog.set_config('lock_timeout', '0', false)"""
 
 # The current oids of the names; NULL for a name in a schema that this role may not use.
-_OIDS: Final = """
-ARRAY(SELECT CASE WHEN t.schema IS NULL OR (
+_OIDS: Final = """ARRAY(SELECT CASE WHEN t.schema IS NULL OR (
                 SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
                 FROM pg_catalog.pg_namespace AS n
                 WHERE n.nspname = t.schema) THEN pg_catalog.to_regclass(t.name)::oid END
-      FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS t(schema, name, place)
+      FROM unnest(@schemas@, @names@) WITH ORDINALITY AS t(schema, name, place)
       ORDER BY t.place) AS oids"""
 
 
-def _query(function: str) -> str:
-    """A call, with what only the caller's role can query: the oids of names, and owners."""
-    untrusted = sql("untrusted_owners").replace("@tables@", "$1::oid[]")
-    return (  # made of constants
-        f"SELECT answer.*, {_OIDS}, ARRAY(SELECT DISTINCT u.table_oid FROM ({untrusted}) AS u)"
-        f" AS untrusted FROM {function} AS answer"
-    )
+def callers_view(tables: str, schemas: str, names: str) -> str:
+    """What only the role itself can query of tables: the oids of their names, and their owners.
+
+    Args:
+        tables: The oids, as SQL.
+        schemas: The schemas, each with NULL for the ``search_path``, as SQL.
+        names: The names, as SQL.
+    """
+    oids = _OIDS.replace("@schemas@", schemas).replace("@names@", names)
+    untrusted = sql("untrusted_owners").replace("@tables@", tables)
+    return f"{oids}, ARRAY(SELECT DISTINCT u.table_oid FROM ({untrusted}) AS u) AS untrusted"
 
 
-_REGISTER: Final = _query(
-    "rowbell.register($1::oid[], $2::bytea[], $3::text[], $6::oid[], $7::bigint[], $8::text[])"
+_VIEW: Final = callers_view("$1::oid[]", "$4::text[]", "$5::text[]")
+_REGISTER: Final = (
+    f"SELECT answer.*, {_VIEW} FROM rowbell.register("
+    "$1::oid[], $2::bytea[], $3::text[], $6::oid[], $7::bigint[], $8::text[]) AS answer"
 )
-_HEARTBEAT: Final = _query("rowbell.heartbeat($1::oid[], $2::bytea[], $3::text[])")
+_HEARTBEAT: Final = (
+    f"SELECT answer.*, {_VIEW} FROM rowbell.heartbeat($1::oid[], $2::bytea[], $3::text[]) AS answer"
+)
 
 
 class Calls:
@@ -82,10 +90,10 @@ class Calls:
 
     async def identify(self) -> Server:
         """The server that the connection has reached."""
-        [(pid, recovering, database, started, installed)] = await self._fetch(_IDENTIFY)
+        [(pid, recovering, database, started, installed)] = await self.fetch(IDENTIFY)
         schema = None
         if installed:
-            [(version, compatible_with)] = await self._fetch(
+            [(version, compatible_with)] = await self.fetch(
                 "SELECT * FROM rowbell.schema_version()"
             )
             schema = (version, compatible_with)
@@ -96,7 +104,7 @@ class Calls:
 
         Only after delivery is proven: behind a transaction pooler other sessions would get them.
         """
-        await self._fetch(_PREPARE_SESSION)
+        await self.fetch(_PREPARE_SESSION)
 
     async def listen(self, channel: str, received: Callable[[str], None]) -> Any:
         """LISTEN; return the argument for ``unlisten``."""
@@ -113,13 +121,13 @@ class Calls:
 
     async def open_listener(self) -> str:
         """Make this session a listener; return its channel."""
-        [(_, channel)] = await self._fetch("SELECT * FROM rowbell.open_listener()")
+        [(_, channel)] = await self.fetch("SELECT * FROM rowbell.open_listener()")
         return str(channel)
 
     async def close_listener(self) -> None:
         """Delete the registrations of this session."""
-        await self._fetch("SELECT rowbell.close_listener()")
-        await self._fetch("SELECT rowbell.lower_flags()")
+        await self.fetch("SELECT rowbell.close_listener()")
+        await self.fetch("SELECT rowbell.lower_flags()")
 
     async def register(
         self,
@@ -128,12 +136,12 @@ class Calls:
     ) -> Registered:
         """Register rows, each with the columns that are watched in it."""
         try:
-            [answer] = await self._fetch(
+            [answer] = await self.fetch(
                 _REGISTER,
                 *_arrays(tables),
                 [oid for (oid, _), _ in rows],
                 [key for (_, key), _ in rows],
-                [_array(columns) for _, columns in rows],
+                [array(columns) for _, columns in rows],
             )
         except InsufficientPrivilegeError:
             refused = dict.fromkeys(
@@ -144,7 +152,7 @@ class Calls:
 
     async def unregister(self, rows: Sequence[tuple[int, int]]) -> None:
         """Delete registrations of this session."""
-        await self._fetch(
+        await self.fetch(
             "SELECT rowbell.unregister($1::oid[], $2::bigint[])",
             [oid for oid, _ in rows],
             [key for _, key in rows],
@@ -152,12 +160,12 @@ class Calls:
 
     async def boundary(self) -> int:
         """Assign a transaction ID. Transactions that have written before have lower ones."""
-        [(boundary,)] = await self._fetch("SELECT pg_catalog.pg_current_xact_id()::text::bigint")
+        [(boundary,)] = await self.fetch("SELECT pg_catalog.pg_current_xact_id()::text::bigint")
         return int(boundary)
 
     async def heartbeat(self, tables: Mapping[int, tuple[WatchedTable, Columns]]) -> Heartbeat:
         """The state of the session, its registrations and the tables."""
-        [answer] = await self._fetch(_HEARTBEAT, *_arrays(tables))
+        [answer] = await self.fetch(_HEARTBEAT, *_arrays(tables))
         return Heartbeat(
             answer["backend_pid"],
             answer["in_recovery"],
@@ -172,14 +180,15 @@ class Calls:
     async def tables_without_writers(self, tables: Sequence[int], boundary: int) -> list[int]:
         """The tables of these that no transaction below the boundary can still change."""
         query = "SELECT * FROM rowbell.tables_without_writers($1::oid[], $2::bigint)"
-        return [row[0] for row in await self._fetch(query, tables, boundary)]
+        return [row[0] for row in await self.fetch(query, tables, boundary)]
 
     async def table_name(self, oid: int) -> str:
         """A table's name, for the log."""
-        [(name,)] = await self._fetch("SELECT $1::oid::regclass::text", oid)
+        [(name,)] = await self.fetch("SELECT $1::oid::regclass::text", oid)
         return str(name)
 
-    async def _fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        """The rows of a query."""
         return await self._answer(self._connection.fetch(query, *arguments))
 
     async def _answer(self, query: Awaitable[T]) -> T:
@@ -192,25 +201,22 @@ class Calls:
             limit.cancel()
 
 
-def checksum(rows: Iterable[tuple[int, int]]) -> int:
-    """The checksum that ``heartbeat()`` computes, of rows given by table oid and key hash."""
-    keys = (_signed(oid << 32) ^ key for oid, key in rows)
-    return sum(key * key for key in keys) % (2**63 - 1)
-
-
-def _signed(bits: int) -> int:
-    """A 64-bit pattern as a PostgreSQL bigint, which is signed."""
-    return bits - 2**64 if bits >= 2**63 else bits
+def arrays(entries: Iterable[TableEntry]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Tables as the first three arguments of ``register()`` and ``heartbeat()``."""
+    named = list(entries)
+    return (
+        [entry.oid for entry in named],
+        [entry.options for entry in named],
+        [array(entry.columns) for entry in named],
+    )
 
 
 def _arrays(tables: Mapping[int, tuple[WatchedTable, Columns]]) -> list[list[Any]]:
-    """Tables as the first five arguments of ``register()`` and ``heartbeat()``."""
+    """Tables as the arguments of both, and of the caller's view."""
     watched = [table for table, _ in tables.values()]
-    columns = [table.mapped if named is None else named for table, named in tables.values()]
+    entries = (TableEntry.of(oid, table, columns) for oid, (table, columns) in tables.items())
     return [
-        list(tables),
-        [table.options for table in watched],
-        [_array(names) for names in columns],
+        *arrays(entries),
         [table.schema for table in watched],
         [table.qualified for table in watched],
     ]
@@ -233,7 +239,7 @@ def _states(
     }
 
 
-def _array(columns: Columns) -> str | None:
+def array(columns: Columns) -> str | None:
     """Columns as the text of a PostgreSQL array; ``None`` for any column."""
     if columns is None:
         return None

@@ -6,9 +6,10 @@
 ``registration_limit``     how many rows a role may register, if an administrator sets that
 ``table_flags``            a sequence: a bit for each table, 0 while none of its rows is registered
 ``unsent_notifications``   a sequence: counts the notifications that could not be sent
-``channel_secret``         a random value, from which the names of channels are made
+``relay_term``             a sequence: numbers the relays that have led
+``channel_secret``         a random value, from which names of channels and tickets are made
 ``notify()``               called by the triggers
-the other functions        called by the listener, all through ``calls``
+the other functions        called by listeners, all through ``calls``, and by relays
 =========================  ==================================================================
 
 Installing is idempotent. Each object is compared with the catalog: its owner, its privileges and
@@ -68,6 +69,10 @@ FUNCTIONS: Final = (
     "close_listener",
     "open_listener",
     "own_channel",
+    "ticket_code",
+    "introduce",
+    "lead",
+    "admit",
     "delete_stale",
     "table_flag",
     "needed_flags",
@@ -85,8 +90,11 @@ FUNCTIONS: Final = (
 )
 """The functions of the schema. Each is in the file of the same name."""
 
-_OF_THE_OWNER: Final = frozenset(
-    {"channel", "compact", "table_flag", "needed_flags", "raise_flags"}
+_OF_RELAYS: Final = frozenset({"lead", "admit"})
+"""An administrator grants these to the roles of relays."""
+
+_OF_THE_OWNER: Final = _OF_RELAYS | frozenset(
+    {"channel", "ticket_code", "compact", "table_flag", "needed_flags", "raise_flags"}
 )
 _SHAPES: Final = {
     "registration": ("r", "table_oid oid, key_hash int8, listener int8, columns _text"),
@@ -106,6 +114,7 @@ _SHAPES: Final = {
     "table_flags": ("S", None),
     "unsent_notifications": ("S", None),
     "listener_number": ("S", None),
+    "relay_term": ("S", None),
 }
 _PUBLIC_MAY: Final = {
     "registration": "SELECT",
@@ -115,6 +124,7 @@ _PUBLIC_MAY: Final = {
     "table_flags": "SELECT",
     "unsent_notifications": "SELECT, USAGE",
     "listener_number": "SELECT",
+    "relay_term": "SELECT",
 }
 
 
@@ -286,7 +296,8 @@ def _wrong_functions(connection: Connection) -> list[str]:
         ):
             wrong.append(f"function {name}() differs")
         elif name != "register" and (
-            same[0].public_may != (name not in _OF_THE_OWNER) or same[0].others_may
+            same[0].public_may != (name not in _OF_THE_OWNER)
+            or (same[0].others_may and name not in _OF_RELAYS)
         ):
             wrong.append(f"function {name}() has other privileges")
     return wrong

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, Table, event, text
 
@@ -88,6 +88,25 @@ class WatchedTable:
     def qualified(self) -> str:
         """Its name as SQL."""
         return qualified(self.schema, self.name)
+
+
+class TableEntry(NamedTuple):
+    """A table as a listener asks the database about it.
+
+    Attributes:
+        oid: The table's oid.
+        options: The argument that its triggers must have.
+        columns: The columns that are watched in it.
+    """
+
+    oid: int
+    options: bytes
+    columns: frozenset[str]
+
+    @classmethod
+    def of(cls, oid: int, table: WatchedTable, columns: Columns) -> TableEntry:
+        """The entry of a watched table; without columns those that are mapped."""
+        return cls(oid, table.options, table.mapped if columns is None else columns)
 
 
 class _Declared:

@@ -8,8 +8,8 @@ promises, changes are lost:
    begin from then on; its boundary is a transaction ID that was assigned after that.
 2. A writer that begins after that, and changes a registered row, causes a notification once its
    change is visible, or a gap that ``check`` reports.
-3. A notification that was lost on the way is a gap, or the session is lost. Then ``is_lost`` is
-   true, and ``on_gap`` is called.
+3. A notification that was lost on the way is a gap, or the session is lost. Then ``loss`` says
+   why, and ``on_gap`` is called.
 4. ``on_notification`` and ``on_gap`` are called in the event loop's thread, in order of arrival,
    and do not block.
 
@@ -143,8 +143,8 @@ class NotifierSession(Protocol):
         ...
 
     @property
-    def is_lost(self) -> bool:
-        """Whether no more notifications will arrive."""
+    def loss(self) -> CannotNotifyError | None:
+        """Why no more notifications will arrive; ``None`` while they do."""
         ...
 
     async def register(self, rows: Sequence[tuple[RowId, Columns]], tables: Tables) -> Registered:
@@ -182,6 +182,18 @@ class Notifier(Protocol):
     @property
     def status(self) -> NotifierStatus:
         """The current status."""
+        ...
+
+    @property
+    def longest_pause(self) -> float:
+        """The longest pause between two attempts to connect, in seconds."""
+        ...
+
+    @property
+    def polling(self) -> float:
+        """The shortest interval at which to poll while it does not notify, in seconds: many others
+        poll then, too. 0 for none.
+        """
         ...
 
     def session(self, receiver: Receiver) -> AbstractAsyncContextManager[NotifierSession]:

@@ -7,7 +7,7 @@ notifications.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rowbell._watch.notifiers.contract import (
     CannotNotifyError,
@@ -28,17 +28,24 @@ if TYPE_CHECKING:
     from rowbell._watch.values.key_hash import RowId
 
 
+_LOST: Final = CannotNotifyError(Reason.CONNECTION_LOST, "the session is lost")
+
+
 class MemoryNotifier:
     """Notifies of changes that a test makes.
 
     Attributes:
         obstacles: The tables that cannot notify, and why.
         is_reachable: Whether a session can begin.
+        longest_pause: The longest pause between two attempts to connect.
+        polling: The shortest interval at which to poll without it.
     """
 
     def __init__(self) -> None:
         self.obstacles: dict[int, Reason] = {}
         self.is_reachable = True
+        self.longest_pause = 30.0
+        self.polling = 0.0
         self._sessions: list[MemorySession] = []
         self._last_xid = 100
         self._writing: dict[int, list[int]] = {}
@@ -67,7 +74,7 @@ class MemoryNotifier:
         try:
             yield session
         finally:
-            session.is_lost = True
+            session.loss = session.loss or _LOST
             if session in self._sessions:
                 self._sessions.remove(session)
 
@@ -121,7 +128,7 @@ class MemoryNotifier:
         """Lose all sessions."""
         lost, self._sessions = self._sessions, []
         for session in lost:
-            session.is_lost = True
+            session.loss = _LOST
             session.receiver.on_gap()
 
     # -- what sessions need
@@ -145,7 +152,7 @@ class MemorySession:
 
     Attributes:
         server: Its server; there is only one.
-        is_lost: Whether no more notifications will arrive.
+        loss: Why no more notifications will arrive.
         receiver: The receiver of its notifications.
         held: The held notifications; ``None`` while none are held.
         loses: Whether notifications are lost.
@@ -157,7 +164,7 @@ class MemorySession:
         self._registered: dict[RowId, Columns] = {}
         self._unsent = 0
         self.server = 1.0
-        self.is_lost = False
+        self.loss: CannotNotifyError | None = None
         self.receiver = receiver
         self.held: list[Notification] | None = None
         self.loses = False
@@ -207,8 +214,8 @@ class MemorySession:
         Raises:
             CannotNotifyError: The session is lost.
         """
-        if self.is_lost:
-            raise CannotNotifyError(Reason.CONNECTION_LOST, "the session is lost")
+        if self.loss is not None:
+            raise self.loss
         known = self._notifier.obstacles
         obstacles = {oid: Obstacle(known[oid], f"table {oid}") for oid in tables if oid in known}
         gaps: list[Gap] = []

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
-
-from sqlalchemy.exc import DBAPIError
+from typing import TYPE_CHECKING
 
 from rowbell._libpq import UntranslatableError
-from rowbell._sqlstate import (
-    INSUFFICIENT_PRIVILEGE,
-    INVALID_SCHEMA_NAME,
-    INVALID_SQL_STATEMENT_NAME,
-    READ_ONLY_TRANSACTION,
-    UNDEFINED_FUNCTION,
-    UNDEFINED_TABLE,
-    sqlstate_of,
-)
 from rowbell._watch.database.calls import Calls
-from rowbell._watch.failures import UnreachableError, is_passing
 from rowbell._watch.notifiers.contract import CannotNotifyError, NotifierStatus
 from rowbell._watch.notifiers.postgres_session import PostgresSession
+from rowbell._watch.notifiers.refusals import described, reason_of
 from rowbell._watch.reasons import Reason
 
 if TYPE_CHECKING:
@@ -29,17 +18,6 @@ if TYPE_CHECKING:
     from rowbell._watch.listen_connection import ListenConnection
     from rowbell._watch.notifiers.contract import Receiver
     from rowbell._watch.timing import Timing
-
-_REASONS: Final = {
-    READ_ONLY_TRANSACTION: Reason.IN_RECOVERY,  # the answer of a standby to LISTEN and NOTIFY
-    INSUFFICIENT_PRIVILEGE: Reason.NOT_PERMITTED,
-    # A pooler has given the session to another server process.
-    INVALID_SQL_STATEMENT_NAME: Reason.NOT_DELIVERED,
-    # Parts of the schema are missing.
-    UNDEFINED_FUNCTION: Reason.SCHEMA_OUTDATED,
-    UNDEFINED_TABLE: Reason.SCHEMA_OUTDATED,
-    INVALID_SCHEMA_NAME: Reason.SCHEMA_OUTDATED,
-}
 
 
 class PostgresNotifier:
@@ -62,6 +40,8 @@ class PostgresNotifier:
         self._timing = timing
         self._session: PostgresSession | None = None
         self._before = NotifierStatus()
+        self.longest_pause: float = timing.backoff_limit
+        self.polling: float = 0.0
 
     @property
     def status(self) -> NotifierStatus:
@@ -96,24 +76,8 @@ class PostgresNotifier:
         except UntranslatableError as error:
             raise CannotNotifyError(Reason.UNSUPPORTED, str(error)) from error
         except Exception as error:
-            raise CannotNotifyError(_reason(error), _described(error)) from error
+            raise CannotNotifyError(reason_of(error), described(error)) from error
         finally:
             counts = self.status
             self._before = NotifierStatus("", counts.notifications, counts.ignored)
             self._session = None
-
-
-def _reason(error: Exception) -> Reason:
-    """The reason that an error means, before or during a session."""
-    if isinstance(error, UnreachableError):
-        return Reason.CONNECTION_LOST if error.passes else Reason.CANNOT_LISTEN
-    passes = Reason.CONNECTION_LOST if is_passing(error) else Reason.CANNOT_LISTEN
-    return _REASONS.get(sqlstate_of(error), passes)
-
-
-def _described(error: Exception) -> str:
-    """The driver's own error, which SQLAlchemy's error contains."""
-    cause: BaseException = error.reason if isinstance(error, UnreachableError) else error
-    if isinstance(cause, DBAPIError) and cause.orig:
-        cause = cause.orig.__cause__ or cause.orig
-    return f"{type(cause).__name__}: {cause}".rstrip(": ")

@@ -4,24 +4,18 @@
 
     identify → LISTEN, and prove delivery → open_listener() → register, check, register, … → end
 
-An accepted LISTEN proves nothing: a transaction pooler accepts it too, and nothing ever arrives. So
-delivery is proven by one notification from another connection. Checks are queries, because
-notifications would write WAL. A check finds a half-open connection, a pooler that has changed the
-server process, a standby, and every gap: notifications that could not be sent, deleted
-registrations, changed tables and triggers.
+Checks are queries, because notifications would write WAL. A check finds a half-open connection, a
+pooler that has changed the server process, a standby, and every gap: notifications that could not
+be sent, deleted registrations, changed tables and triggers.
 """
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import anyio
-from asyncpg import InsufficientPrivilegeError, PostgresError
+from asyncpg import InsufficientPrivilegeError
 
-from rowbell._watch.database.calls import Calls, checksum
-from rowbell._watch.database.schema import SCHEMA_VERSION
+from rowbell._watch.database.row_set import RowSet
 from rowbell._watch.notifiers.contract import (
     CannotNotifyError,
     Gap,
@@ -29,19 +23,20 @@ from rowbell._watch.notifiers.contract import (
     Registered,
     Report,
 )
+from rowbell._watch.notifiers.delivery import prove_delivery
 from rowbell._watch.notifiers.payload import BROADCAST, Announcement, decode
+from rowbell._watch.notifiers.refusals import refuse_other_session, refuse_unsuitable
 from rowbell._watch.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from rowbell._watch.database.answers import TableState
+    from rowbell._watch.database.calls import Calls
     from rowbell._watch.database.tables import Columns
     from rowbell._watch.notifiers.contract import Receiver, Tables
     from rowbell._watch.timing import Timing
     from rowbell._watch.values.key_hash import RowId
-
-_NO_LISTEN: Final = ("0A000", "42601")  # not supported, syntax error
 
 
 class PostgresSession:
@@ -74,7 +69,7 @@ class PostgresSession:
         self._timing = timing
         self._backend_pid = 0
         self._unsent: int | None = None
-        self._registered: set[tuple[int, int]] = set()
+        self._registered = RowSet()
         self._versions: dict[int, object] = {}
         self._names: dict[int, str] = {}
         self.server = 0.0
@@ -92,11 +87,10 @@ class PostgresSession:
             CannotNotifyError: They do not arrive.
         """
         server = await self._calls.identify()
-        if server.in_recovery:
-            raise CannotNotifyError(Reason.IN_RECOVERY, "the server is a standby")
-        _check_schema(server.schema, server.database)
+        refuse_unsuitable(server)
         self._backend_pid, self.server = server.backend_pid, server.started
-        await self._prove_delivery()
+        await prove_delivery(self._calls, self._notify, self._timing.proof)
+        await self._calls.listen(BROADCAST, self._receive)
         await self._calls.prepare_session()
         try:
             channel = await self._calls.open_listener()
@@ -110,24 +104,6 @@ class PostgresSession:
             f"the server process {self._backend_pid} of the database {server.database!r} has "
             "received a notification that another connection sent"
         )
-
-    async def _prove_delivery(self) -> None:
-        """LISTEN, and receive one notification that another connection has sent."""
-        channel, received = f"{BROADCAST}_{secrets.token_hex(16)}", asyncio.Event()
-        try:
-            await self._calls.listen(BROADCAST, self._receive)
-            proof = await self._calls.listen(channel, lambda _: received.set())
-        except PostgresError as error:
-            if error.sqlstate in _NO_LISTEN:
-                raise CannotNotifyError(Reason.UNSUPPORTED, f"LISTEN: {error}") from error
-            raise
-        with anyio.move_on_after(self._timing.proof):
-            await self._notify(channel)
-            await received.wait()
-        if not received.is_set():
-            why = f"LISTEN was accepted, but nothing arrived within {self._timing.proof:g}s"
-            raise CannotNotifyError(Reason.NOT_DELIVERED, why)
-        await self._calls.unlisten(channel, proof)
 
     def _receive(self, payload: str) -> None:
         """Process a payload. asyncpg calls this, in the order of arrival."""
@@ -144,9 +120,11 @@ class PostgresSession:
     # -- registrations
 
     @property
-    def is_lost(self) -> bool:
+    def loss(self) -> CannotNotifyError | None:
         """Whether the connection is closed."""
-        return self._calls.closed
+        if not self._calls.closed:
+            return None
+        return CannotNotifyError(Reason.CONNECTION_LOST, "the server closed the connection")
 
     async def register(self, rows: Sequence[tuple[RowId, Columns]], tables: Tables) -> Registered:
         """Register rows, and then take a boundary."""
@@ -155,13 +133,13 @@ class PostgresSession:
         if answer.over_limit:
             return Registered(report, None)
         registered = {oid for oid, table in answer.tables.items() if table.registers}
-        self._registered.update(row_id for row_id, _ in rows if row_id.table_oid in registered)
+        self._registered.add(row_id for row_id, _ in rows if row_id.table_oid in registered)
         return Registered(report, await self._calls.boundary())
 
     async def unregister(self, row_ids: Sequence[RowId]) -> None:
         """Delete registrations."""
         await self._calls.unregister(row_ids)
-        self._registered.difference_update(row_ids)
+        self._registered.discard(row_ids)
 
     async def tables_without_writers(self, tables: Sequence[int], boundary: int) -> Collection[int]:
         """The tables of these on which no transaction below the boundary holds a writer's lock."""
@@ -181,18 +159,7 @@ class PostgresSession:
         """
         answer = await self._calls.heartbeat(tables)
         self.queue_usage = answer.queue_usage
-        if answer.in_recovery:
-            raise CannotNotifyError(Reason.IN_RECOVERY, "the server has become a standby")
-        if answer.backend_pid != self._backend_pid:
-            why = "the connection has moved to another server process, which does not listen"
-            raise CannotNotifyError(Reason.NOT_DELIVERED, why)
-        if not answer.listens:
-            why = "notifications go to another channel than the one that this session listens on"
-            raise CannotNotifyError(Reason.CONNECTION_LOST, why)
-        expected = (len(self._registered), checksum(self._registered))
-        if (answer.registered, answer.checksum) != expected:
-            why = f"{answer.registered} of {len(self._registered)} registrations are left"
-            raise CannotNotifyError(Reason.CONNECTION_LOST, f"{why}: some were deleted")
+        refuse_other_session(answer, self._backend_pid, self._registered)
         report = await self._report(answer.tables)
         if self._unsent is not None and answer.unsent != self._unsent:
             missed = f"{answer.unsent - self._unsent} notifications were not sent"
@@ -221,16 +188,3 @@ class PostgresSession:
         if oid not in self._names:
             self._names[oid] = f"table {await self._calls.table_name(oid)}"
         return self._names[oid]
-
-
-def _check_schema(schema: tuple[int, int] | None, database: str) -> None:
-    if schema is None:
-        why = f"database {database!r} has no schema rowbell, so no table has triggers"
-        raise CannotNotifyError(Reason.NOT_INSTALLED, why)
-    version, compatible_with = schema
-    if version < SCHEMA_VERSION:
-        why = f"the schema rowbell has version {version}, this library needs {SCHEMA_VERSION}"
-        raise CannotNotifyError(Reason.SCHEMA_OUTDATED, why)
-    if compatible_with > SCHEMA_VERSION:
-        why = f"the schema rowbell has version {version}, for libraries from {compatible_with} on"
-        raise CannotNotifyError(Reason.SCHEMA_NEWER, why)

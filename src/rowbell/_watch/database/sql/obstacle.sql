@@ -27,8 +27,9 @@ BEGIN
     RETURN 'trigger_missing';
   ELSIF relation.relkind NOT IN ('r', 'p') THEN
     RETURN 'not_a_table';
-  ELSIF NOT has_function_privilege(
-      role, 'rowbell.register(oid[],bytea[],text[],oid[],bigint[],text[])', 'EXECUTE')
+  ELSIF role IS NULL  -- it was dropped
+    OR NOT has_function_privilege(
+      role, 'rowbell.register(oid[],bytea[],text[],oid[],bigint[],text[],bigint)', 'EXECUTE')
     OR NOT needed <@ rowbell.permitted_columns(role, table_oid)
   THEN
     RETURN 'not_permitted';

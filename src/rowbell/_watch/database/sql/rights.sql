@@ -2,7 +2,7 @@
 -- have added others, and a dump restored without privileges has none. What writers call or read is
 -- granted to PUBLIC, because the writers cannot be listed: cascades, deferred triggers and
 -- subscriptions run as other roles. Only register() keeps the privileges that an administrator has
--- granted, if any role but the owner may call it.
+-- granted, if any role but the owner may call it, and so do lead() and admit(), which are for relays.
 DO $rowbell$
 DECLARE
   right_of_others record;
@@ -27,6 +27,9 @@ BEGIN
       WHERE f.pronamespace = 'rowbell'::regnamespace AND f.prorettype <> 'trigger'::regtype
         AND NOT (f.proname = 'register' AND EXISTS (
           SELECT FROM aclexplode(f.proacl) AS given WHERE given.grantee <> f.proowner))
+        -- Before this statement PUBLIC may call a new function.
+        AND NOT (f.proname IN ('lead', 'admit') AND f.proacl IS NOT NULL AND NOT EXISTS (
+          SELECT FROM aclexplode(f.proacl) AS given WHERE given.grantee = 0))
     ) AS o, aclexplode(o.acl) AS a
     WHERE a.grantee <> o.owner
   LOOP
@@ -34,15 +37,18 @@ BEGIN
   END LOOP;
   GRANT USAGE ON SCHEMA rowbell TO PUBLIC;
   GRANT SELECT ON rowbell.registration, rowbell.listener, rowbell.registration_limit TO PUBLIC;
-  GRANT SELECT ON SEQUENCE rowbell.table_flags, rowbell.listener_number TO PUBLIC;
+  GRANT SELECT ON SEQUENCE rowbell.table_flags, rowbell.listener_number, rowbell.relay_term
+  TO PUBLIC;
   GRANT SELECT, USAGE ON SEQUENCE rowbell.unsent_notifications TO PUBLIC;
   GRANT EXECUTE ON FUNCTION
     rowbell.schema_version(), rowbell.notify(oid, bigint[], bigint[]),
-    rowbell.open_listener(), rowbell.own_channel(), rowbell.close_listener(),
+    rowbell.open_listener(), rowbell.own_channel(bigint), rowbell.close_listener(),
+    rowbell.introduce(text, text),
     rowbell.delete_stale(), rowbell.lower_flags(), rowbell.table_version(oid),
     rowbell.permitted_columns(name, oid), rowbell.is_intact(oid, bytea),
     rowbell.obstacle(name, oid, bytea, text[]),
-    rowbell.unregister(oid[], bigint[]), rowbell.heartbeat(oid[], bytea[], text[]),
+    rowbell.unregister(oid[], bigint[], bigint),
+    rowbell.heartbeat(oid[], bytea[], text[], bigint),
     rowbell.tables_without_writers(oid[], bigint)
   TO PUBLIC;
   IF NOT EXISTS (
@@ -51,7 +57,7 @@ BEGIN
       AND given.grantee <> f.proowner)
   THEN
     GRANT EXECUTE ON FUNCTION
-      rowbell.register(oid[], bytea[], text[], oid[], bigint[], text[]) TO PUBLIC;
+      rowbell.register(oid[], bytea[], text[], oid[], bigint[], text[], bigint) TO PUBLIC;
   END IF;
 END
 $rowbell$

@@ -2,6 +2,7 @@
 -- table_flags: a bit for each table, 0 while none of its rows is registered: triggers do not search.
 -- unsent_notifications: counts notifications that were due and could not be sent.
 -- listener_number: numbers the listeners.
+-- relay_term: numbers the terms of relays that lead.
 DO $rowbell$
 BEGIN
   IF to_regclass('rowbell.table_flags') IS NULL THEN
@@ -13,6 +14,9 @@ BEGIN
   END IF;
   IF to_regclass('rowbell.listener_number') IS NULL THEN
     CREATE SEQUENCE rowbell.listener_number;
+  END IF;
+  IF to_regclass('rowbell.relay_term') IS NULL THEN
+    CREATE SEQUENCE rowbell.relay_term;
   END IF;
 END
 $rowbell$
