@@ -1,8 +1,9 @@
-"""The contract is tested armed, polled, and armed with the roles of a hosted database."""
+"""The contract is tested armed, polled, armed through a relay, and with a hosted database's roles."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import URL, insert
@@ -11,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from rowbell import RowWatcher
 from support.ground import TIMING, Ground
 from support.models import Base, Order, Plain
+from support.relays import relayed
 from support.roles import managed
 
 
-@pytest.fixture(params=["listen", "poll", "managed"])
+@pytest.fixture(params=["listen", "poll", "managed", "relay"])
 def ground_kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -34,8 +36,14 @@ async def engine(
 
 
 @pytest.fixture
-async def watcher(ground_kind: str, engine: AsyncEngine) -> AsyncGenerator[RowWatcher]:
+async def watcher(
+    ground_kind: str, engine: AsyncEngine, tmp_path: Path
+) -> AsyncGenerator[RowWatcher]:
     """The watcher. Armed waits get no help from ``recheck``."""
+    if ground_kind == "relay":
+        async with relayed(engine, tmp_path, recheck=None, timing=TIMING) as (_, watcher):
+            yield watcher
+        return
     mode = "poll" if ground_kind == "poll" else "listen"
     async with RowWatcher(engine, mode=mode, recheck=None, timing=TIMING) as watcher:
         yield watcher

@@ -1,10 +1,11 @@
-"""The promises of every notifier, tested on PostgreSQL's LISTEN and on the one in memory."""
+"""The promises of every notifier: PostgreSQL's LISTEN, a relay, and the one in memory."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
@@ -24,8 +25,10 @@ from rowbell._watch.notifiers.contract import (
 from rowbell._watch.notifiers.memory import MemoryNotifier
 from rowbell._watch.notifiers.notification import Notification
 from rowbell._watch.notifiers.postgres import PostgresNotifier
+from rowbell._watch.notifiers.relayed import RelayedNotifier
 from rowbell._watch.rows.mapped_rows import MappedRows
 from rowbell._watch.values.key_hash import RowId
+from rowbell.relay import Relay, RelayState, SocketNotifier
 from support.models import Order, Plain
 from support.observed import kill_listener
 from support.roles import connected
@@ -50,6 +53,9 @@ class Scene(Protocol):
     async def forge(self, key: int) -> None: ...
     async def redefine(self) -> None: ...
     async def disconnect(self) -> None: ...
+    async def found(self, received: Received) -> None:
+        """Wait until the notifier can know what it has missed."""
+
     def writing(self, key: int) -> Any:
         """An open transaction that has changed a row."""
 
@@ -83,6 +89,9 @@ class InMemory:
     async def disconnect(self) -> None:
         self.notifier.disconnect()
 
+    async def found(self, received: Received) -> None:
+        pass
+
     @asynccontextmanager
     async def writing(self, key: int) -> AsyncGenerator[None]:
         with self.notifier.writing(1):
@@ -93,7 +102,8 @@ class OnPostgres:
     def __init__(self, engine: AsyncEngine, writer: asyncpg.Connection[Any], database: URL) -> None:
         timing = Timing()
         listen_connection = ListenConnection(engine, None, None, timing)
-        self.notifier = PostgresNotifier(listen_connection, Connections(engine).notify, timing)
+        connections = Connections(engine)
+        self.notifier: Notifier = PostgresNotifier(listen_connection, connections.notify, timing)
         self.tables: Tables = {}
         self.plain: Tables = {}
         self._engine = engine
@@ -140,11 +150,32 @@ class OnPostgres:
     async def disconnect(self) -> None:
         await kill_listener(self._engine)
 
+    async def found(self, received: Received) -> None:
+        pass
+
     @asynccontextmanager
     async def writing(self, key: int) -> AsyncGenerator[None]:
         async with connected(self._database) as connection, connection.transaction():
             await connection.execute("UPDATE orders SET n = n + 1 WHERE id = $1", key)
             yield
+
+
+class Relayed(OnPostgres):
+    """The same, through a relay."""
+
+    def __init__(
+        self, engine: AsyncEngine, writer: asyncpg.Connection[Any], database: URL, socket: Path
+    ) -> None:
+        super().__init__(engine, writer, database)
+        self.notifier = RelayedNotifier(SocketNotifier(socket), Connections(engine), Timing())
+
+    async def redefine(self) -> None:
+        await super().redefine()
+        # The relay checks tables once in ten seconds, and whenever triggers are announced.
+        await self._writer.execute("NOTIFY rowbell, '1:0:?'")
+
+    async def found(self, received: Received) -> None:
+        await asyncio.wait_for(received.gap.wait(), 10)
 
 
 class Received:
@@ -164,7 +195,7 @@ class Received:
         return await asyncio.wait_for(self.notifications.get(), 10)
 
 
-@pytest.fixture(params=["memory", "postgres"])
+@pytest.fixture(params=["memory", "postgres", "relay"])
 async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
     if request.param == "memory":
         yield InMemory()
@@ -172,9 +203,17 @@ async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
     database: URL = request.getfixturevalue("database")
     engine = create_async_engine(database)
     async with connected(database) as writer:
-        scene = OnPostgres(engine, writer, database)
-        await scene.prepare()
-        yield scene
+        if request.param == "postgres":
+            scene = OnPostgres(engine, writer, database)
+            await scene.prepare()
+            yield scene
+        else:
+            socket: Path = request.getfixturevalue("tmp_path") / "relay"
+            async with Relay(engine, socket=socket) as relay:
+                scene = Relayed(engine, writer, database, socket)
+                await scene.prepare()
+                await relay.reached(lambda now: now.state is RelayState.LEADING)
+                yield scene
     await engine.dispose()
 
 
@@ -243,6 +282,7 @@ async def test_a_lost_notification_is_a_gap_with_a_boundary(
 ) -> None:
     boundary = await register(session, scene, 1)
     await scene.lose(1)
+    await scene.found(received)
     [gap] = (await session.check(scene.tables)).gaps
     assert gap.tables is None
     assert gap.boundary > boundary
@@ -260,10 +300,11 @@ async def test_a_forged_notification_is_received_like_any_other(
 
 
 async def test_a_table_that_is_not_what_it_was_is_a_gap_of_that_table(
-    scene: Scene, session: NotifierSession
+    scene: Scene, session: NotifierSession, received: Received
 ) -> None:
     boundary = await register(session, scene, 1)
     await scene.redefine()
+    await scene.found(received)
     [gap] = (await session.check(scene.tables)).gaps
     assert gap.tables == tuple(scene.tables)
     assert gap.boundary > boundary

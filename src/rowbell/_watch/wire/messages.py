@@ -43,7 +43,7 @@ class Table(Part, frozen=True):
     @classmethod
     def of(cls, entry: TableEntry) -> Table:
         """The table of an entry."""
-        return cls(entry.oid, entry.options.decode(), sorted(entry.columns))
+        return cls(entry.oid, entry.options.decode(), _names(entry.columns))
 
     @property
     def entry(self) -> TableEntry:
@@ -61,7 +61,7 @@ class Row(Part, frozen=True):
     @classmethod
     def of(cls, row_id: RowId, columns: Columns) -> Row:
         """The row with that id."""
-        return cls(*row_id, None if columns is None else sorted(columns))
+        return cls(*row_id, None if columns is None else _names(columns))
 
     @property
     def row_id(self) -> RowId:
@@ -319,6 +319,11 @@ def _checked(data: bytes, decoder: msgspec.json.Decoder[_EnvelopeT]) -> _Envelop
         return decoder.decode(data)
     except msgspec.MsgspecError:
         raise UnreadableError(head) from None
+
+
+def _names(columns: Iterable[str]) -> list[str]:
+    """Names of columns, which may be instances of SQLAlchemy's ``quoted_name``."""
+    return sorted(map(str, columns))
 
 
 def rows_of(row_ids: Iterable[RowId]) -> list[tuple[int, int]]:
