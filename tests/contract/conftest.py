@@ -1,4 +1,4 @@
-"""The contract is tested armed, polled, armed through a relay, and with a hosted database's roles."""
+"""The contract is tested armed, polled, through a relay, and with a hosted database's roles."""
 
 from __future__ import annotations
 

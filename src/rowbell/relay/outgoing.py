@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rowbell._watch.wire import messages
+from rowbell._watch.wire import envelopes, messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,14 +77,14 @@ class Outgoing:
 
     def _encoded(self, session: Session, number: int, message: messages.FromRelay) -> bytes:
         self.sent += 1
-        answer = messages.Answer(
+        answer = envelopes.Answer(
             session=session.public,
             term=self._term,
             epoch=self._epoch,
             number=number,
             message=message,
         )
-        return messages.encode(answer)
+        return envelopes.encode(answer)
 
     def _may_speak(self) -> bool:
         return self._clock() < self._confirmed + self._lasts

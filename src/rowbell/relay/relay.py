@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -18,20 +17,21 @@ from rowbell._watch.listen_connection import ListenConnection
 from rowbell._watch.notifiers.contract import CannotNotifyError
 from rowbell._watch.notifiers.delivery import prove_delivery
 from rowbell._watch.notifiers.refusals import described, reason_of, refuse_unsuitable
-from rowbell._watch.reasons import Reason, explain
-from rowbell._watch.state import logger
+from rowbell._watch.reasons import Reason
 from rowbell._watch.timing import Backoff, Timing
 from rowbell._watch.wire.rhythm import Rhythm
 from rowbell._watch.wire.stream import SocketPort
 from rowbell._watch.wire.transport import LinkError
 from rowbell.errors import InvalidArgumentError, WatcherStateError
+from rowbell.relay.log import RelayLog
 from rowbell.relay.status import RelayState, RelayStatus
 from rowbell.relay.term import Term
 
 if TYPE_CHECKING:
     import os
+    import ssl
     from asyncio import Task
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -50,9 +50,15 @@ class Relay:
         engine: An engine of the database. The connection that listens is created as its connections
             are, and goes to the server itself, not to a transaction pooler.
         socket: The path of the unix socket on which the processes of this host connect.
-        socket_mode: The rights on that socket: who may write to it may connect (default 0o660).
+        nats: Instead of a socket, the URL of a NATS server, or of several: for processes on any
+            host. It has the relay's user, or ``credentials`` has it.
         name: Relays of one database with the same name stand by for each other (default: the host
-            and the path of the socket).
+            and the path of the socket, or the root of the subjects in NATS).
+        socket_mode: The rights on that socket: who may write to it may connect (default 0o660).
+        root: The first part of all subjects in NATS.
+        credentials: The path of a file with the credentials of the relay's user in NATS.
+        tls: The context for TLS to NATS.
+        insecure: Run although the rights of users in NATS are not limited, or without TLS.
         listen_url: Another URL to LISTEN on, as for ``RowWatcher``.
         listen_connect: A function that creates the connection instead, as for ``RowWatcher``.
         reads_per_second: If the relay is lost, its processes poll. They poll so seldom that all
@@ -78,9 +84,14 @@ class Relay:
         self,
         engine: AsyncEngine,
         *,
-        socket: str | os.PathLike[str],
-        socket_mode: int = 0o660,
+        socket: str | os.PathLike[str] | None = None,
+        nats: str | Sequence[str] | None = None,
         name: str | None = None,
+        socket_mode: int = 0o660,
+        root: str = "rowbell",
+        credentials: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        insecure: bool = False,
         listen_url: str | URL | None = None,
         listen_connect: ListenConnect | None = None,
         reads_per_second: float = 500.0,
@@ -92,22 +103,31 @@ class Relay:
         self.engine: AsyncEngine = engine
         self._timing = timing or Timing()
         self._rhythm = Rhythm()
-        self._port: Port = SocketPort(socket, socket_mode)
+        self._port: Port
+        if nats is not None and socket is None:
+            from rowbell._watch.wire.nats import NatsPort  # noqa: PLC0415  # an extra's
+            from rowbell._watch.wire.nats_connection import (  # noqa: PLC0415  # the same
+                NatsServers,
+            )
+
+            servers = NatsServers.of(nats, credentials, tls, insecure=insecure)
+            self._port = NatsPort(servers, root=root, insecure=insecure)
+        elif socket is not None and nats is None:
+            self._port = SocketPort(socket, socket_mode)
+        else:
+            raise InvalidArgumentError("socket", socket, "a path, or None beside nats")
         self._name = self._port.name if name is None else name
         self._reads_per_second = reads_per_second
         self._connections = Connections(engine)
         self._listen_connection = ListenConnection(engine, listen_url, listen_connect, self._timing)
+        self._lost: LinkError | None = None
         self._term: Term | None = None
         self._last_term = 0
         self._notifications = 0
         self._messages = 0
         self._gaps: Counter[str] = Counter()
-        self._state = RelayState.IDLE
-        self._since = datetime.now(UTC)
-        self._reason: Reason | None = None
-        self._detail = ""
+        self._log = RelayLog(engine.url.database)
         self._stopping = asyncio.Event()
-        self._changed = asyncio.Event()
         self._task: Task[None] | None = None
 
     # -- start and stop
@@ -149,12 +169,12 @@ class Relay:
         """What the relay is doing now; see ``RelayStatus``."""
         term = self._term
         return RelayStatus(
-            state=self._state,
-            since=self._since,
-            reason=self._reason,
-            detail=self._detail,
+            state=self._log.state,
+            since=self._log.since,
+            reason=self._log.reason,
+            detail=self._log.detail,
             term=self._last_term,
-            sessions=len(term.sessions) if term else 0,
+            sessions=len(term.desk.sessions) if term else 0,
             rows=term.rows if term else 0,
             notifications=self._notifications + (term.notifications if term else 0),
             messages=self._messages + (term.outgoing.sent if term else 0),
@@ -170,32 +190,14 @@ class Relay:
             WatcherStateError: The relay is closed before that.
         """
         while not condition(self.status()):
-            if self._state is RelayState.CLOSED:
+            if self._log.state is RelayState.CLOSED:
                 raise WatcherStateError(f"{self!r} is closed")
-            self._changed.clear()
+            self._log.changed.clear()
             with anyio.move_on_after(0.05):  # the counts change without an event
-                await self._changed.wait()
+                await self._log.changed.wait()
 
     def __repr__(self) -> str:
-        return f"<Relay of {self.engine.url.database!r}, {self._state}>"
-
-    def _enter(self, state: RelayState, reason: Reason | None = None, detail: str = "") -> None:
-        """Enter a state. Each transition is logged once."""
-        if self._state is RelayState.CLOSED:
-            return
-        self._detail = explain(reason, detail) if reason else detail
-        is_new = (state, reason) != (self._state, self._reason)
-        if state is not self._state:
-            self._since = datetime.now(UTC)
-        self._state, self._reason = state, reason
-        self._changed.set()
-        if not is_new:
-            return
-        name = f"[{self.engine.url.database}]"
-        if reason is None:
-            logger.info("rowbell relay %s: %s", name, state)
-        else:
-            logger.warning("rowbell relay %s: %s (%s): %s", name, state, reason, self._detail)
+        return f"<Relay of {self.engine.url.database!r}, {self._log.state}>"
 
     # -- the task
 
@@ -206,14 +208,14 @@ class Relay:
             with own_cancellations():
                 while not self._stopping.is_set():
                     begun = loop.time()
-                    self._enter(RelayState.CONNECTING, self._reason, self._detail)
+                    self._log.enter(RelayState.CONNECTING, self._log.reason, self._log.detail)
                     reason, detail = await self._connected()
                     if self._stopping.is_set():
                         break
-                    self._enter(RelayState.CONNECTING, reason, detail)
+                    self._log.enter(RelayState.CONNECTING, reason, detail)
                     await self._pause(backoff.delay(healthy_for=loop.time() - begun))
         finally:
-            self._enter(RelayState.CLOSED)
+            self._log.enter(RelayState.CLOSED)
 
     async def _pause(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):
@@ -221,20 +223,30 @@ class Relay:
 
     async def _connected(self) -> tuple[Reason, str]:
         """Connect, stand by, and lead; return why that has ended."""
+        self._lost = None
         try:
-            async with self._listen_connection.opened() as connection:
+            async with (
+                self._port.connected(self._port_lost),
+                self._listen_connection.opened() as connection,
+            ):
                 calls = RelayCalls(Calls(connection, self._timing.answer))
                 await self._stand_by_and_lead(calls)
         except CannotNotifyError as error:
             return error.reason, error.detail
         except LinkError as error:
-            reason = Reason.NOT_PERMITTED if error.is_forbidden else Reason.CANNOT_LISTEN
+            reason = Reason.NOT_PERMITTED if error.is_forbidden else Reason.CONNECTION_LOST
             return reason, error.detail
         except UntranslatableError as error:
             return Reason.UNSUPPORTED, str(error)
         except Exception as error:  # noqa: BLE001  # of any driver or hook
             return reason_of(error), described(error)
         return Reason.CONNECTION_LOST, "closed"
+
+    def _port_lost(self, error: LinkError) -> None:
+        """Processes cannot reach this relay any more."""
+        self._lost = error
+        if self._term is not None:
+            self._term.stop()
 
     async def _stand_by_and_lead(self, calls: RelayCalls) -> None:
         server = await calls.calls.identify()
@@ -255,17 +267,18 @@ class Relay:
             clock=asyncio.get_running_loop().time,
         )
         await term.begin(lambda: self._prove(calls))
-        calls.calls.on_close(term.wake)
-        async with self._port.open(term.receive, term.gone):
+        async with self._port.open(term.desk.receive, term.desk.gone):
             self._last_term, self._term = number, term
-            self._enter(RelayState.LEADING)
+            self._log.enter(RelayState.LEADING)
             try:
-                if self._stopping.is_set():
+                if self._stopping.is_set() or self._lost is not None:
                     term.stop()
                 await term.run()
+                if self._lost is not None:
+                    raise self._lost
             finally:
-                self._enter(RelayState.CONNECTING)
-                term.end_all(Reason.CONNECTION_LOST, "the relay is leaving")
+                self._log.enter(RelayState.CONNECTING)
+                term.desk.end_all(Reason.CONNECTION_LOST, "the relay is leaving")
                 self._notifications += term.notifications
                 self._messages += term.outgoing.sent
                 self._gaps += term.gaps
@@ -279,6 +292,8 @@ class Relay:
         role = await calls.role()
         while not self._stopping.is_set():
             leader = await calls.lead(self._name)
+            if self._lost is not None:
+                raise self._lost
             if leader.term is not None:
                 return leader.term
             if leader.role is not None and leader.role != role:
@@ -286,8 +301,8 @@ class Relay:
                     f"process {leader.pid} of role {leader.role!r} holds the lock by which relays "
                     f"elect a leader, and relays here have the role {role!r}: end that session"
                 )
-                self._enter(RelayState.CONNECTING, Reason.NOT_PERMITTED, why)
+                self._log.enter(RelayState.CONNECTING, Reason.NOT_PERMITTED, why)
             else:
-                self._enter(RelayState.STANDING_BY)
+                self._log.enter(RelayState.STANDING_BY)
             await self._pause(self._rhythm.attempt)
         return None

@@ -78,6 +78,9 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._by_secret)
 
+    def __contains__(self, session: Session) -> bool:
+        return self._by_secret.get(session.secret) is session
+
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_secret.values()))
 

@@ -85,7 +85,7 @@ class RelayedNotifier:
         )
 
         def lost(error: LinkError) -> None:
-            session.lose(_refused(error))
+            session.conversation.lose(_refused(error))
 
         async def introduce(channel: str) -> None:
             self._refuse_former(session)
@@ -94,11 +94,11 @@ class RelayedNotifier:
             await self._connections.run(Connection.execute, _INTRODUCE, parameters)
 
         try:
-            async with self._notifies.link(public, session.receive, lost) as link:
+            async with self._notifies.link(public, session.conversation.receive, lost) as link:
                 await session.begin(link, introduce)
                 session.evidence = (
-                    f"the relay of term {session.term} has received a notification that this "
-                    "process sent through its engine"
+                    f"the relay of term {session.conversation.term} has received a notification that "
+                    "this process sent through its engine"
                 )
                 self._session = session
                 yield session
@@ -109,18 +109,20 @@ class RelayedNotifier:
         except Exception as error:
             raise CannotNotifyError(reason_of(error), described(error)) from error
         finally:
-            session.close()
+            session.conversation.close()
             self._session = None
             self._notifications += session.notifications
-            self.polling = session.polling or self.polling
-            if session.term:
-                self._term, self._term_ended = session.term, asyncio.get_running_loop().time()
+            self.polling = session.conversation.polling or self.polling
+            if session.evidence:
+                self._term = session.conversation.term
+                self._term_ended = asyncio.get_running_loop().time()
 
     def _refuse_former(self, session: RelayedSession) -> None:
         """Refuse a relay that led before the one that was heard a short time ago."""
         since = asyncio.get_running_loop().time() - self._term_ended
-        if session.term < self._term and since < self._rhythm.fresh:
-            why = f"a relay of term {session.term} answered, and term {self._term} has begun"
+        term = session.conversation.term
+        if term < self._term and since < self._rhythm.fresh:
+            why = f"a relay of term {term} answered, and term {self._term} has begun"
             raise CannotNotifyError(Reason.CONNECTION_LOST, why)
 
 

@@ -1,4 +1,5 @@
 """What a relay and its processes say to each other, and the ways on which they say it.
 
-``messages`` has every message, ``transport`` what a way must promise, ``stream`` is a unix socket.
+``messages`` are what they say, ``envelopes`` number it, ``rhythm`` is how often they show that they
+live. ``transport`` is what a way must promise; ``stream`` is a unix socket, ``nats`` a broker.
 """

@@ -1,16 +1,8 @@
-"""The messages between a process and a relay, as JSON. None contains anything of a row.
-
-Each message travels in an envelope. A ``Request``, from the process, has the session's secret ID
-and a number. An ``Answer``, from the relay, has the relay's term and a number. Numbers begin with 1
-and have no holes: a hole means that a message was lost.
-
-Every version of rowbell can read ``Head``, and a relay understands its own version and the one
-before. So processes of two versions share a relay, if the relay is the newer one.
-"""
+"""The messages between a process and a relay. None contains anything of a row."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -21,12 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rowbell._watch.database.tables import Columns
-
-VERSION: Final = 1
-"""The version of the messages that this library sends."""
-
-UNDERSTOOD: Final = range(max(1, VERSION - 1), VERSION + 1)
-"""The versions that a relay understands."""
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -51,29 +37,6 @@ class Table(Part, frozen=True):
         return TableEntry(self.oid, self.options.encode(), frozenset(self.columns))
 
 
-class Row(Part, frozen=True):
-    """A row: its table, the hash of its key, and the watched columns; without them, any column."""
-
-    table_oid: int
-    key_hash: int
-    columns: list[str] | None = None
-
-    @classmethod
-    def of(cls, row_id: RowId, columns: Columns) -> Row:
-        """The row with that id."""
-        return cls(*row_id, None if columns is None else _names(columns))
-
-    @property
-    def row_id(self) -> RowId:
-        """The row's id."""
-        return RowId(self.table_oid, self.key_hash)
-
-    @property
-    def named(self) -> Columns:
-        """The watched columns."""
-        return None if self.columns is None else frozenset(self.columns)
-
-
 class Refused(Part, frozen=True):
     """A table that cannot notify: its oid, the reason, and its name."""
 
@@ -94,10 +57,37 @@ class Hello(Message, frozen=True, tag="hello"):
 
 
 class Register(Message, frozen=True, tag="register"):
-    """Register rows. ``tables`` are all tables that the process watches."""
+    """Register rows.
+
+    Attributes:
+        tables: All tables that the process watches.
+        columns: The lists of watched columns that occur; ``None`` is any column.
+        rows: Each row: its table, the hash of its key, and the place of its list of columns.
+    """
 
     tables: list[Table]
-    rows: list[Row]
+    columns: list[list[str] | None]
+    rows: list[tuple[int, int, int]]
+
+    @classmethod
+    def of(cls, entries: Iterable[TableEntry], rows: Iterable[tuple[RowId, Columns]]) -> Register:
+        """The message for these tables and rows."""
+        places: dict[Columns, int] = {}
+        named = [
+            (row_id.table_oid, row_id.key_hash, places.setdefault(columns, len(places)))
+            for row_id, columns in rows
+        ]
+        lists = [None if columns is None else _names(columns) for columns in places]
+        return cls([Table.of(entry) for entry in entries], lists, named)
+
+    def wanted(self) -> list[tuple[RowId, Columns]]:
+        """The rows, each with its columns.
+
+        Raises:
+            IndexError: A row has no list.
+        """
+        lists = [None if columns is None else frozenset(columns) for columns in self.columns]
+        return [(RowId(oid, key), lists[place]) for oid, key, place in self.rows]
 
 
 class Unregister(Message, frozen=True, tag="unregister"):
@@ -226,101 +216,6 @@ FromRelay: TypeAlias = (
 )
 
 
-# -- envelopes
-
-
-class Head(msgspec.Struct, frozen=True):
-    """What every version can read of every envelope."""
-
-    version: int
-    session: str
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process sends."""
-
-    version: int = VERSION
-    session: str
-    number: int
-    message: FromProcess
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a relay sends.
-
-    Attributes:
-        version: The version of the message.
-        session: The hash of the session's ID, which is not secret.
-        term: The number of the relay's term; a later leader has a higher one.
-        epoch: An ID of this term, by chance.
-        number: The message's number in the session.
-        message: The message.
-    """
-
-    version: int = VERSION
-    session: str
-    term: int
-    epoch: str
-    number: int
-    message: FromRelay
-
-
-_encoder: Final = msgspec.json.Encoder()
-_requests: Final = msgspec.json.Decoder(Request)
-_answers: Final = msgspec.json.Decoder(Answer)
-_heads: Final = msgspec.json.Decoder(Head)
-_EnvelopeT = TypeVar("_EnvelopeT", Request, Answer)
-
-
-class UnreadableError(Exception):
-    """A message cannot be read.
-
-    Args:
-        head: What can be read of it; ``None`` if nothing can.
-    """
-
-    def __init__(self, head: Head | None) -> None:
-        self.head = head
-        version = "unknown" if head is None else head.version
-        super().__init__(f"a message of version {version}, this library understands {VERSION}")
-
-
-def encode(envelope: Request | Answer) -> bytes:
-    """The bytes of an envelope."""
-    return _encoder.encode(envelope)
-
-
-def decode_request(data: bytes) -> Request:
-    """The request in these bytes.
-
-    Raises:
-        UnreadableError: There is none, or it has a version that is not understood.
-    """
-    return _checked(data, _requests)
-
-
-def decode_answer(data: bytes) -> Answer:
-    """The answer in these bytes.
-
-    Raises:
-        UnreadableError: There is none, or it has a version that is not understood.
-    """
-    return _checked(data, _answers)
-
-
-def _checked(data: bytes, decoder: msgspec.json.Decoder[_EnvelopeT]) -> _EnvelopeT:
-    try:
-        head = _heads.decode(data)
-    except msgspec.MsgspecError:
-        raise UnreadableError(None) from None
-    if head.version not in UNDERSTOOD:
-        raise UnreadableError(head)
-    try:
-        return decoder.decode(data)
-    except msgspec.MsgspecError:
-        raise UnreadableError(head) from None
-
-
 def _names(columns: Iterable[str]) -> list[str]:
     """Names of columns, which may be instances of SQLAlchemy's ``quoted_name``."""
     return sorted(map(str, columns))
@@ -331,6 +226,6 @@ def rows_of(row_ids: Iterable[RowId]) -> list[tuple[int, int]]:
     return [(oid, key) for oid, key in row_ids]
 
 
-def row_id(row: tuple[int, int]) -> RowId:
-    """A row id that a message had."""
-    return RowId(*row)
+def row_id(row: tuple[int, int] | tuple[int, int, int]) -> RowId:
+    """The row id of a row in a message."""
+    return RowId(row[0], row[1])

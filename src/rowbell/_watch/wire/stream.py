@@ -162,6 +162,12 @@ class SocketPort:
         return f"{socket.gethostname()}:{self._path.resolve()}"
 
     @asynccontextmanager
+    async def connected(self, lost: Callable[[LinkError], None]) -> AsyncGenerator[None]:
+        """Nothing is needed before the socket is created."""
+        del lost
+        yield
+
+    @asynccontextmanager
     async def open(
         self, received: Callable[[Frames, bytes], None], gone: Callable[[Frames], None]
     ) -> AsyncGenerator[None]:

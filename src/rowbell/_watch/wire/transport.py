@@ -76,10 +76,21 @@ class Port(Protocol):
         """A name of the place; relays with the same name stand by for each other."""
         ...
 
+    def connected(self, lost: Callable[[LinkError], None]) -> AbstractAsyncContextManager[None]:
+        """Have what is needed to become reachable, during the block.
+
+        Args:
+            lost: Called when it is lost.
+
+        Raises:
+            LinkError: That is not possible.
+        """
+        ...
+
     def open(
         self, received: Callable[[Peer, bytes], None], gone: Callable[[Peer], None]
     ) -> AbstractAsyncContextManager[None]:
-        """Be reachable during the block.
+        """Be reachable during the block, which is inside of one of ``connected``.
 
         Args:
             received: Called with each message, and whom it came from.
