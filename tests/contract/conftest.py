@@ -41,7 +41,10 @@ async def watcher(
 ) -> AsyncGenerator[RowWatcher]:
     """The watcher. Armed waits get no help from ``recheck``."""
     if ground_kind == "relay":
-        async with relayed(engine, tmp_path, recheck=None, timing=TIMING) as (_, watcher):
+        async with relayed(engine, tmp_path, mode="listen", recheck=None, timing=TIMING) as (
+            _,
+            watcher,
+        ):
             yield watcher
         return
     mode = "poll" if ground_kind == "poll" else "listen"

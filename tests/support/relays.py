@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rowbell import RowWatcher
+from rowbell._watch.notifiers.notification import Notification
 from rowbell.relay import Relay, RelayState, RelayStatus, SocketNotifier
 
 
@@ -35,5 +37,24 @@ async def relayed(
 ) -> AsyncGenerator[tuple[Relay, RowWatcher]]:
     """A relay, and a watcher that listens through it."""
     async with leading(engine, folder) as (relay, notifier):
-        async with RowWatcher(engine, mode="listen", notifier=notifier, **watcher) as opened:
+        async with RowWatcher(engine, notifier=notifier, **watcher) as opened:
             yield relay, opened
+
+
+class Notes:
+    """A receiver that notes what a notifier calls."""
+
+    def __init__(self) -> None:
+        self.gap = asyncio.Event()
+        self._notifications: list[Notification] = []
+
+    def on_notification(self, notification: Notification) -> None:
+        self._notifications.append(notification)
+
+    def on_gap(self) -> None:
+        self.gap.set()
+
+    def taken(self) -> list[Notification]:
+        """The notifications since the last call."""
+        taken, self._notifications = self._notifications, []
+        return taken

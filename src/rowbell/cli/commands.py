@@ -16,7 +16,7 @@ from rowbell._lock_timeout import LockTimeout
 from rowbell._watch.database.tables import TriggerOptions
 from rowbell._watch.database.triggers import ForEach
 from rowbell.cli import doctor as doctors
-from rowbell.cli import triggers, watching
+from rowbell.cli import relaying, triggers, watching
 from rowbell.cli.output import Output, escaped
 from rowbell.cli.problem import ProblemError, told_in_one_line
 from rowbell.cli.target import Target
@@ -160,6 +160,47 @@ def watch(
         follow=follow,
     )
     _exit(asyncio.run(work))
+
+
+@app.command()
+def relay(
+    url: Url = None,
+    socket: Annotated[str | None, typer.Option("--socket", help="A unix socket to create.")] = None,
+    nats: Annotated[
+        list[str] | None, typer.Option("--nats", envvar="ROWBELL_NATS", help="nats://user@host")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Relays that stand by.")] = None,
+    mode: Annotated[str, typer.Option("--socket-mode", help="The rights on the socket.")] = "660",
+    root: Annotated[str, typer.Option("--root", help="The first part of subjects.")] = "rowbell",
+    credentials: Annotated[
+        str | None, typer.Option("--credentials", help="A file with the user in NATS.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Accept NATS without TLS, or with equal rights.")
+    ] = False,
+    health: Annotated[
+        str | None, typer.Option("--health", help="host:port for /live, /ready and /status.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Listen for the processes of a fleet, until it is told to end. See rowbell.relay.Relay."""
+    try:
+        rights = int(mode, 8)
+    except ValueError:
+        raise ProblemError("--socket-mode must be octal, for example 660") from None
+    work = relaying.relay(
+        Target.of(url, None),
+        Output(json),
+        health=health,
+        socket=socket,
+        nats=nats,
+        name=name,
+        socket_mode=rights,
+        root=root,
+        credentials=credentials,
+        insecure=insecure,
+    )
+    _run(work)
 
 
 def _limit(lock_timeout: str) -> LockTimeout:

@@ -97,8 +97,8 @@ class RelayedNotifier:
             async with self._notifies.link(public, session.conversation.receive, lost) as link:
                 await session.begin(link, introduce)
                 session.evidence = (
-                    f"the relay of term {session.conversation.term} has received a notification that "
-                    "this process sent through its engine"
+                    f"the relay of term {session.conversation.term} has received a notification "
+                    "that this process sent through its engine"
                 )
                 self._session = session
                 yield session
