@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ async def processes() -> AsyncIterator[Watched]:
     async with AsyncExitStack() as stack:
 
         @asynccontextmanager
-        async def engine(url: URL) -> AsyncIterator[AsyncEngine]:
+        async def engine(url: URL) -> AsyncGenerator[AsyncEngine]:
             made = create_async_engine(url)
             yield made
             await made.dispose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +340,7 @@ async def test_nothing_is_left_behind(orders: AsyncEngine, database: URL, tmp_pa
         await watcher.aclose()
         await relay.reached(lambda now: now.sessions == 0 and now.rows == 0)
     assert asyncio.all_tasks() == before
-    assert not list(tmp_path.iterdir())
+    assert not names_in(tmp_path)
     async with connected(database) as owner:
         locks = await owner.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
         assert locks == 0
@@ -359,7 +358,11 @@ async def test_the_rights_on_the_socket_are_those_that_were_asked_for(
     async with Relay(orders, socket=path) as relay:
         await relay.reached(lambda now: "not a socket" in now.detail)
     assert path.read_text() == "a file of somebody"
-    assert os.listdir(tmp_path) == ["relay"]
+    assert names_in(tmp_path) == ["relay"]
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
 
 
 def test_arguments_of_a_relay_are_checked_at_the_call(orders_engine: AsyncEngine) -> None:
@@ -373,7 +376,7 @@ def test_arguments_of_a_relay_are_checked_at_the_call(orders_engine: AsyncEngine
         {"socket": "a", "reads_per_second": 0},
     ):
         with pytest.raises(InvalidArgumentError):
-            Relay(orders_engine, **arguments)  # type: ignore[arg-type]
+            Relay(orders_engine, **arguments)
 
 
 @pytest.fixture

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rowbell import RowWatcher
@@ -58,3 +62,63 @@ class Notes:
         """The notifications since the last call."""
         taken, self._notifications = self._notifications, []
         return taken
+
+
+class Program:
+    """A process that a test stops, continues and ends.
+
+    Args:
+        arguments: What Python runs.
+        environment: Variables that it gets, too.
+    """
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self._arguments = arguments
+        self._environment = environment
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        """The process."""
+        assert self._process is not None
+        return self._process
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *self._arguments,
+            env={**os.environ, **self._environment},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.communicate()
+
+    async def said(self, what: str, *, by: str = "stderr") -> str:
+        """Wait until it has printed a line with this; return the line."""
+        stream = self.process.stderr if by == "stderr" else self.process.stdout
+        assert stream is not None
+        async with asyncio.timeout(20):
+            while line := (await stream.readline()).decode():
+                if what in line:
+                    return line
+        raise AssertionError(f"it ended, and did not say {what!r}")
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        self.process.send_signal(signal.SIGCONT)
+
+
+def relay_program(database: URL, *options: str) -> Program:
+    """``rowbell relay``."""
+    url = database.render_as_string(hide_password=False)
+    command = "from rowbell.cli import main; main()"
+    return Program("-c", command, "relay", "--url", url, *options)
