@@ -94,7 +94,8 @@ def on_site(page: str, source: Path, target: str) -> str:
 
 MADE_BY_US: Final = re.compile(
     r"rowbell\.(\w+Error|Follow|FollowMany|Changes|Resync|WaitEnd|WatcherStatistics|TriggerStatus"
-    r"|Reason|Outcome|ResyncReason|WatcherState|TriggerState|LockMode|fastapi\.(EventStream|StreamEnd))"
+    r"|Reason|Outcome|ResyncReason|WatcherState|TriggerState|LockMode|fastapi\.(EventStream|StreamEnd)"
+    r"|relay\.(RelayStatus|RelayState))"
 )
 """Classes that no user calls: their pages say what they have, not how they are made."""
 

@@ -25,11 +25,11 @@ EXTRAS = list(
 
 MISSING = """
 from importlib import import_module
-for module, extra in {"fastapi": "fastapi", "telemetry": "telemetry", "cli": "cli"}.items():
+for module in ("cli", "fastapi", "relay", "telemetry"):
     try:
         import_module(f"rowbell.{module}")
     except (ImportError, SystemExit) as error:
-        assert f"pip install rowbell[{extra}]" in str(error), error
+        assert f"pip install rowbell[{module}]" in str(error), error
     else:
         raise AssertionError(module)
 try:
@@ -57,7 +57,9 @@ USES = {
     "cli": "",
     "embedded": "",
     "fastapi": "from rowbell.fastapi import SessionDep, WatcherDep, event_stream, long_poll",
+    "nats": "from rowbell.relay import NatsNotifier; NatsNotifier('nats://localhost')",
     "psycopg": "import psycopg, rowbell",
+    "relay": "from rowbell.relay import Relay, SocketNotifier; SocketNotifier('a')",
     "telemetry": "from rowbell.telemetry import instrument",
     "pytest": "",
 }

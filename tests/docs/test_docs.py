@@ -77,7 +77,7 @@ PAGES = [
     "how-to/from-polling-helpers",
     "explanation/scaling",
 ]
-ELSEWHERE = ["index", "first-steps", "how-to/tests"]
+ELSEWHERE = ["index", "first-steps", "how-to/fleet", "how-to/tests"]
 """Pages whose code has a test of its own below."""
 
 

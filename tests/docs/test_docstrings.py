@@ -42,6 +42,7 @@ import rowbell.telemetry
 from rowbell import RowWatcher
 from rowbell.embedded import EmbeddedServer, server_url
 from rowbell.fastapi import EventStream, WatcherDep, event_stream, long_poll
+from rowbell.relay import NatsNotifier, Relay, RelayState, SocketNotifier
 from rowbell.testing import rolled_back_session
 """
 """The imports that the examples need."""
@@ -150,7 +151,7 @@ async def test_an_example_runs(
             session.add_all([post, python, tag])
             await session.commit()
             namespace["watcher"] = watcher
-            if "RowWatcher(engine)" in code:
+            if "RowWatcher(engine" in code:
                 await watcher.aclose()
             await run(IMPORTS, path, namespace)
             await run(code, path, namespace)

@@ -34,6 +34,7 @@ PUBLIC = {
         add_exception_handlers add_sessions event_stream lifespan long_poll request_session
         run_while_connected watcher_of
     """,
+    "rowbell.relay": "NatsNotifier Relay RelayState RelayStatus SocketNotifier",
     "rowbell.telemetry": "BUCKETS instrument",
     "rowbell.testing": "cleanup_tables create_database drop_database rolled_back_session",
 }

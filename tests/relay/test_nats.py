@@ -195,7 +195,7 @@ async def test_relays_stand_by_for_each_other(
 async def test_processes_of_a_cluster_are_armed_whatever_server_they_are_at(
     orders: AsyncEngine, database: URL, processes: Watched
 ) -> None:
-    """ "Subscribed" does not mean there that a message arrives: hearing the relay does."""
+    """To be subscribed does not mean there that messages arrive: hearing the relay does."""
     async with cluster() as (first, second, third), leading(orders, first):
         watchers = [
             await processes(database, shop(server), timing=Timing(backoff=0.05))
@@ -246,14 +246,16 @@ async def test_a_process_that_cannot_follow_is_told_so(
 
 
 def test_servers_on_other_hosts_need_tls() -> None:
-    for urls in ("nats://db.example.com", "http://localhost", [], "nats://10.0.0.1:4222"):
+    refused: list[Any] = ["nats://db.example.com", "http://localhost", [], "nats://10.0.0.1:4222"]
+    for urls in refused:
         with pytest.raises(InvalidArgumentError) as caught:
             NatsNotifier(urls)
         assert "secret" not in str(caught.value)
     with pytest.raises(InvalidArgumentError) as caught:
         NatsNotifier("nats://app:secret@db.example.com")
     assert "secret" not in str(caught.value)
-    for more in ({"root": "a.b"}, {"application": "*"}, {"application": ""}):
+    others: list[dict[str, Any]] = [{"root": "a.b"}, {"application": "*"}, {"application": ""}]
+    for more in others:
         with pytest.raises(InvalidArgumentError):
             NatsNotifier("nats://localhost", **more)
     for url in (

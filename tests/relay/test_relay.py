@@ -366,7 +366,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def test_arguments_of_a_relay_are_checked_at_the_call(orders_engine: AsyncEngine) -> None:
-    for arguments in (
+    invalid: list[dict[str, Any]] = [
         {},
         {"socket": "a", "nats": "nats://localhost"},
         {"socket": ""},
@@ -374,7 +374,8 @@ def test_arguments_of_a_relay_are_checked_at_the_call(orders_engine: AsyncEngine
         {"nats": "http://localhost"},
         {"nats": "nats://db.example.com"},
         {"socket": "a", "reads_per_second": 0},
-    ):
+    ]
+    for arguments in invalid:
         with pytest.raises(InvalidArgumentError):
             Relay(orders_engine, **arguments)
 

@@ -25,6 +25,7 @@ from rowbell.fastapi.signals import called_before_the_end
 
 if TYPE_CHECKING:
     from rowbell._watch.listen_connection import ListenConnect
+    from rowbell._watch.wire.transport import Notifies
 
 Watchers: TypeAlias = dict[AsyncEngine, RowWatcher]
 PerLoop: TypeAlias = WeakKeyDictionary[asyncio.AbstractEventLoop, Watchers]
@@ -39,6 +40,7 @@ class WatcherArguments(TypedDict, total=False):
     mode: Mode | str
     listen_url: str | URL | None
     listen_connect: ListenConnect | None
+    notifier: Notifies | None
     recheck: float | timedelta | None
     timing: Timing | None
 

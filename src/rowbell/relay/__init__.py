@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rowbell._watch.wire.stream import SocketNotifier
-from rowbell.relay.relay import Relay
+try:
+    from rowbell._watch.wire.stream import SocketNotifier
+    from rowbell.relay.relay import Relay
+except ImportError as _error:
+    raise ImportError("rowbell.relay needs msgspec: pip install rowbell[relay]") from _error
+
 from rowbell.relay.status import RelayState, RelayStatus
 
 if TYPE_CHECKING:

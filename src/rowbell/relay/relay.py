@@ -75,9 +75,9 @@ class Relay:
     Example:
         .. code-block:: python
 
-            async with Relay(engine, socket="/run/rowbell.sock") as relay:
+            async with Relay(engine, socket="relay.sock") as relay:
                 await relay.reached(lambda now: now.state is RelayState.LEADING)
-                await relay.wait_closed()
+                print(relay.status().sessions, "processes")
     """
 
     def __init__(

@@ -66,8 +66,9 @@ class NatsNotifier:
     Example:
         .. code-block:: python
 
-            notifier = NatsNotifier("tls://app:secret@nats:4222", application="shop")
-            async with rowbell.RowWatcher(engine, notifier=notifier) as watcher: ...
+            notifier = NatsNotifier("nats://shop:secret@127.0.0.1:4222", application="shop")
+            async with rowbell.RowWatcher(engine, notifier=notifier) as watcher:
+                order = await watcher.wait_for_change(Order, 7, timeout=30)
     """
 
     def __init__(

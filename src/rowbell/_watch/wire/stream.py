@@ -105,8 +105,8 @@ class SocketNotifier:
     Example:
         .. code-block:: python
 
-            notifier = SocketNotifier("/run/rowbell.sock")
-            async with rowbell.RowWatcher(engine, notifier=notifier) as watcher: ...
+            async with rowbell.RowWatcher(engine, notifier=SocketNotifier("relay.sock")) as watcher:
+                order = await watcher.wait_for_change(Order, 7, timeout=30)
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
