@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from rowbell._watch.statistics import WatcherStatistics
+    from rowbell.relay import Relay, RelayStatus
 
-__all__ = ["BUCKETS", "instrument"]
+    Callback = Callable[[CallbackOptions], Iterable[Observation]]
+    Measured = Iterable[tuple[float, dict[str, str]]]
+
+__all__ = ["BUCKETS", "instrument", "instrument_relay"]
 
 BUCKETS: Final = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
 """The bounds of the buckets of ``rowbell.wait.duration``, in seconds, unless others are given."""
@@ -73,6 +77,19 @@ _COUNTERS: Final[dict[str, tuple[str, str, Callable[[WatcherStatistics], int]]]]
         "How often it listens again after a loss",
         lambda now: now.reconnects,
     ),
+}
+
+
+_OF_RELAYS: Final = {
+    "term": ("1", "The number of the relay's last term"),
+    "sessions": ("{session}", "Processes that the relay listens for"),
+    "rows": ("{row}", "Rows that are registered for them"),
+    "held": ("{message}", "Messages that wait for the database's answer"),
+    "answer_time": ("s", "How long the last request of a process waited"),
+}
+_COUNTED_BY_RELAYS: Final = {
+    "notifications": ("{notification}", "Notifications that were received"),
+    "messages": ("{message}", "Messages that were sent to processes"),
 }
 
 
@@ -147,6 +164,63 @@ def instrument(
     return stop
 
 
+def instrument_relay(relay: Relay, *, meter_provider: MeterProvider | None = None) -> None:
+    """Measure a relay, for as long as it exists.
+
+    The metrics are those of ``Relay.status()``. The relay is not kept.
+
+    Args:
+        relay: The relay, open or not yet.
+        meter_provider: Where the metrics go (default: OpenTelemetry's global one).
+
+    Raises:
+        InvalidArgumentError: It is not a relay.
+
+    Example:
+        .. code-block:: python
+
+            relay = Relay(engine, socket="relay.sock")
+            rowbell.telemetry.instrument_relay(relay)
+    """
+    from rowbell.relay import Relay, RelayState  # noqa: PLC0415  # of another extra
+
+    if not isinstance(relay, Relay):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidArgumentError("relay", relay, "a Relay")
+    provider = metrics.get_meter_provider() if meter_provider is None else meter_provider
+    meter, kept = provider.get_meter("rowbell"), weakref.ref(relay)
+
+    def observed(observe: Callable[[RelayStatus], Measured]) -> list[Callback]:
+        def callback(_: CallbackOptions) -> Iterable[Observation]:
+            if (one := kept()) is not None:
+                for value, more in observe(one.status()):
+                    yield Observation(value, {"db.namespace": _database(one), **more})
+
+        return [callback]
+
+    meter.create_observable_gauge(
+        "rowbell.relay.state",
+        observed(lambda now: [(int(s is now.state), {"rowbell.state": s}) for s in RelayState]),
+        "1",
+        "1 for the state that the relay is in, 0 for the others",
+    )
+    meter.create_observable_counter(
+        "rowbell.relay.gaps",
+        observed(lambda now: [(count, {"rowbell.cause": why}) for why, count in now.gaps.items()]),
+        "{gap}",
+        "How often processes were told that notifications may have been missed",
+    )
+    for name, (unit, description) in _OF_RELAYS.items():
+        callbacks = observed(_number(name))
+        meter.create_observable_gauge(f"rowbell.relay.{name}", callbacks, unit, description)
+    for name, (unit, description) in _COUNTED_BY_RELAYS.items():
+        callbacks = observed(_number(name))
+        meter.create_observable_counter(f"rowbell.relay.{name}", callbacks, unit, description)
+
+
+def _number(name: str) -> Callable[[RelayStatus], Measured]:
+    return lambda now: [(getattr(now, name), {})]
+
+
 class _Instruments:
     """The instruments of one meter provider, for all its watchers. The API cannot remove them.
 
@@ -199,8 +273,8 @@ class _Instruments:
 _of_provider: weakref.WeakKeyDictionary[Any, _Instruments] = weakref.WeakKeyDictionary()
 
 
-def _database(watcher: RowWatcher) -> str:
-    return watcher.engine.url.database or ""
+def _database(watched: RowWatcher | Relay) -> str:
+    return watched.engine.url.database or ""
 
 
 def _bounds(buckets: Iterable[float]) -> list[float]:

@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 from prometheus_client import REGISTRY, generate_latest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from rowbell import (
@@ -30,10 +31,11 @@ from rowbell import (
     WatcherState,
     wait_for_row_change,
 )
-from rowbell.telemetry import BUCKETS, instrument
+from rowbell.telemetry import BUCKETS, instrument, instrument_relay
 from support.models import Order
 from support.observed import execute, kill_listener
-from support.waits import QUICK, reconnected
+from support.relays import relayed
+from support.waits import QUICK, armed_waits, reconnected
 
 ROW = update(Order).where(Order.id == 1)
 
@@ -268,3 +270,29 @@ def test_something_else_than_a_watcher_is_refused() -> None:
     nothing: Any = None
     with pytest.raises(InvalidArgumentError, match="watcher must be a RowWatcher"):
         instrument(nothing)
+
+
+async def test_a_relay_is_measured(orders: AsyncEngine, tmp_path: Path) -> None:
+    metrics = Metrics()
+    async with relayed(orders, tmp_path) as (relay, watcher):
+        instrument_relay(relay, meter_provider=metrics.provider)
+        [wait] = await armed_waits(watcher, [1])
+        assert metrics.value("rowbell.relay.sessions") == 1
+        assert metrics.value("rowbell.relay.rows") == 1
+        assert metrics.value("rowbell.relay.term") == relay.status().term
+        async with orders.begin() as connection:
+            await connection.execute(text("SET LOCAL rowbell.notify = off"))
+            await connection.execute(ROW.values(n=1))
+        await wait
+        points = metrics.read()
+        states = {
+            point.attributes["rowbell.state"]: point.value
+            for point in points["rowbell.relay.state"]
+        }
+        assert states["leading"] == 1
+        assert sum(states.values()) == 1
+        [gap] = points["rowbell.relay.gaps"]
+        assert (gap.attributes["rowbell.cause"], gap.value) == ("not sent", 1)
+        assert points["rowbell.relay.messages"][0].value > 3
+    with pytest.raises(InvalidArgumentError):
+        instrument_relay(watcher)  # type: ignore[arg-type]

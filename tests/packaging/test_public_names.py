@@ -35,7 +35,7 @@ PUBLIC = {
         run_while_connected watcher_of
     """,
     "rowbell.relay": "NatsNotifier Relay RelayState RelayStatus SocketNotifier",
-    "rowbell.telemetry": "BUCKETS instrument",
+    "rowbell.telemetry": "BUCKETS instrument instrument_relay",
     "rowbell.testing": "cleanup_tables create_database drop_database rolled_back_session",
 }
 

@@ -39,6 +39,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Tables = Annotated[list[str] | None, typer.Argument(help="Tables, as schema.table if need be.")]
 Timeout = Annotated[str, typer.Option("--lock-timeout", help="The longest wait for a lock.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be executed.")]
+Nats = Annotated[
+    list[str] | None, typer.Option("--nats", envvar="ROWBELL_NATS", help="nats://user@host")
+]
+Root = Annotated[str, typer.Option("--root", help="The first part of subjects in NATS.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Accept NATS without TLS, or with equal rights.")
+]
 Columns = Annotated[str | None, typer.Option("--columns", help="Columns worth watching: a,b")]
 Inserts = Annotated[bool, typer.Option("--inserts", help="Also notify of inserts.")]
 ByRow = Annotated[bool, typer.Option("--row", help="One call for each row, not statement.")]
@@ -46,10 +53,22 @@ Replicated = Annotated[bool, typer.Option("--replicated", help="Also fire on a s
 
 
 @app.command()
-def doctor(url: Url = None, models: Models = None, json: Json = False) -> None:
+def doctor(
+    url: Url = None,
+    models: Models = None,
+    socket: Annotated[str | None, typer.Option("--socket", help="Of a relay, if used.")] = None,
+    nats: Nats = None,
+    application: Annotated[str, typer.Option("--application", help="Its name in NATS.")] = "app",
+    root: Root = "rowbell",
+    insecure: Insecure = False,
+    json: Json = False,
+) -> None:
     """Check everything that notifications need; change nothing. Exit code 1: a check has failed."""
-    output = Output(json)
-    _exit(asyncio.run(doctors.examine(Target.of(url, models), output)))
+    target, output = Target.of(url, models), Output(json)
+    relay = relaying.check(
+        socket=socket, nats=nats, application=application, root=root, insecure=insecure
+    )
+    _exit(asyncio.run(doctors.examine(target, output, relay)))
 
 
 @app.command()
@@ -166,18 +185,17 @@ def watch(
 def relay(
     url: Url = None,
     socket: Annotated[str | None, typer.Option("--socket", help="A unix socket to create.")] = None,
-    nats: Annotated[
-        list[str] | None, typer.Option("--nats", envvar="ROWBELL_NATS", help="nats://user@host")
-    ] = None,
+    nats: Nats = None,
     name: Annotated[str | None, typer.Option("--name", help="Relays that stand by.")] = None,
     mode: Annotated[str, typer.Option("--socket-mode", help="The rights on the socket.")] = "660",
-    root: Annotated[str, typer.Option("--root", help="The first part of subjects.")] = "rowbell",
+    root: Root = "rowbell",
     credentials: Annotated[
         str | None, typer.Option("--credentials", help="A file with the user in NATS.")
     ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Accept NATS without TLS, or with equal rights.")
-    ] = False,
+    insecure: Insecure = False,
+    reads: Annotated[
+        float, typer.Option("--reads-per-second", help="Of all processes, without the relay.")
+    ] = 500.0,
     health: Annotated[
         str | None, typer.Option("--health", help="host:port for /live, /ready and /status.")
     ] = None,
@@ -199,6 +217,7 @@ def relay(
         root=root,
         credentials=credentials,
         insecure=insecure,
+        reads_per_second=reads,
     )
     _run(work)
 

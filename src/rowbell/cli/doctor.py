@@ -5,23 +5,21 @@ It changes nothing, and works for a role without rights: what that role may not 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rowbell._sqlstate import INSUFFICIENT_PRIVILEGE, has_sqlstate
 from rowbell.cli.checks import activity, listening, schema, server, tables
-from rowbell.cli.checks.finding import Finding, Outcome
+from rowbell.cli.checks.finding import Check, Finding, Outcome
 from rowbell.cli.problem import first_line, redacted
-from rowbell.cli.target import Target
 from rowbell.errors import RowbellError
 
 if TYPE_CHECKING:
-    from rowbell.cli.output import Output
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
-Check: TypeAlias = Callable[[AsyncEngine, Target], Awaitable[list[Finding]]]
+    from rowbell.cli.output import Output
+    from rowbell.cli.target import Target
 
 _CHECKS: Final = (
     server.version,
@@ -41,13 +39,13 @@ _CHECKS: Final = (
 )
 
 
-async def examine(target: Target, output: Output) -> bool:
-    """Run all checks; return whether none has failed."""
+async def examine(target: Target, output: Output, relay: Check | None = None) -> bool:
+    """Run all checks, and that of a relay if there is one; return whether none has failed."""
     found: list[Finding] = []
     async with target.engine() as engine:
         async with engine.connect():
             pass  # without a server, nothing can be checked
-        for check in _CHECKS:
+        for check in (*_CHECKS, *([] if relay is None else [relay])):
             for finding in await _checked(check, engine, target):
                 found.append(finding)
                 _print(finding, output)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from rowbell.cli.target import Target
+
+Check: TypeAlias = Callable[[AsyncEngine, Target], Awaitable[list["Finding"]]]
+"""A check: it gets an engine and the target of the command."""
 
 
 class Outcome(StrEnum):
