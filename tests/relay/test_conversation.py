@@ -17,7 +17,8 @@ from rowbell._watch.wire import envelopes, messages
 from rowbell._watch.wire.rhythm import Freshness, Rhythm
 from support.relays import Notes
 
-TABLES: dict[int, Any] = {1: (WatchedTable("orders", None, b"{}"), None)}
+OPTIONS = b'{"version":1,"key":{"id":null},"columns":null}'
+TABLES: dict[int, Any] = {1: (WatchedTable("orders", None, OPTIONS), None)}
 ROW = RowId(1, 7)
 
 
@@ -96,6 +97,35 @@ async def test_an_answer_and_a_gap_in_one_turn_of_the_event_loop_keep_their_orde
     assert registered.boundary == 10
     assert (await relay.session.check(TABLES)).gaps == [Gap(20, "after")]
     assert not (await relay.session.check(TABLES)).gaps
+
+
+async def test_a_table_that_can_notify_again_is_not_taken_for_registered(relay: Played) -> None:
+    """The answer was given while it could not. Both arrive in one turn of the event loop."""
+    task, number = await registering(relay)
+    relay.say(messages.Registered(number, [messages.Refused(1, "trigger_missing", "t")], 10))
+    relay.say(messages.CannotNotify([]))
+    assert (await task).report.obstacles.keys() == {1}
+    assert not (await relay.session.check(TABLES)).obstacles
+
+
+async def test_a_table_that_could_not_notify_for_a_moment_is_reported_once(relay: Played) -> None:
+    """Its rows may have been registered without the columns of this process meanwhile."""
+    relay.say(messages.CannotNotify([messages.Refused(1, "not_permitted", "t")]))
+    relay.say(messages.CannotNotify([]))
+    relay.notes.gap.clear()
+    assert (await relay.session.check(TABLES)).obstacles.keys() == {1}
+    assert relay.notes.gap.is_set()  # so the next check comes soon
+    assert not (await relay.session.check(TABLES)).obstacles
+
+
+async def test_a_table_that_could_not_notify_before_an_answer_is_reported_with_it(
+    relay: Played,
+) -> None:
+    task, number = await registering(relay)
+    relay.say(messages.CannotNotify([messages.Refused(1, "not_permitted", "t")]))
+    relay.say(messages.Registered(number, [], 10))
+    assert (await task).report.obstacles.keys() == {1}
+    assert not (await relay.session.check(TABLES)).obstacles
 
 
 async def test_a_hole_is_a_gap_with_a_boundary_that_was_taken_after_it(relay: Played) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +42,7 @@ class Ground:
     def __init__(self) -> None:
         self.now = 0.0
         calls: Any = None
-        self.listener = RoleListener(1, calls, 1)
+        self.listener = RoleListener(1, calls, 1, lambda: self.now)
         self.outgoing = Outgoing(4, "epoch", lasts=1.5, clock=lambda: self.now, held=lambda: None)
         self.desk = Desk(
             "channel",
@@ -67,7 +68,8 @@ class Ground:
         return process, found
 
 
-TABLE = messages.Table(5, "{}", ["id", "n"])
+OPTIONS = '{"version":1,"key":{"id":null},"columns":null}'
+TABLE = messages.Table(5, OPTIONS, ["id", "n"])
 
 
 def register(*rows: tuple[int, int, int]) -> messages.Register:
@@ -178,6 +180,75 @@ def test_a_row_is_refused_without_its_table_and_columns(message: messages.Regist
     ground.say(process, "one", 2, message)
     assert "and not its table" in ended(process)
     assert not ground.desk.take_work().registers[1]
+
+
+def raw(number: int, **message: Any) -> bytes:
+    request = {"version": 1, "session": "one", "number": number, "message": message}
+    return json.dumps(request).encode()
+
+
+OTHER_OPTIONS = [
+    "x",
+    "{}",
+    "[]",
+    OPTIONS.replace('"id"', '"\\u0000"'),
+    OPTIONS.replace('"id"', '"\\ud800"'),
+    OPTIONS.replace("1", "1e400000", 1),
+    OPTIONS.replace("null}", 'null,"more":{}}'),
+]
+
+
+@pytest.mark.parametrize(
+    ("tables", "columns", "rows"),
+    [
+        *(([[5, options, ["n"]]], [["n"]], [[5, 1, 0]]) for options in OTHER_OPTIONS),
+        ([[2**32, OPTIONS, ["n"]]], [["n"]], [[2**32, 1, 0]]),
+        ([[5, OPTIONS, ["n"]]], [["n"]], [[5, 2**63, 0]]),
+        ([[5, OPTIONS, ["n"]]], [["n"]], [[5, -(10**30), 0]]),
+        ([[5, OPTIONS, ["n"]]], [["n"]], [[5, 1, -1]]),
+        ([[5, OPTIONS, ["n\0"]]], [["n\0"]], [[5, 1, 0]]),
+        ([[5, OPTIONS, ["x" * 300]]], [["n"]], [[5, 1, 0]]),
+    ],
+)
+def test_what_the_database_would_not_take_is_not_passed_on(
+    tables: Any, columns: Any, rows: Any
+) -> None:
+    """One such value would make the statement fail that all processes share."""
+    ground = Ground()
+    process, _ = ground.admitted()
+    asked = {"is": "register", "tables": tables, "columns": columns, "rows": rows}
+    ground.desk.receive(process, raw(2, **asked))
+    assert "cannot be read" in ended(process)
+    assert not ground.desk.take_work().registers[1]
+
+
+def test_a_process_cannot_hide_columns_that_it_has_asked_for() -> None:
+    """The rights on them would not be looked at any more, and others share the row."""
+    ground = Ground()
+    process, _ = ground.admitted()
+    ground.say(process, "one", 2, register((5, 1, 0)))
+    fewer = messages.Table(5, OPTIONS, ["id"])
+    ground.say(process, "one", 3, messages.Register([fewer], [["id"]], [(5, 2, 0)]))
+    assert "and not its table" in ended(process)
+
+
+def test_a_place_has_one_session() -> None:
+    """Whoever may connect cannot fill the relay's memory with sessions."""
+    ground = Ground()
+    process, _ = ground.admitted("one")
+    for number in range(3):
+        ground.say(process, f"another {number}", 1, messages.Hello())
+        assert "does not know" in ended(process)
+    assert len(ground.desk.sessions) == 1
+
+
+def test_a_process_that_pings_and_does_not_introduce_itself_is_ended() -> None:
+    ground, process = Ground(), Process()
+    ground.say(process, "one", 1, messages.Hello())
+    ground.now = 10.1
+    ground.say(process, "one", 2, messages.Ping(1, 0, 0))
+    ground.desk.forget_silent()
+    assert "no ticket" in ended(process)
 
 
 def test_a_ticket_is_for_one_session_and_other_payloads_are_ignored() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -25,11 +27,11 @@ class NatsServer:
     Args:
         config: The path of its configuration.
         options: Other options of ``nats-server``.
-        port: Its port.
+        port: Its port; by default the server chooses one when it is first started.
     """
 
     def __init__(self, config: Path | None = None, *options: str, port: int | None = None) -> None:
-        self.port = port or free_port()
+        self.port = port or -1
         self._options = [*options, *([] if config is None else ["--config", str(config)])]
         self._process: asyncio.subprocess.Process | None = None
 
@@ -42,20 +44,20 @@ class NatsServer:
         """Start it, and wait until it accepts connections."""
         program = shutil.which("nats-server", path=Path(sys.executable).parent)
         assert program is not None
-        self._process = await asyncio.create_subprocess_exec(
-            program,
-            *("--addr", "127.0.0.1", "--port", str(self.port), *self._options),
-            env={**os.environ, **PASSWORDS},
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        async with asyncio.timeout(20):
-            while True:
-                with suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                    writer.close()
-                    await writer.wait_closed()
-                    return
-                await asyncio.sleep(0.02)
+        with tempfile.TemporaryDirectory() as folder:
+            self._process = await asyncio.create_subprocess_exec(
+                program,
+                *("--addr", "127.0.0.1", "--port", str(self.port), *self._options),
+                *("--ports_file_dir", folder),
+                env={**os.environ, **PASSWORDS},
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            ports = Path(folder) / f"nats-server_{self._process.pid}.ports"
+            async with asyncio.timeout(20):
+                while not (written := await asyncio.to_thread(_read, ports)):
+                    assert self._process.returncode is None
+                    await asyncio.sleep(0.02)
+        self.port = int(json.loads(written)["nats"][0].rpartition(":")[2])
 
     async def kill(self) -> None:
         """End it at once."""
@@ -72,6 +74,12 @@ class NatsServer:
         """SIGCONT."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+
+def _read(ports: Path) -> str:
+    with suppress(OSError):
+        return ports.read_text()
+    return ""
 
 
 @asynccontextmanager

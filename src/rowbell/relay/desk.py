@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from rowbell._watch.reasons import Reason
 from rowbell._watch.wire import envelopes, messages
@@ -16,12 +16,13 @@ from rowbell.relay.session import Session, Sessions
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from rowbell._watch.database.tables import Columns
-    from rowbell._watch.values.key_hash import RowId
     from rowbell._watch.wire.rhythm import Rhythm
     from rowbell._watch.wire.transport import Peer
     from rowbell.relay.outgoing import Outgoing
     from rowbell.relay.role_listener import RoleListener
+
+_ROWS: Final = 1_000_000
+"""How many rows a process may ask for: what a role may register is limited apart from that."""
 
 MessageT = TypeVar("MessageT", bound=messages.FromProcess)
 
@@ -115,7 +116,8 @@ class Desk:
                 self._outgoing.end(stranger, Reason.RELAY_OUTDATED, str(error))
             return
         session = self.sessions.find(request.session)
-        if session is None and isinstance(request.message, messages.Hello) and request.number == 1:
+        is_new = session is None and self.sessions.at(peer) is None
+        if is_new and isinstance(request.message, messages.Hello) and request.number == 1:
             session = Session(request.session, peer, self._clock())
             self.sessions.add(session)
             self._outgoing.send(session, messages.Welcome(self._channel))
@@ -167,21 +169,18 @@ class Desk:
 
     def _register(self, listener: int, session: Session, message: messages.Register) -> None:
         """The process needs these rows from now on."""
+        if len(session.rows) + len(message.rows) > _ROWS:
+            self.end(session, Reason.TOO_MANY_REGISTRATIONS, f"more than {_ROWS:,} rows")
+            return
         entries = {table.oid: table.entry for table in message.tables}
-        rows: list[tuple[RowId, Columns]] = []
         try:
-            rows = message.wanted()
-            covered = all(
-                (columns or frozenset()) <= entries[row_id.table_oid].columns
-                for row_id, columns in rows
-            )
-        except (IndexError, KeyError):
-            covered = False
-        if not covered:
+            is_covered = session.want(entries, rows := message.wanted())
+        except IndexError:
+            is_covered, rows = False, []
+        if not is_covered:
             why = "a row was asked for, and not its table with the watched columns"
             self.end(session, Reason.RELAY_OUTDATED, why)
             return
-        session.want(entries.values(), rows)
         self._listeners[listener].need(session, [row_id for row_id, _ in rows])
         self._work.registers[listener].append(self._pending(session, message))
 
@@ -196,9 +195,9 @@ class Desk:
 
     def gone(self, peer: Peer) -> None:
         """A process can no longer be reached."""
-        for session in self.sessions.of(peer):
+        if (session := self.sessions.at(peer)) is not None:
             self.forget(session)
-        self._wake()
+            self._wake()
 
     def forget(self, session: Session) -> None:
         """Forget a session, for good: what its process says later finds no session."""
@@ -218,9 +217,12 @@ class Desk:
             self.end(session, reason, detail)
 
     def forget_silent(self) -> None:
-        """End the sessions whose processes do not ping."""
+        """End the sessions whose processes do not ping, or do not introduce themselves."""
         since = self._clock() - self._rhythm.forget
         for session in self.sessions:
             if session.pinged < since:
                 why = f"no ping arrived for {self._rhythm.forget:g}s"
                 self.end(session, Reason.CONNECTION_LOST, why)
+            elif session.listener is None and session.begun < since:
+                why = f"no ticket arrived for {self._rhythm.forget:g}s"
+                self.end(session, Reason.NOT_DELIVERED, why)

@@ -229,8 +229,7 @@ class Relay:
                 self._port.connected(self._port_lost),
                 self._listen_connection.opened() as connection,
             ):
-                calls = RelayCalls(Calls(connection, self._timing.answer))
-                await self._stand_by_and_lead(calls)
+                await self._stand_by_and_lead(Calls(connection, self._timing.answer))
         except CannotNotifyError as error:
             return error.reason, error.detail
         except LinkError as error:
@@ -248,11 +247,12 @@ class Relay:
         if self._term is not None:
             self._term.stop()
 
-    async def _stand_by_and_lead(self, calls: RelayCalls) -> None:
-        server = await calls.calls.identify()
+    async def _stand_by_and_lead(self, connection: Calls) -> None:
+        server = await connection.identify()
         refuse_unsuitable(server)
         # Before the lock: in the session of a transaction pooler it would stay behind.
-        await self._prove(calls)
+        await self._prove(connection)
+        calls = RelayCalls(connection)
         await calls.prepare_session(self._rhythm.idle)
         number = await self._stand_by(calls)
         if number is None:
@@ -266,8 +266,9 @@ class Relay:
             rhythm=self._rhythm,
             clock=asyncio.get_running_loop().time,
         )
-        await term.begin(lambda: self._prove(calls))
+        await term.begin(lambda: self._prove(connection))
         async with self._port.open(term.desk.receive, term.desk.gone):
+            why = "the relay has lost its place"
             self._last_term, self._term = number, term
             self._log.enter(RelayState.LEADING)
             try:
@@ -276,16 +277,17 @@ class Relay:
                 await term.run()
                 if self._lost is not None:
                     raise self._lost
+                why = "the relay is leaving"
             finally:
                 self._log.enter(RelayState.CONNECTING)
-                term.desk.end_all(Reason.CONNECTION_LOST, "the relay is leaving")
+                term.desk.end_all(Reason.CONNECTION_LOST, why)
                 self._notifications += term.notifications
                 self._messages += term.outgoing.sent
                 self._gaps += term.gaps
                 self._term = None
 
-    async def _prove(self, calls: RelayCalls) -> None:
-        await prove_delivery(calls.calls, self._connections.notify, self._timing.proof)
+    async def _prove(self, connection: Calls) -> None:
+        await prove_delivery(connection, self._connections.notify, self._timing.proof)
 
     async def _stand_by(self, calls: RelayCalls) -> int | None:
         """Become the leader; return the term's number, or ``None`` if it was stopped before."""

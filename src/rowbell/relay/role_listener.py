@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
+from asyncpg import PostgresError
+
 from rowbell._watch.database.row_set import RowSet
 from rowbell._watch.notifiers.contract import CannotNotifyError
 from rowbell._watch.notifiers.refusals import refuse_other_session
@@ -17,11 +19,14 @@ from rowbell._watch.values.key_hash import RowId
 from rowbell._watch.wire import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rowbell._watch.database.relay_calls import RelayCalls, TableAnswer
     from rowbell._watch.database.tables import Columns, TableEntry
     from rowbell.relay.session import Session
+
+_RARELY: Final = 5
+"""A table that cannot be looked at is looked at again after this many times as long."""
 
 _ATTEMPTS: Final = 10
 """How often a registration is repeated while the tables' obstacles change."""
@@ -34,17 +39,24 @@ class RoleListener:
         number: Its number.
         calls: The calls on the relay's connection.
         backend_pid: The server process of that connection.
+        clock: The time, in seconds.
 
     Attributes:
         number: As given.
         registered: The rows that are registered.
+        has_news: Whether other tables cannot notify than before. Then the processes must be told: a
+            row is no longer registered with the columns of those whose table cannot.
     """
 
-    def __init__(self, number: int, calls: RelayCalls, backend_pid: int) -> None:
+    def __init__(
+        self, number: int, calls: RelayCalls, backend_pid: int, clock: Callable[[], float]
+    ) -> None:
         self.number: int = number
         self.registered: RowSet = RowSet()
+        self.has_news: bool = False
         self._calls = calls
         self._backend_pid = backend_pid
+        self._clock = clock
         self._needed: defaultdict[RowId, set[Session]] = defaultdict(set)
         self._by_table: defaultdict[int, dict[Session, int]] = defaultdict(dict)
         self._left: set[RowId] = set()
@@ -52,6 +64,7 @@ class RoleListener:
         self._versions: dict[int, int | None] = {}
         self._names: dict[int, str] = {}
         self._changed: set[int] = set()
+        self._aside: dict[TableEntry, float] = {}
 
     # -- which process needs which row
 
@@ -121,19 +134,40 @@ class RoleListener:
         """
         asking, wanted = list(sessions), list(dict.fromkeys(row_ids))
         for _ in range(_ATTEMPTS):
-            concerned = set(asking).union(*(self._needed.get(one, ()) for one in wanted))
-            entries = list({entry for each in concerned for entry in each.tables.values()})
+            entries = self._entries(asking, wanted)
             rows = [(one, columns) for one in wanted for columns in self._columns(one)]
             answers, is_over_limit = await self._calls.register(self.number, entries, rows)
             is_settled = self._take_in(entries, answers)
             if is_over_limit:
                 return None
-            boundary, missing = await self._calls.boundary(self.number, wanted)
+            boundary, missing = await self._calls.registered(self.number, wanted)
             self.registered.discard(missing)
             self.registered.add({*wanted}.difference(missing))
             if is_settled:
                 return boundary, frozenset(missing)
         raise CannotNotifyError(Reason.CONNECTION_LOST, "the rights on a table change all the time")
+
+    def _entries(self, asking: Iterable[Session], wanted: Iterable[RowId]) -> list[TableEntry]:
+        """The tables of these rows, as all processes watch them that need any of the rows."""
+        oids = {row_id.table_oid for row_id in wanted}
+        concerned = set(asking).union(*(self._needed.get(one, ()) for one in wanted))
+        entries = {s.tables[oid] for s in concerned for oid in oids if oid in s.tables}
+        return list(entries - self._aside.keys())
+
+    def set_aside(self, asking: Iterable[Session], row_ids: Iterable[RowId], took: float) -> None:
+        """The tables of these rows cannot be looked at, for example because one is locked.
+
+        Args:
+            asking: The processes that have asked for them.
+            row_ids: The rows.
+            took: How long the attempt took, in seconds.
+        """
+        for entry in self._entries(asking, list(row_ids)):
+            self._set_aside(entry, took)
+
+    def _set_aside(self, entry: TableEntry, took: float) -> None:
+        self._aside[entry] = self._clock() + _RARELY * took
+        self._set_obstacle(entry, Reason.CONNECTION_LOST.value)
 
     def _columns(self, row_id: RowId) -> list[Columns]:
         """The columns of all processes that need a row, as one; none if no table can notify."""
@@ -166,24 +200,52 @@ class RoleListener:
         Raises:
             CannotNotifyError: Registrations were deleted, or the session is another one.
         """
-        entries = list({entry for each in self.sessions for entry in each.tables.values()})
-        answer, answers = await self._calls.heartbeat(self.number, entries)
-        refuse_other_session(answer, self._backend_pid, self.registered)
-        self._take_in(entries, answers)
+        wanted = {entry for each in self.sessions for entry in each.tables.values()}
+        self._aside = {entry: due for entry, due in self._aside.items() if entry in wanted}
+        entries = list(wanted - self._aside.keys())
+        try:
+            answer, answers = await self._calls.heartbeat(self.number, entries)
+            refuse_other_session(answer, self._backend_pid, self.registered)
+            self._take_in(entries, answers)
+        except PostgresError:
+            if self._calls.closed or not entries:
+                raise
+            await self._look_at_each(entries)
+        now = self._clock()
+        await self._look_at_each([entry for entry, due in self._aside.items() if due <= now])
+
+    async def _look_at_each(self, entries: Iterable[TableEntry]) -> None:
+        """Look at the tables one by one: a migration may have locked one of them."""
+        for entry in entries:
+            begun = self._clock()
+            try:
+                _, answers = await self._calls.heartbeat(self.number, [entry])
+            except PostgresError:
+                if self._calls.closed:
+                    raise
+                self._set_aside(entry, self._clock() - begun)
+            else:
+                self._aside.pop(entry, None)
+                self._take_in([entry], answers)
 
     def _take_in(self, entries: Sequence[TableEntry], answers: Sequence[TableAnswer]) -> bool:
         """Process what the database says of tables; return whether it was known."""
         is_known = True
         for entry, answer in zip(entries, answers, strict=True):
             is_known &= (entry in self._obstacles) is (answer.obstacle is not None)
-            if answer.obstacle is None:
-                self._obstacles.pop(entry, None)
-            else:
-                self._obstacles[entry] = answer.obstacle
+            self._set_obstacle(entry, answer.obstacle)
             if self._versions.setdefault(entry.oid, answer.version) != answer.version:
                 self._versions[entry.oid] = answer.version
                 self._changed.add(entry.oid)
         return is_known
+
+    def _set_obstacle(self, entry: TableEntry, reason: str | None) -> None:
+        if self._obstacles.get(entry) != reason:
+            self.has_news = True
+        if reason is None:
+            self._obstacles.pop(entry, None)
+        else:
+            self._obstacles[entry] = reason
 
     def take_changed(self) -> set[int]:
         """The tables that have changed since the last call."""
@@ -201,5 +263,5 @@ class RoleListener:
     async def name(self, oid: int) -> str:
         """A table's name, for a message."""
         if oid not in self._names:
-            self._names[oid] = f"table {await self._calls.calls.table_name(oid)}"
+            self._names[oid] = f"table {await self._calls.table_name(oid)}"
         return self._names[oid]

@@ -25,7 +25,8 @@ class Session:
     Attributes:
         secret: Its ID, which only the process and the relay know.
         peer: The way to the process.
-        pinged: When its last ping arrived.
+        pinged: When its last ping arrived, or its first message.
+        begun: When it began.
         public: The hash of its ID.
         received: The number of its last request.
         sent: The number of the last message to it.
@@ -39,6 +40,7 @@ class Session:
     secret: str
     peer: Peer
     pinged: float
+    begun: float = 0.0
     public: str = ""
     received: int = 1
     sent: int = 0
@@ -49,15 +51,33 @@ class Session:
     refused: list[messages.Refused] = field(default_factory=list["messages.Refused"])
 
     def __post_init__(self) -> None:
+        self.begun = self.pinged
         self.public = hashlib.sha256(self.secret.encode()).hexdigest()
 
-    def want(self, tables: Iterable[TableEntry], rows: Iterable[tuple[RowId, Columns]]) -> None:
-        """It has asked for rows. The tables are all that it watches now."""
+    def want(self, tables: dict[int, TableEntry], rows: Iterable[tuple[RowId, Columns]]) -> bool:
+        """It has asked for rows.
+
+        Args:
+            tables: All tables that it watches now, by oid.
+            rows: The rows, each with the columns that it watches.
+
+        Returns:
+            Whether each row has its table, with the columns that are watched in it. They are what
+            the rights are checked for.
+        """
         wanted = dict(rows)
+        for row_id, columns in wanted.items():
+            entry = tables.get(row_id.table_oid)
+            if entry is None or not (columns or frozenset()) <= entry.columns:
+                return False
         self.rows.update(wanted)
         self.row_set.add(wanted)
         needed = {row_id.table_oid for row_id in self.rows}
-        self.tables = {entry.oid: entry for entry in tables if entry.oid in needed}
+        for oid, before in self.tables.items():
+            if oid in needed and (oid not in tables or not before.columns <= tables[oid].columns):
+                return False
+        self.tables = {oid: entry for oid, entry in tables.items() if oid in needed}
+        return True
 
     def release(self, row_ids: Iterable[RowId]) -> list[RowId]:
         """It no longer needs these rows; return those that it had."""
@@ -74,6 +94,7 @@ class Sessions:
     def __init__(self) -> None:
         self._by_secret: dict[str, Session] = {}
         self._by_public: dict[str, Session] = {}
+        self._by_peer: dict[Peer, Session] = {}
 
     def __len__(self) -> int:
         return len(self._by_secret)
@@ -88,11 +109,13 @@ class Sessions:
         """Add a session."""
         self._by_secret[session.secret] = session
         self._by_public[session.public] = session
+        self._by_peer[session.peer] = session
 
     def remove(self, session: Session) -> None:
         """Forget a session."""
         self._by_secret.pop(session.secret, None)
         self._by_public.pop(session.public, None)
+        self._by_peer.pop(session.peer, None)
 
     def find(self, secret: str) -> Session | None:
         """The session with this ID."""
@@ -102,6 +125,6 @@ class Sessions:
         """The session whose ID has this hash."""
         return self._by_public.get(public)
 
-    def of(self, peer: Peer) -> list[Session]:
-        """The sessions of a process."""
-        return [session for session in self if session.peer == peer]
+    def at(self, peer: Peer) -> Session | None:
+        """The session of the process that is reached there."""
+        return self._by_peer.get(peer)

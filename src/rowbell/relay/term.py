@@ -15,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import anyio
+from asyncpg import PostgresError
 
 from rowbell._watch.notifiers.contract import CannotNotifyError
 from rowbell._watch.notifiers.payload import BROADCAST
@@ -34,11 +35,10 @@ if TYPE_CHECKING:
     from rowbell._watch.database.answers import Server
     from rowbell._watch.database.relay_calls import RelayCalls
     from rowbell._watch.timing import Timing
+    from rowbell._watch.values.key_hash import RowId
     from rowbell._watch.wire.rhythm import Rhythm
     from rowbell.relay.desk import Pending
     from rowbell.relay.session import Session
-
-T = TypeVar("T")
 
 
 class Term:
@@ -122,11 +122,10 @@ class Term:
 
     async def begin(self, prove: Callable[[], Awaitable[None]]) -> None:
         """Listen, and prove that notifications arrive."""
-        calls = self._calls.calls
-        await calls.close_listener()
-        await calls.listen(BROADCAST, self._on_broadcast)
-        await calls.listen(self._channel, self.desk.on_ticket)
-        calls.on_close(self._wake.set)
+        self._calls.answered = self.outgoing.confirmed
+        self._calls.on_close(self._wake.set)
+        await self._calls.listen(BROADCAST, self._on_broadcast)
+        await self._calls.listen(self._channel, self.desk.on_ticket)
         await prove()
         await self._beat()
 
@@ -146,7 +145,7 @@ class Term:
         next_beat = next_check = self._clock() + self._rhythm.ping
         while not self._is_stopping:
             self._wake.clear()
-            if self._calls.calls.closed:
+            if self._calls.closed:
                 raise CannotNotifyError(Reason.CONNECTION_LOST, "the server closed the connection")
             await self._round()
             if self._clock() >= next_beat or self.outgoing.depth:
@@ -162,16 +161,9 @@ class Term:
             with anyio.move_on_after(max(min(next_beat, next_check) - self._clock(), 0)):
                 await self._wake.wait()
 
-    async def _confirmed(self, call: Awaitable[T]) -> T:
-        """Call the database. Its answer shows that this relay led when it asked."""
-        asked = self._clock()
-        answer = await call
-        self.outgoing.confirmed(asked)
-        return answer
-
     async def _beat(self) -> None:
         """The short query, each second, which also shows that notifications could not be sent."""
-        beat = await self._confirmed(self._calls.beat())
+        beat = await self._calls.beat()
         if beat.in_recovery:
             raise CannotNotifyError(Reason.IN_RECOVERY, "the server has become a standby")
         if beat.backend_pid != self._server.backend_pid:
@@ -179,7 +171,7 @@ class Term:
             raise CannotNotifyError(Reason.NOT_DELIVERED, why)
         before, self._unsent = self._unsent, beat.unsent
         if before is not None and beat.unsent != before:
-            boundary = await self._confirmed(self._calls.calls.boundary())
+            boundary = await self._calls.boundary()
             count = beat.unsent - before
             missed = messages.Missed(boundary, f"{count} notifications were not sent")
             for session in self.desk.sessions:
@@ -195,20 +187,27 @@ class Term:
     async def _check(self) -> None:
         """Find out whether everything is registered, and how the tables are."""
         for listener in list(self._listeners.values()):
-            await self._confirmed(listener.heartbeat())
+            await listener.heartbeat()
             await self._tell_changed(listener)
-            for session in listener.sessions:
-                refused = await listener.refused(session)
-                if refused != session.refused:
-                    session.refused = refused
-                    self.outgoing.send(session, messages.CannotNotify(refused))
+            await self._tell_refused(listener)
+
+    async def _tell_refused(self, listener: RoleListener) -> None:
+        """Tell processes that other tables of theirs cannot notify than before."""
+        if not listener.has_news:
+            return
+        listener.has_news = False
+        for session in listener.sessions:
+            refused = await listener.refused(session)
+            if refused != session.refused:
+                session.refused = refused
+                self.outgoing.send(session, messages.CannotNotify(refused))
 
     async def _tell_changed(self, listener: RoleListener, boundary: int | None = None) -> None:
         """Tell processes that their tables, or the triggers of these, have changed."""
         if not (changed := listener.take_changed()):
             return
         if boundary is None:
-            boundary = await self._confirmed(self._calls.calls.boundary())
+            boundary = await self._calls.boundary()
         for session in listener.sessions:
             if tables := sorted(changed & session.tables.keys()):
                 self._tell_gap(session, messages.Missed(boundary, "", tables), "table changed")
@@ -223,9 +222,9 @@ class Term:
         for listener in list(self._listeners.values()):
             if asked := work.registers[listener.number]:
                 await self._register(listener, asked)
-            await self._confirmed(listener.unregister())
+            await listener.unregister()
         if work.boundaries:
-            boundary = await self._confirmed(self._calls.calls.boundary())
+            boundary = await self._calls.boundary()
             for one in work.boundaries:
                 self._answer(one, messages.Boundary(one.number, boundary))
         if work.looks:
@@ -233,7 +232,7 @@ class Term:
 
     async def _admit(self, tickets: dict[str, Session]) -> None:
         """Begin to listen for the roles of the processes that have introduced themselves."""
-        found = await self._confirmed(self._calls.admit(list(tickets)))
+        found = await self._calls.admit(list(tickets))
         for session, listener in zip(tickets.values(), found, strict=True):
             if listener is None:
                 why = "the database did not accept the ticket of this session"
@@ -246,18 +245,26 @@ class Term:
                 self.outgoing.send(session, messages.Admitted(self._server.started))
 
     async def _listen_for(self, number: int, channel: str) -> None:
-        added = RoleListener(number, self._calls, self._server.backend_pid)
-        await self._calls.calls.listen(
-            channel, lambda payload: self._fan_out.notified([added], payload)
-        )
+        added = RoleListener(number, self._calls, self._server.backend_pid, self._clock)
+        await self._calls.listen(channel, lambda payload: self._fan_out.notified([added], payload))
         self._listeners[number] = added
 
     async def _register(
         self, listener: RoleListener, asked: Sequence[Pending[messages.Register]]
     ) -> None:
-        """Register what was asked for, in one statement; one by one if that is too much."""
+        """Register what was asked for, in one statement; one by one if that fails."""
         rows = [messages.row_id(row) for one in asked for row in one.message.rows]
-        registered = await self._confirmed(listener.register([one.session for one in asked], rows))
+        sessions = [one.session for one in asked]
+        registered: tuple[int, frozenset[RowId]] | None = None
+        begun = self._clock()
+        try:
+            registered = await listener.register(sessions, rows)
+        except PostgresError:
+            if self._calls.closed:
+                raise
+            if len(asked) == 1:  # a migration has locked the table, for example
+                listener.set_aside(sessions, rows, self._clock() - begun)
+                registered = await self._calls.boundary(), frozenset(rows)
         if registered is None and len(asked) > 1:
             for one in asked:
                 await self._register(listener, [one])
@@ -265,20 +272,21 @@ class Term:
         boundary, missing = registered or (None, frozenset())
         await self._tell_changed(listener, boundary)
         for one in asked:
-            session = one.session
-            session.refused = await listener.refused(session)
-            known = {each.oid for each in session.refused}
-            for oid in {row_id.table_oid for row_id in missing & session.rows.keys()} - known:
-                why = Reason.NOT_PERMITTED.value
-                session.refused.append(messages.Refused(oid, why, await listener.name(oid)))
-            self._answer(one, messages.Registered(one.number, session.refused, boundary))
+            refused = one.session.refused = await listener.refused(one.session)
+            lacking = {row_id.table_oid for row_id in missing & one.session.rows.keys()}
+            why = Reason.NOT_PERMITTED.value
+            for oid in lacking.difference(each.oid for each in refused):
+                refused = [*refused, messages.Refused(oid, why, await listener.name(oid))]
+            self._answer(one, messages.Registered(one.number, refused, boundary))
+        await self._tell_refused(listener)
 
     async def _look_for_writers(self, asked: Sequence[Pending[messages.LookForWriters]]) -> None:
         """Answer for the highest boundary: it holds for the others, too."""
         tables = sorted({oid for one in asked for oid in one.message.tables})
-        highest = max(one.message.boundary for one in asked)
-        look = self._calls.calls.tables_without_writers(tables, highest)
-        gone = set(await self._confirmed(look))
+        # A boundary that was not assigned yet would keep the others' tables from being free.
+        latest = await self._calls.boundary()
+        highest = min(max(one.message.boundary for one in asked), latest)
+        gone = await self._calls.tables_without_writers(tables, highest)
         for one in asked:
             free = sorted(gone.intersection(one.message.tables))
             self._answer(one, messages.WithoutWriters(one.number, free))

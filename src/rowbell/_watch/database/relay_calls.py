@@ -5,13 +5,16 @@ A relay has one listener for each role of its processes, all in the session of o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import asyncpg
 
 from rowbell._watch.database.answers import Heartbeat
 from rowbell._watch.database.calls import array, arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rowbell._watch.database.calls import Calls
     from rowbell._watch.database.tables import Columns, TableEntry
@@ -92,29 +95,62 @@ class RelayCalls:
 
     Args:
         calls: The calls on its connection.
+
+    Attributes:
+        answered: Called when the server has answered, with the time at which it was asked.
     """
 
     def __init__(self, calls: Calls) -> None:
-        self.calls: Calls = calls
+        self.answered: Callable[[float], None] = _ignore
+        self._calls = calls
+
+    async def _fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        asked = asyncio.get_running_loop().time()
+        try:
+            rows = await self._calls.fetch(query, *arguments)
+        except asyncpg.PostgresError:  # an answer, too
+            if not self._calls.closed:
+                self.answered(asked)
+            raise
+        self.answered(asked)
+        return rows
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed."""
+        return self._calls.closed
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Add a function that is called when the connection is closed."""
+        self._calls.on_close(callback)
+
+    async def listen(self, channel: str, received: Callable[[str], None]) -> None:
+        """LISTEN."""
+        await self._calls.listen(channel, received)
+
+    async def table_name(self, oid: int) -> str:
+        """A table's name, for a message."""
+        return await self._calls.table_name(oid)
 
     async def lead(self, name: str) -> Leader:
         """Become the leader of the relays with this name, if there is none. It does not wait."""
-        [answer] = await self.calls.fetch("SELECT * FROM rowbell.lead($1)", name)
+        [answer] = await self._fetch("SELECT * FROM rowbell.lead($1)", name)
         return Leader(answer["term"], answer["leader_pid"], answer["leader_role"])
 
     async def role(self) -> str:
         """The current role."""
-        [(role,)] = await self.calls.fetch("SELECT current_user")
+        [(role,)] = await self._fetch("SELECT current_user")
         return str(role)
 
     async def prepare_session(self, idle: float) -> None:
         """Set what a leader needs: after ``idle`` silent seconds the server ends its session."""
-        await self.calls.prepare_session()
-        await self.calls.fetch(_PREPARE, f"{max(round(idle * 1000), 1)}ms")
+        await self._calls.close_listener()
+        await self._calls.prepare_session()
+        await self._fetch(_PREPARE, f"{max(round(idle * 1000), 1)}ms")
 
     async def admit(self, tickets: Sequence[str]) -> list[Admitted | None]:
         """The listener for each ticket's role; ``None`` if the ticket is not valid."""
-        [answer] = await self.calls.fetch("SELECT * FROM rowbell.admit($1::text[])", tickets)
+        [answer] = await self._fetch("SELECT * FROM rowbell.admit($1::text[])", tickets)
         return [
             None if number is None else Admitted(number, channel)
             for number, channel in zip(answer["numbers"], answer["channels"], strict=True)
@@ -132,7 +168,7 @@ class RelayCalls:
             The answer for each entry, and whether there would be too many rows: then none is
             registered.
         """
-        [answer] = await self.calls.fetch(
+        [answer] = await self._fetch(
             _REGISTER,
             *arrays(entries),
             [row_id.table_oid for row_id, _ in rows],
@@ -144,16 +180,25 @@ class RelayCalls:
 
     async def unregister(self, listener: int, rows: Sequence[RowId]) -> None:
         """Delete registrations of a listener."""
-        await self.calls.fetch(
+        await self._fetch(
             "SELECT rowbell.unregister($1::oid[], $2::bigint[], $3::bigint)",
             [row_id.table_oid for row_id in rows],
             [row_id.key_hash for row_id in rows],
             listener,
         )
 
-    async def boundary(self, listener: int, rows: Sequence[RowId]) -> tuple[int, list[RowId]]:
+    async def boundary(self) -> int:
+        """Assign a transaction ID. Transactions that have written before have lower ones."""
+        return (await self.registered(0, []))[0]
+
+    async def tables_without_writers(self, tables: Sequence[int], boundary: int) -> set[int]:
+        """The tables of these that no transaction below the boundary can still change."""
+        query = "SELECT * FROM rowbell.tables_without_writers($1::oid[], $2::bigint)"
+        return {row[0] for row in await self._fetch(query, tables, boundary)}
+
+    async def registered(self, listener: int, rows: Sequence[RowId]) -> tuple[int, list[RowId]]:
         """Assign a transaction ID; which of these rows are not registered for the listener?"""
-        [(boundary, places)] = await self.calls.fetch(
+        [(boundary, places)] = await self._fetch(
             _BOUNDARY,
             [row_id.table_oid for row_id in rows],
             [row_id.key_hash for row_id in rows],
@@ -163,14 +208,14 @@ class RelayCalls:
 
     async def beat(self) -> Beat:
         """A short query, which shows that this session still leads."""
-        [answer] = await self.calls.fetch(_BEAT)
+        [answer] = await self._fetch(_BEAT)
         return Beat(*answer)
 
     async def heartbeat(
         self, listener: int, entries: Sequence[TableEntry]
     ) -> tuple[Heartbeat, list[TableAnswer]]:
         """The state of the session and of a listener, and the answer for each entry."""
-        [answer] = await self.calls.fetch(_HEARTBEAT, *arrays(entries), listener)
+        [answer] = await self._fetch(_HEARTBEAT, *arrays(entries), listener)
         heartbeat = Heartbeat(
             answer["backend_pid"],
             answer["in_recovery"],
@@ -182,6 +227,10 @@ class RelayCalls:
             {},
         )
         return heartbeat, _of(answer["obstacles"], answer["versions"])
+
+
+def _ignore(_: float) -> None:
+    """Nobody wants to know."""
 
 
 def _of(

@@ -4,8 +4,9 @@
 
     Hello → Welcome → introduced in the database → Admitted → Register, Ping, … → Leave
 
-A gap that the relay has reported before an answer is reported with that answer; one that came after
-it is reported by the next check. So the board never gets them in another order.
+What the relay has reported before an answer, gaps and tables that cannot notify, is reported with
+that answer; what came after it is reported by the next check. So the board never gets them in
+another order.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from rowbell._watch.reasons import Reason
 from rowbell._watch.wire import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from rowbell._watch.database.tables import Columns
     from rowbell._watch.notifiers.contract import Receiver, Tables
@@ -85,8 +86,9 @@ class RelayedSession:
         self._channel = ""
         self._progress = asyncio.Event()
         self._obstacles: dict[int, Obstacle] = {}
+        self._unreported: dict[int, Obstacle] = {}
         self._gaps: list[Gap] = []
-        self._gaps_of: dict[int, list[Gap]] = {}
+        self._before: dict[int, tuple[dict[int, Obstacle], list[Gap]]] = {}
         self._hole = ""
 
     # -- the beginning and the end
@@ -152,10 +154,12 @@ class RelayedSession:
                 self._receiver.on_gap()
             case messages.CannotNotify(refused):
                 self._obstacles = _obstacles(refused)
+                self._unreported |= self._obstacles
                 self._receiver.on_gap()
             case messages.Registered(to, refused):
                 self._obstacles = _obstacles(refused)
-                self._gaps_of[to], self._gaps = self._gaps, []
+                self._before[to] = ({**self._unreported, **self._obstacles}, self._gaps)
+                self._unreported, self._gaps = {}, []
             case messages.Welcome(channel):
                 self._channel = channel
                 self._progress.set()
@@ -178,16 +182,21 @@ class RelayedSession:
                 for i in range(0, max(len(rows), 1), _ROWS)
             )
         )
-        gaps: list[Gap] = []
+        obstacles, gaps = dict[int, Obstacle](), list[Gap]()
         boundary: int | None = 0
         for answer in answers:
             assert isinstance(answer, messages.Registered)  # noqa: S101  # the answer to that
-            gaps += self._gaps_of.pop(answer.to)
+            # What the relay has said since is for the next check, and not for this answer.
+            refused, missed = self._before.pop(answer.to)
+            obstacles |= refused
+            gaps += missed
             if boundary is not None:
                 boundary = None if answer.boundary is None else max(boundary, answer.boundary)
+        if obstacles.keys() != self._obstacles.keys():
+            self._receiver.on_gap()
         if moved and boundary is not None:
             gaps.append(Gap(boundary, tables=moved))
-        return Registered(self._report(tables, untrusted, gaps), boundary)
+        return Registered(_report(tables, {**obstacles, **untrusted}, gaps), boundary)
 
     async def unregister(self, row_ids: Sequence[RowId]) -> None:
         """Tell the relay that these rows are no longer needed."""
@@ -213,14 +222,11 @@ class RelayedSession:
             gaps.append(Gap(answer.boundary, hole, None if hole else moved))
         self.conversation.refuse_lost()
         reported, self._gaps = self._gaps, []
-        return self._report(tables, untrusted, [*gaps, *reported])
-
-    def _report(
-        self, tables: Tables, untrusted: dict[int, Obstacle], gaps: Sequence[Gap]
-    ) -> Report:
-        told = {oid: one for oid, one in self._obstacles.items() if oid in tables}
-        # The highest boundary holds for every gap.
-        return Report({**told, **untrusted}, sorted(gaps, key=lambda gap: gap.boundary))
+        # A table that could not notify for a moment is reported, too: its rows are not registered.
+        told, self._unreported = {**self._unreported, **self._obstacles}, {}
+        if told.keys() != self._obstacles.keys():
+            self._receiver.on_gap()
+        return _report(tables, {**told, **untrusted}, [*gaps, *reported])
 
     async def tables_without_writers(self, tables: Sequence[int], boundary: int) -> Collection[int]:
         """The tables of these that no transaction below the boundary can still change."""
@@ -228,6 +234,12 @@ class RelayedSession:
         [answer] = await self.conversation.ask(question)
         assert isinstance(answer, messages.WithoutWriters)  # noqa: S101  # the answer to that
         return answer.tables
+
+
+def _report(tables: Tables, obstacles: Mapping[int, Obstacle], gaps: Sequence[Gap]) -> Report:
+    """The report on these tables. The last gap has the highest boundary, which holds for all."""
+    concerned = {oid: one for oid, one in obstacles.items() if oid in tables}
+    return Report(concerned, sorted(gaps, key=lambda gap: gap.boundary))
 
 
 def _obstacles(refused: Sequence[messages.Refused]) -> dict[int, Obstacle]:

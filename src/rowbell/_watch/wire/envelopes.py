@@ -75,8 +75,10 @@ class UnreadableError(Exception):
 
     def __init__(self, head: Head | None) -> None:
         self.head = head
-        version = "unknown" if head is None else head.version
-        super().__init__(f"a message of version {version}, this library understands {VERSION}")
+        what = "a message that cannot be read"
+        if head is not None and head.version not in UNDERSTOOD:
+            what = f"a message of version {head.version}"
+        super().__init__(f"{what}: this library understands version {VERSION}")
 
 
 def encode(envelope: Request | Answer) -> bytes:

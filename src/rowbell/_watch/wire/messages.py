@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     from rowbell._watch.database.tables import Columns
 
 
+Oid = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]{1,255}$")]
+
+
+class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The argument of a table's triggers, of any version."""
+
+    version: Annotated[int, msgspec.Meta(ge=0, le=1_000)]
+    key: dict[Name, Name | None]
+    columns: list[Name] | None
+    inserts: bool = False
+
+
 class Part(msgspec.Struct, frozen=True, array_like=True):
     """A part of a message, written as an array."""
 
@@ -22,9 +36,12 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 class Table(Part, frozen=True):
     """A watched table: its oid, the argument that its triggers must have, the watched columns."""
 
-    oid: int
+    oid: Oid
     options: str
-    columns: list[str]
+    columns: list[Name]
+
+    def __post_init__(self) -> None:
+        _options.decode(self.options)
 
     @classmethod
     def of(cls, entry: TableEntry) -> Table:
@@ -66,8 +83,8 @@ class Register(Message, frozen=True, tag="register"):
     """
 
     tables: list[Table]
-    columns: list[list[str] | None]
-    rows: list[tuple[int, int, int]]
+    columns: list[list[Name] | None]
+    rows: list[tuple[Oid, Int64, Annotated[int, msgspec.Meta(ge=0)]]]
 
     @classmethod
     def of(cls, entries: Iterable[TableEntry], rows: Iterable[tuple[RowId, Columns]]) -> Register:
@@ -93,7 +110,7 @@ class Register(Message, frozen=True, tag="register"):
 class Unregister(Message, frozen=True, tag="unregister"):
     """The process no longer needs these rows."""
 
-    rows: list[tuple[int, int]]
+    rows: list[tuple[Oid, Int64]]
 
 
 class TakeBoundary(Message, frozen=True, tag="boundary"):
@@ -103,8 +120,8 @@ class TakeBoundary(Message, frozen=True, tag="boundary"):
 class LookForWriters(Message, frozen=True, tag="writers"):
     """Which of these tables can no transaction below the boundary change any more?"""
 
-    tables: list[int]
-    boundary: int
+    tables: list[Oid]
+    boundary: Int64
 
 
 class Ping(Message, frozen=True, tag="ping"):
@@ -229,3 +246,6 @@ def rows_of(row_ids: Iterable[RowId]) -> list[tuple[int, int]]:
 def row_id(row: tuple[int, int] | tuple[int, int, int]) -> RowId:
     """The row id of a row in a message."""
     return RowId(row[0], row[1])
+
+
+_options: Final = msgspec.json.Decoder(_Options)

@@ -11,27 +11,29 @@ BEGIN
     SELECT DISTINCT format('REVOKE ALL ON %s FROM %s CASCADE', o.name,
              CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END) AS statement
     FROM (
-      SELECT 'SCHEMA rowbell' AS name, n.nspowner AS owner,
+      SELECT ''::name AS name_alone, 'SCHEMA rowbell' AS name, n.nspowner AS owner,
              coalesce(n.nspacl, acldefault('n', n.nspowner)) AS acl
       FROM pg_namespace AS n WHERE n.nspname = 'rowbell'
       UNION ALL
-      SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass,
+      SELECT '', CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass,
              c.relowner, coalesce(c.relacl, acldefault(
                CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r'::"char" END, c.relowner))
       FROM pg_class AS c
       WHERE c.relnamespace = 'rowbell'::regnamespace AND c.relkind IN ('r', 'm', 'S')
       UNION ALL
-      SELECT 'FUNCTION ' || f.oid::regprocedure, f.proowner,
+      SELECT f.proname, 'FUNCTION ' || f.oid::regprocedure, f.proowner,
              coalesce(f.proacl, acldefault('f', f.proowner))
       FROM pg_proc AS f
       WHERE f.pronamespace = 'rowbell'::regnamespace AND f.prorettype <> 'trigger'::regtype
         AND NOT (f.proname = 'register' AND EXISTS (
           SELECT FROM aclexplode(f.proacl) AS given WHERE given.grantee <> f.proowner))
-        -- Before this statement PUBLIC may call a new function.
-        AND NOT (f.proname IN ('lead', 'admit') AND f.proacl IS NOT NULL AND NOT EXISTS (
-          SELECT FROM aclexplode(f.proacl) AS given WHERE given.grantee = 0))
     ) AS o, aclexplode(o.acl) AS a
     WHERE a.grantee <> o.owner
+      -- Of the roles that may relay those are kept that did not get it by default privileges.
+      AND NOT (o.name_alone IN ('lead', 'admit') AND a.grantee <> 0 AND NOT EXISTS (
+                 SELECT FROM pg_default_acl AS d, aclexplode(d.defaclacl) AS given
+                 WHERE d.defaclrole = o.owner AND d.defaclobjtype = 'f'
+                   AND given.grantee = a.grantee))
   LOOP
     EXECUTE right_of_others.statement;
   END LOOP;
