@@ -102,6 +102,8 @@ class NatsConnection:
         self._client = Client()
         self._unsent: asyncio.Queue[tuple[str, bytes, str]] = asyncio.Queue(_UNSENT)
         self._tried = ""
+        self._error: Exception | None = None
+        self._is_connected = False
         self._is_over = False
 
     @property
@@ -138,6 +140,8 @@ class NatsConnection:
                     name="rowbell",
                     allow_reconnect=False,
                     connect_timeout=_CONNECT,
+                    max_reconnect_attempts=1,  # of each server, although it must not reconnect
+                    reconnect_time_wait=0,
                     ping_interval=1,
                     max_outstanding_pings=2,
                     error_cb=self._failed,
@@ -146,10 +150,13 @@ class NatsConnection:
                     **options,
                 )
         except TimeoutError as error:
-            raise LinkError(f"{self._servers}: no answer within {_CONNECT:g}s") from error
+            why = self._error or f"no answer within {_CONNECT:g}s"
+            raise LinkError(f"{self._servers}: {why}") from error
         except (Error, OSError, ValueError) as error:
             forbidden = isinstance(error, AuthorizationError) or "uthorization" in str(error)
-            raise LinkError(f"{self._servers}: {error}", is_forbidden=forbidden) from error
+            why = self._error or error
+            raise LinkError(f"{self._servers}: {why}", is_forbidden=forbidden) from error
+        self._is_connected = True
 
     async def _close(self, sending: asyncio.Task[None] | None) -> None:
         if sending is not None:
@@ -207,6 +214,9 @@ class NatsConnection:
 
     async def _failed(self, error: Exception) -> None:  # the client wants it so
         # A subscription that is not permitted returns without an error: it comes here.
+        if not self._is_connected:
+            self._error = error
+            return
         why = str(error)
         forbidden = "permissions violation" in why.lower()
         if forbidden and self._tried and f'"{self._tried}"' in why:
