@@ -8,7 +8,7 @@ PAGES = $(filter-out docs/explanation/benchmarks.md docs/explanation/reliability
 	*.md docs/*.md docs/*/*.md docs/*/*/*.md proof/*.md .github/*.md))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-postgres test-floors test-newest test-wheel coverage faults soak \
+.PHONY: help demo fleet serve test test-postgres test-floors test-newest test-wheel coverage faults soak \
 	bench proof lint types imports workflows check docs dist release clean
 
 ##@ Look at it
@@ -22,6 +22,9 @@ demo: $(VENV)/.demo ## A worker awaits rows that another process changes, woken 
 
 serve: $(VENV)/.serve ## A web page with orders that change live, on a server that keeps its data; PORT=8000
 	$(VENV)/bin/python examples/orders/serve.py
+
+fleet: $(VENV)/.fleet ## Twenty workers on one LISTEN, while relay, NATS and PostgreSQL are killed and frozen
+	$(VENV)/bin/python examples/fleet/fleet.py $(FLEET)
 
 docs: $(VENV)/.docs ## The site of the documentation, in docs/_build/index.html; warnings are errors
 	$(RUN) sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build

@@ -9,6 +9,7 @@ from bulk import BULK
 from churn import CHURN
 from crowd import CROWD
 from followers import FOLLOWERS
+from hop import HOP
 from inserts import INSERTS
 from loops import LOOPS
 from many_to_many import MANY_TO_MANY
@@ -25,6 +26,7 @@ PARTS: dict[str, Part[Any]] = {
     part.name: part
     for part in (
         WAKE,
+        HOP,
         AGAIN,
         LOOPS,
         THOUSAND,

@@ -29,7 +29,7 @@ async def main(url: str, orders: int) -> None:
     )
     for status in STATES:
         for order in range(1, orders + 1):
-            await asyncio.sleep(random.uniform(0.5, 1.5) * PAUSE / orders)  # noqa: S311
+            await asyncio.sleep(random.uniform(0.5, 1.5) * PAUSE / orders)
             await connection.execute(
                 "UPDATE orders SET status = $1, changed_at = now() WHERE id = $2", status, order
             )

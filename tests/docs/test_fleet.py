@@ -15,7 +15,7 @@ from rowbell.relay import Relay
 from support.nats import nats_server
 from support.observed import execute
 from support.paths import ROOT
-from support.relays import leads
+from support.relays import Program, leads
 from support.roles import role
 from support.snippets import run
 from support.waits import armed_wait
@@ -72,3 +72,14 @@ def test_the_page_names_the_reasons_that_processes_give() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for reason in (Reason.NOT_DELIVERED, Reason.RELAY_OUTDATED, Reason.NOT_PERMITTED):
         assert f"`{reason}`" in text
+
+
+@pytest.mark.timeout(180)
+async def test_make_fleet_loses_nothing() -> None:
+    """With fewer workers and shorter pauses."""
+    program = ROOT / "examples" / "fleet" / "fleet.py"
+    options = ("--workers", "3", "--pause", "4")
+    async with Program(str(program), *options) as fleet:
+        out, error = await fleet.process.communicate()
+    assert fleet.process.returncode == 0, error.decode()
+    assert "│ lost" in out.decode()
