@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from support.models import Order
 from support.observed import execute
 from support.orders import change
 from support.proxy import proxy_to
+from support.relays import leading
 from support.servers import standby_of
 from support.waits import IMPATIENT, armed_wait, polled_wait
 
@@ -87,6 +89,46 @@ async def test_a_read_of_another_primary_arms_nothing(
                 assert (await seen(wait)).n == 1
                 assert not armed.done()
                 armed.cancel()
+
+
+@pytest.mark.fault("B15")
+async def test_a_relay_on_the_new_primary_is_not_relied_on_by_who_still_reads_the_old_one(
+    primary: EmbeddedServer, primary_orders: AsyncEngine, tmp_path: Path
+) -> None:
+    """Both have the same tables with the same oids, and both accept writes."""
+    with standby_of(primary) as standby:
+        standby.promote()
+        new = create_async_engine(standby.url)
+        async with leading(new, tmp_path) as (relay, notifier):
+            watching = RowWatcher(primary_orders, notifier=notifier, timing=IMPATIENT)
+            async with watching as watcher:
+                assert watcher.statistics().reason is Reason.NOT_DELIVERED
+                wait = await polled_wait(watcher, interval=0.05)
+                await change(primary_orders)
+                await seen(wait)
+                assert relay.status().rows == 0
+        await new.dispose()
+
+
+@pytest.mark.fault("B15")
+async def test_a_failover_under_a_relay_and_its_process_loses_no_change(
+    primary: EmbeddedServer, primary_orders: AsyncEngine, tmp_path: Path
+) -> None:
+    with standby_of(primary) as standby:
+        async with proxy_to(primary.url) as proxy:
+            engine = create_async_engine(proxy.url, poolclass=NullPool)
+            async with leading(engine, tmp_path) as (_, notifier):
+                watching = RowWatcher(engine, notifier=notifier, timing=IMPATIENT, recheck=None)
+                async with watching as watcher:
+                    wait = await armed_wait(watcher, interval=0.05)
+                    standby.promote()
+                    proxy.redirect(standby.url)
+                    await execute(standby.url, "UPDATE orders SET n = n + 1")
+                    proxy.cut()
+                    assert (await seen(wait)).n == 1
+                    wait = await armed_wait(watcher)
+                    await execute(standby.url, "UPDATE orders SET n = n + 1")
+                    assert (await seen(wait)).n == 2
 
 
 @pytest.mark.fault("B15")

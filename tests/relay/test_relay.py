@@ -12,6 +12,7 @@ from sqlalchemy import URL, Column, Integer, MetaData, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+import rowbell
 from rowbell import Reason, RowWatcher, Timing, install_triggers
 from rowbell._watch.connections import Connections
 from rowbell._watch.notifiers.relayed import RelayedNotifier
@@ -29,6 +30,7 @@ from support.waits import (
     QUICK,
     armed_wait,
     armed_waits,
+    polled_because,
     run,
 )
 
@@ -49,6 +51,15 @@ class Brief(Apart):
 
 class Narrow(Apart):
     """The same, with another column."""
+
+    __table__ = Table(
+        "orders", MetaData(), Column("id", Integer, primary_key=True), Column("n", Integer)
+    )
+
+
+@rowbell.watched(inserts=True)
+class Inserted(Apart):
+    """The same, for a process that is told of inserts."""
 
     __table__ = Table(
         "orders", MetaData(), Column("id", Integer, primary_key=True), Column("n", Integer)
@@ -235,6 +246,35 @@ async def test_a_column_of_one_process_that_is_gone_costs_no_other_process_a_cha
         assert (await asyncio.wait_for(wait, 10)).status == "paid"
         gone.cancel()
         await asyncio.wait([gone])
+
+
+async def test_a_row_that_is_registered_already_is_registered_again_for_each_process(
+    orders: AsyncEngine, database: URL, tmp_path: Path, processes: Watched
+) -> None:
+    """The relay's memory is no registration: somebody may have deleted it a moment ago."""
+    timing = Timing(heartbeat=3600)  # so that nothing else finds out
+    async with leading(orders, tmp_path, timing=timing) as (_, notifier):
+        first, second = [await processes(database, notifier, timing=timing) for _ in range(2)]
+        before = await armed_wait(first)
+        await execute(database, "DELETE FROM rowbell.registration")
+        wait = await armed_wait(second)
+        await execute(database, "UPDATE orders SET n = 1 WHERE id = 1")
+        assert (await asyncio.wait_for(wait, 10)).n == 1
+        before.cancel()
+        await asyncio.wait([before])
+
+
+async def test_two_versions_of_an_application_have_each_what_suits_it(
+    orders: AsyncEngine, database: URL, tmp_path: Path, processes: Watched
+) -> None:
+    """One declares inserts, for which the table's triggers do not fire. The other does not."""
+    async with leading(orders, tmp_path) as (_, notifier):
+        old, new = [await processes(database, notifier) for _ in range(2)]
+        with_inserts = await polled_because(new, Reason.TRIGGER_MISSING, Inserted, 1)
+        wait = await armed_wait(old)
+        await execute(database, "UPDATE orders SET n = 1 WHERE id = 1")
+        assert (await asyncio.wait_for(wait, 10)).n == 1
+        assert (await with_inserts).id == 1  # polled, and right
 
 
 async def test_a_relay_that_serves_a_clone_of_the_database_notifies_of_nothing(
