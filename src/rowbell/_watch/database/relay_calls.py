@@ -138,8 +138,8 @@ class RelayCalls:
         return Leader(answer["term"], answer["leader_pid"], answer["leader_role"])
 
     async def role(self) -> str:
-        """The current role."""
-        [(role,)] = await self._fetch("SELECT current_user")
+        """The role that has logged in, as the list of sessions shows it."""
+        [(role,)] = await self._fetch("SELECT session_user")
         return str(role)
 
     async def prepare_session(self, idle: float) -> None:
