@@ -27,6 +27,7 @@ from typing import Final, NamedTuple
 
 ARMING: Final = Path(__file__).with_name("arming.pml")
 CHANGES: Final = Path(__file__).with_name("changes.pml")
+RELAY: Final = Path(__file__).with_name("relay.pml")
 
 MEMORY: Final = 8_000
 """The limit of one search, in MiB."""
@@ -86,6 +87,13 @@ OF_CHANGES: Final = ("LOAD_UNPROVEN", "LOAD_FORGETS", "DELETES_LATE")
 """The mutations of the other model, after which a list may stay stale."""
 
 
+OF_THE_RELAY: Final = ("ANSWER_FROM_MEMORY", "SESSION_READOPTED", "GAP_OVERTAKES", "HOLE_FILLED")
+"""The mutations of the model of the relay, after which a process is armed and misses a change."""
+
+STUCK_AT_THE_RELAY: Final = ("LOCK_KEPT", "HOLE_BESIDE_ANSWER")
+"""Those after which a process may never be armed again."""
+
+
 class ToolError(Exception):
     """A tool is missing or has failed."""
 
@@ -138,7 +146,7 @@ class Result(NamedTuple):
 def modelled() -> list[str]:
     """The code that the models represent, as ``module:qualified.name`` or ``sql:file``."""
     names = set[str]()
-    for model in (ARMING, CHANGES):
+    for model in (ARMING, CHANGES, RELAY):
         for match in _MODELS.finditer(model.read_text(encoding="utf-8")):
             names.update(re.findall(r"[\w.]+:[\w.]+", match[1]))
     return sorted(names)
@@ -170,6 +178,33 @@ def variants(writers: int) -> list[Variant]:
         *(
             Variant(f"list: {name}", COUNTEREXAMPLE, faults=0, mutation=name, model=CHANGES)
             for name in OF_CHANGES
+        ),
+        *_of_relay(writers, many=many),
+    ]
+
+
+def _of_relay(writers: int, *, many: bool) -> list[Variant]:
+    """The searches of the model of the relay."""
+    goals = ("armed", "armed_after_takeover", "armed_after_hole")
+    return [
+        Variant("relay: safety", NOTHING, faults=3, model=RELAY),
+        *([Variant("relay: safety", NOTHING, writers=writers, model=RELAY)] if many else []),
+        Variant("relay: liveness", NOTHING, writers=1, faults=2, liveness=True, model=RELAY),
+        *(Variant(f"relay: goal {goal}", REACHED, goal=goal, model=RELAY) for goal in goals),
+        *(
+            Variant(f"relay: {name}", COUNTEREXAMPLE, mutation=name, model=RELAY)
+            for name in OF_THE_RELAY
+        ),
+        *(
+            Variant(
+                f"relay: {name}",
+                COUNTEREXAMPLE,
+                writers=1,
+                mutation=name,
+                liveness=True,
+                model=RELAY,
+            )
+            for name in STUCK_AT_THE_RELAY
         ),
     ]
 
