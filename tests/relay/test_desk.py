@@ -64,7 +64,7 @@ class Ground:
         self.say(process, session, 1, messages.Hello())
         found = self.desk.sessions.find(session)
         assert found is not None
-        found.listener = 1
+        self.desk.sessions.admit(found, 1)
         return process, found
 
 
@@ -252,12 +252,29 @@ def test_a_process_that_pings_and_does_not_introduce_itself_is_ended() -> None:
 
 
 def test_a_ticket_is_for_one_session_and_other_payloads_are_ignored() -> None:
-    ground = Ground()
-    _, session = ground.admitted()
-    for payload in ("", "1:2:3", f"1:2:{session.public}", f"1:2:{session.public}x:4"):
+    ground, process = Ground(), Process()
+    ground.say(process, "one", 1, messages.Hello())
+    session = ground.desk.sessions.find("one")
+    assert session is not None
+    code = "0" * 64
+    for payload in ("", "1:2:3", f"1:2:{session.public}", f"1:2:{code}:{code}"):
         ground.desk.on_ticket(payload)
-    ground.desk.on_ticket(f"10:99:{session.public}:code")
-    assert ground.desk.take_work().tickets == {f"10:99:{session.public}:code": session}
+    ticket = f"10:99:{session.public}:{code}"
+    ground.desk.on_ticket(ticket)
+    assert ground.desk.take_work().tickets == {ticket: session}
+    ground.desk.sessions.admit(session, 1)
+    ground.desk.on_ticket(ticket)
+    assert not ground.desk.take_work().tickets
+
+
+def test_a_flood_of_tickets_is_looked_at_in_parts() -> None:
+    ground, process = Ground(), Process()
+    ground.say(process, "one", 1, messages.Hello())
+    session = ground.desk.sessions.find("one")
+    assert session is not None
+    for number in range(5_000):
+        ground.desk.on_ticket(f"10:{number}:{session.public}:{'0' * 64}")
+    assert len(ground.desk.take_work().tickets) <= 500
 
 
 @given(st.binary(max_size=50) | st.from_type(dict[str, int]).map(msgspec.json.encode))

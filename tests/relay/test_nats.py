@@ -84,9 +84,10 @@ async def test_nobody_but_the_relay_can_publish_to_a_process(broker: NatsServer)
         await client.publish(subject, b"forged")
     for subject in (">", "rowbell.>", "rowbell.other.to.*", "rowbell.*.ask", "rowbell.shop.ask"):
         await client.subscribe(subject)
-    await client.flush()
+    async with asyncio.timeout(10):
+        while len(refused) < 9:  # the client reports them later than the answer to a flush
+            await asyncio.sleep(0.01)
     await client.close()
-    assert len(refused) == 9
     assert all("permissions violation" in error.lower() for error in refused)
 
 

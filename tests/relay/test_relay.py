@@ -231,6 +231,46 @@ async def test_a_boundary_of_the_future_keeps_nobody_from_being_armed(
                 assert (await wait).n == 1
 
 
+async def test_a_column_that_had_another_name_for_a_moment_costs_no_change(
+    orders: AsyncEngine, database: URL, tmp_path: Path, processes: Watched
+) -> None:
+    """Meanwhile another process has registered the row."""
+    async with leading(orders, tmp_path) as (_, notifier):
+        one, two = [await processes(database, notifier) for _ in range(2)]
+        wait = await armed_wait(one, Order, 1, columns=["note"])
+        await execute(database, "ALTER TABLE orders RENAME COLUMN note TO remark")
+        other = await armed_wait(two, Brief, 1, columns=["status"])
+        await execute(database, "ALTER TABLE orders RENAME COLUMN remark TO note")
+        await one.reached(lambda now: now.armed == 1)
+        await execute(database, "UPDATE orders SET note = 'new' WHERE id = 1")
+        assert (await asyncio.wait_for(wait, 10)).note == "new"
+        other.cancel()
+        await asyncio.wait([other])
+
+
+async def test_a_ticket_that_somebody_forges_ends_no_session(
+    orders: AsyncEngine, database: URL, tmp_path: Path, processes: Watched
+) -> None:
+    """Whoever may connect to the relay gets to know its channel, and from it public IDs."""
+    tickets: list[str] = []
+    async with leading(orders, tmp_path) as (relay, notifier), connected(database) as mallory:
+        stranger = RelayedNotifier(notifier, Connections(orders), Timing())
+        async with stranger.session(Notes()) as session:
+            channel = session._channel
+            await mallory.add_listener(channel, lambda *event: tickets.append(str(event[3])))
+            victim = await processes(database, notifier)
+            wait = await armed_wait(victim)
+            await mallory.execute("SELECT 1")
+            [ticket] = tickets
+            role_oid, expires, public, _ = ticket.split(":")
+            for forged in (f"{role_oid}:{expires}:{public}:{'0' * 64}", f"10:1:{public}:x"):
+                await mallory.execute("SELECT pg_notify($1, $2)", channel, forged)
+            await relay.reached(lambda now: now.held == 0)
+            await execute(database, "UPDATE orders SET n = 1 WHERE id = 1")
+            assert (await asyncio.wait_for(wait, 10)).n == 1
+            assert victim.statistics().reconnects == 0
+
+
 @pytest.mark.parametrize("moment", ["dropped", "renamed"])
 async def test_a_column_of_one_process_that_is_gone_costs_no_other_process_a_change(
     orders: AsyncEngine, database: URL, tmp_path: Path, processes: Watched, moment: str
@@ -465,7 +505,8 @@ async def test_nothing_is_left_behind(orders: AsyncEngine, database: URL, tmp_pa
         async with asyncio.timeout(10):
             while await owner.fetchval(locks):  # the server process ends after its connection
                 await asyncio.sleep(0.02)
-        assert await owner.fetchval("SELECT count(*) FROM rowbell.registration") == 0
+        left = "SELECT (SELECT count(*) FROM rowbell.registration), last_value FROM {}.table_flags"
+        assert tuple(await owner.fetchrow(left.format("rowbell")) or ()) == (0, 0)
 
 
 async def test_the_rights_on_the_socket_are_those_that_were_asked_for(

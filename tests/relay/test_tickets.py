@@ -200,3 +200,22 @@ async def test_installing_again_keeps_the_relays_that_an_administrator_has_chose
         await run(orders, install_triggers, Order)
         public = "SELECT has_function_privilege('public', 'rowbell.admit(text[])', 'EXECUTE')"
         assert not await owner.fetchval(public)
+
+
+async def test_default_privileges_make_nobody_a_relay(orders: AsyncEngine, database: URL) -> None:
+    """As a hardened database has them: no function is for everybody, and all are for the app."""
+    from rowbell import install_triggers
+    from support.models import Order
+    from support.waits import run
+
+    async with role(database) as app, connected(database) as owner:
+        await owner.execute("DROP SCHEMA rowbell CASCADE")
+        await owner.execute("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+        await owner.execute(
+            f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {app.username}"
+        )
+        await run(orders, install_triggers, Order)
+        for function in ("lead(text)", "admit(text[])"):
+            allowed = "SELECT has_function_privilege($1, $2, 'EXECUTE')"
+            assert not await owner.fetchval(allowed, app.username, f"rowbell.{function}")
+        await owner.execute("ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC")

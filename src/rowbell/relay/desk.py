@@ -5,6 +5,7 @@ Nothing here awaits: each message is processed when it arrives, in the order of 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     from rowbell.relay.outgoing import Outgoing
     from rowbell.relay.role_listener import RoleListener
 
-_ROWS: Final = 1_000_000
+_TICKET: Final = re.compile(r"[0-9]{1,10}:[0-9]{1,12}:([0-9a-f]{64}):[0-9a-f]{64}")
+_TICKETS: Final = 500
+"""How many tickets one round looks at. Any role may send some; processes try again."""
+
+_ROWS: Final = 200_000
 """How many rows a process may ask for: what a role may register is limited apart from that."""
 
 MessageT = TypeVar("MessageT", bound=messages.FromProcess)
@@ -164,7 +169,7 @@ class Desk:
             why = "the process and the relay do not agree on which rows are registered"
             self.end(session, Reason.CONNECTION_LOST, why)
             return
-        polling = len(self.sessions) / self._reads_per_second
+        polling = self.sessions.admitted / self._reads_per_second
         self._outgoing.send(session, messages.Pong(ping.number, polling))
 
     def _register(self, listener: int, session: Session, message: messages.Register) -> None:
@@ -186,9 +191,11 @@ class Desk:
 
     def on_ticket(self, ticket: str) -> None:
         """A process has introduced itself in the database."""
-        parts = ticket.split(":")
-        if len(parts) == 4 and (session := self.sessions.introduced(parts[2])):  # noqa: PLR2004
-            self._work.tickets[ticket] = session
+        found = _TICKET.fullmatch(ticket)
+        session = self.sessions.introduced(found[1]) if found else None
+        tickets = self._work.tickets
+        if session is not None and session.listener is None and len(tickets) < _TICKETS:
+            tickets[ticket] = session
             self._wake()
 
     # -- sessions end

@@ -278,6 +278,8 @@ class Relay:
                 if self._lost is not None:
                     raise self._lost
                 why = "the relay is leaving"
+                term.desk.end_all(Reason.CONNECTION_LOST, why)
+                await calls.close()
             finally:
                 self._log.enter(RelayState.CONNECTING)
                 term.desk.end_all(Reason.CONNECTION_LOST, why)
@@ -306,5 +308,7 @@ class Relay:
                 self._log.enter(RelayState.CONNECTING, Reason.NOT_PERMITTED, why)
             else:
                 self._log.enter(RelayState.STANDING_BY)
+                if leader.pid is not None:
+                    await calls.end_stuck(leader.pid)
             await self._pause(self._rhythm.attempt)
         return None

@@ -95,6 +95,7 @@ class Sessions:
         self._by_secret: dict[str, Session] = {}
         self._by_public: dict[str, Session] = {}
         self._by_peer: dict[Peer, Session] = {}
+        self._admitted = 0
 
     def __len__(self) -> int:
         return len(self._by_secret)
@@ -105,6 +106,17 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_secret.values()))
 
+    @property
+    def admitted(self) -> int:
+        """How many have introduced themselves."""
+        return self._admitted
+
+    def admit(self, session: Session, listener: int) -> None:
+        """A session has introduced itself; this is the listener of its role."""
+        if session in self and session.listener is None:
+            session.listener = listener
+            self._admitted += 1
+
     def add(self, session: Session) -> None:
         """Add a session."""
         self._by_secret[session.secret] = session
@@ -113,6 +125,7 @@ class Sessions:
 
     def remove(self, session: Session) -> None:
         """Forget a session."""
+        self._admitted -= session in self and session.listener is not None
         self._by_secret.pop(session.secret, None)
         self._by_public.pop(session.public, None)
         self._by_peer.pop(session.peer, None)

@@ -238,14 +238,12 @@ class Term:
         """Begin to listen for the roles of the processes that have introduced themselves."""
         found = await self._calls.admit(list(tickets))
         for session, listener in zip(tickets.values(), found, strict=True):
-            if listener is None:
-                why = "the database did not accept the ticket of this session"
-                self.desk.end(session, Reason.NOT_PERMITTED, why)
+            if listener is None:  # anybody may have sent it, not only the session's process
                 continue
             if listener.number not in self._listeners:
                 await self._listen_for(listener.number, listener.channel)
-            if session.listener is None:
-                session.listener = listener.number
+            if session.listener is None and session in self.desk.sessions:
+                self.desk.sessions.admit(session, listener.number)
                 self.outgoing.send(session, messages.Admitted(self._server.started))
 
     async def _listen_for(self, number: int, channel: str) -> None:

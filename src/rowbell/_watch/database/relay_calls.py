@@ -32,6 +32,10 @@ _REGISTER: Final = (
 _HEARTBEAT: Final = (
     "SELECT * FROM rowbell.heartbeat($1::oid[], $2::bytea[], $3::text[], $4::bigint)"
 )
+_END_STUCK: Final = """
+SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity AS a
+WHERE a.pid = $1 AND a.usename = session_user AND a.wait_event = 'ClientWrite'
+  AND a.state_change < pg_catalog.clock_timestamp() - interval '3 seconds'"""
 _BOUNDARY: Final = """
 SELECT pg_catalog.pg_current_xact_id()::text::bigint, ARRAY(
   SELECT w.place
@@ -147,6 +151,17 @@ class RelayCalls:
         await self._calls.close_listener()
         await self._calls.prepare_session()
         await self._fetch(_PREPARE, f"{max(round(idle * 1000), 1)}ms")
+
+    async def end_stuck(self, pid: int) -> None:
+        """End the session of a leader that does not take what the server sends.
+
+        Its program is stopped. While the server waits for it, it does not end the session itself.
+        """
+        await self._fetch(_END_STUCK, pid)
+
+    async def close(self) -> None:
+        """Delete the registrations of this session."""
+        await self._calls.close_listener()
 
     async def admit(self, tickets: Sequence[str]) -> list[Admitted | None]:
         """The listener for each ticket's role; ``None`` if the ticket is not valid."""

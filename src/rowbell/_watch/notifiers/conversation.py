@@ -8,7 +8,7 @@ pings each second, and relies on nothing if no recent ping was answered.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from rowbell._watch.wire.rhythm import Rhythm
     from rowbell._watch.wire.transport import Link
 
-T = TypeVar("T")
+_SELDOM: Final = 30.0
+"""The longest interval, in seconds, at which a process polls because its relay says so."""
 
 
 class Conversation:
@@ -130,6 +131,9 @@ class Conversation:
                 late to rely on them.
         """
         self.refuse_lost()
+        for message in asked:  # a ping that is sent after the message counts its rows
+            if isinstance(message, messages.Register):
+                self.rows.add(map(messages.row_id, message.rows))
         waiting = {self.send(message): self._loop.create_future() for message in asked}
         self._answers.update(waiting)
         try:
@@ -192,7 +196,7 @@ class Conversation:
     def _take_in(self, message: messages.FromRelay) -> None:
         match message:
             case messages.Pong(number, polling):
-                self.polling = polling
+                self.polling = min(polling, _SELDOM)
                 self._freshness.answered(number)
             case messages.Registered(to) | messages.Boundary(to) | messages.WithoutWriters(to):
                 self._said(message)

@@ -12,6 +12,7 @@ import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
+import anyio
 from sqlalchemy import Connection, text
 
 from rowbell._watch.database.answers import Server
@@ -89,9 +90,10 @@ class RelayedNotifier:
 
         async def introduce(channel: str) -> None:
             self._refuse_former(session)
-            refuse_unsuitable(await self._connections.run(_identify))
-            parameters = {"session": public, "channel": channel}
-            await self._connections.run(Connection.execute, _INTRODUCE, parameters)
+            with anyio.fail_after(self._timing.answer):
+                refuse_unsuitable(await self._connections.run(_identify))
+                parameters = {"session": public, "channel": channel}
+                await self._connections.run(Connection.execute, _INTRODUCE, parameters)
 
         try:
             async with self._notifies.link(public, session.conversation.receive, lost) as link:

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 _ROWS: Final = 2_000
 """Rows in one message: NATS refuses messages of a megabyte."""
 
+_MESSAGES: Final = 10
+"""Requests that are sent before the first is answered: the relay need not store them all."""
+
 
 class RelayedSession:
     """One session, from its first message to its last.
@@ -173,15 +176,18 @@ class RelayedSession:
 
     async def register(self, rows: Sequence[tuple[RowId, Columns]], tables: Tables) -> Registered:
         """Register rows at the relay, which then takes a boundary."""
-        untrusted, moved = await self._names.look(tables, only_new=True)
+        with anyio.fail_after(self._timing.answer):
+            untrusted, moved = await self._names.look(tables, only_new=True)
         entries = [TableEntry.of(oid, table, columns) for oid, (table, columns) in tables.items()]
-        self.conversation.rows.add(row_id for row_id, _ in rows)
-        answers = await self.conversation.ask(
-            *(
-                messages.Register.of(entries, rows[i : i + _ROWS])
-                for i in range(0, max(len(rows), 1), _ROWS)
-            )
-        )
+        asked = [
+            messages.Register.of(entries, rows[i : i + _ROWS])
+            for i in range(0, max(len(rows), 1), _ROWS)
+        ]
+        answers = [
+            answer
+            for i in range(0, len(asked), _MESSAGES)
+            for answer in await self.conversation.ask(*asked[i : i + _MESSAGES])
+        ]
         obstacles, gaps = dict[int, Obstacle](), list[Gap]()
         boundary: int | None = 0
         for answer in answers:
@@ -213,7 +219,8 @@ class RelayedSession:
             CannotNotifyError: The session is lost.
         """
         self.conversation.refuse_lost()
-        untrusted, moved = await self._names.look(tables)
+        with anyio.fail_after(self._timing.answer):
+            untrusted, moved = await self._names.look(tables)
         gaps: list[Gap] = []
         if moved or self._hole:
             hole, self._hole = self._hole, ""

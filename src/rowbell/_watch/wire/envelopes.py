@@ -107,11 +107,11 @@ def decode_answer(data: bytes) -> Answer:
 def _checked(data: bytes, decoder: msgspec.json.Decoder[_EnvelopeT]) -> _EnvelopeT:
     try:
         head = _heads.decode(data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         raise UnreadableError(None) from None
     if head.version not in UNDERSTOOD:
         raise UnreadableError(head)
     try:
         return decoder.decode(data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         raise UnreadableError(head) from None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
 _LENGTH: Final = 4
-_LONGEST: Final = 16 * 1024 * 1024
+_LONGEST: Final = 4 * 1024 * 1024
 """The longest message, in bytes."""
 
 _UNSENT: Final = 8 * 1024 * 1024

@@ -6,7 +6,8 @@
 -- `row_columns` has the columns that are watched in each row. NULL means any column; to a
 -- role that may not SELECT all columns, it means those of `table_columns`. A row is not registered
 -- if the role may not SELECT its columns. Columns that do not exist, for example because they were
--- dropped, are left out; a row with no other column is not registered. A virtual generated column is not stored, so triggers
+-- dropped, are left out; a row with no other column is not registered. A listener of admit() is that
+-- of several processes: it keeps the columns that a row had, unless the role may not SELECT them. A virtual generated column is not stored, so triggers
 -- do not see its value; the columns that it is computed from are registered with it. `over_limit`
 -- means that nothing was registered, because the role would have more registrations than
 -- registration_limit allows (by default a hundred thousand).
@@ -83,11 +84,17 @@ BEGIN
     INSERT INTO rowbell.registration AS r (table_oid, key_hash, listener, columns)
     SELECT DISTINCT ON (w.table_oid, w.key_hash)
            w.table_oid, w.key_hash, own.number,
-           coalesce(f.names, s.instead_of_any) || d.names
+           CASE WHEN k.table_oid IS NULL THEN n.names
+                WHEN n.names IS NULL OR k.columns IS NULL AND s.instead_of_any IS NULL THEN NULL
+                ELSE ARRAY(SELECT unnest(n.names) UNION SELECT c FROM unnest(k.columns) AS c
+                           WHERE c = ANY (s.permitted) OR c <> ALL (s.existing)) END
     FROM unnest(row_tables, key_hashes, row_columns) AS w(table_oid, key_hash, columns)
     JOIN sound AS s ON s.oid = w.table_oid
     LEFT JOIN fitting AS f ON f.oid = w.table_oid AND f.given = w.columns
     LEFT JOIN derived AS d ON d.oid = w.table_oid AND d.given IS NOT DISTINCT FROM w.columns
+    CROSS JOIN LATERAL (SELECT coalesce(f.names, s.instead_of_any) || d.names) AS n(names)
+    LEFT JOIN rowbell.registration AS k ON k.table_oid = w.table_oid AND k.key_hash = w.key_hash
+      AND k.listener = own.number AND for_listener IS NOT NULL
     WHERE w.columns IS NULL OR f.names <@ s.permitted AND f.names <> '{}'
     ON CONFLICT (table_oid, key_hash, listener) DO UPDATE SET columns = excluded.columns
     RETURNING (r.xmax = 0)::integer AS new
