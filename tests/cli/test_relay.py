@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
+import pytest
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from rowbell.cli.health import Health
+from rowbell.cli.problem import ProblemError
 from rowbell.relay import Relay
 from support.command import called
 from support.nats import nats_server
@@ -46,3 +54,36 @@ async def test_the_doctor_goes_through_nats_with_the_rights_of_an_application(
         found = (await called(*options, url=database)).findings()
         assert "rowbell.app." in found["relay"]["evidence"]
         assert "for-shop" not in found["relay"]["evidence"]
+
+
+async def test_the_health_of_a_relay_is_asked_of_its_event_loop(
+    orders: AsyncEngine, tmp_path: Path
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with leading(orders, tmp_path) as (relay, _):
+        with Health("127.0.0.1:0", relay, loop) as health:
+
+            def get(path: str) -> tuple[int, str]:
+                address = f"http://127.0.0.1:{health.port}{path}"
+                try:
+                    with urllib.request.urlopen(address) as answer:
+                        return answer.status, answer.read().decode()
+                except urllib.error.HTTPError as error:
+                    with error:
+                        return error.code, error.read().decode()
+
+            for path, expected in {
+                "/live": (200, "leading\n"),
+                "/ready": (200, "leading\n"),
+                "/else": (404, "/live, /ready or /status\n"),
+            }.items():
+                assert await asyncio.to_thread(get, path) == expected
+            code, text = await asyncio.to_thread(get, "/status")
+            assert (code, json.loads(text)["term"]) == (200, relay.status().term)
+            asking = loop.run_in_executor(None, get, "/live")
+            time.sleep(2.5)  # noqa: ASYNC251  # the event loop is blocked
+            assert (await asking)[0] == 503
+            await relay.aclose()
+            assert (await asyncio.to_thread(get, "/ready"))[0] == 503
+        with pytest.raises(ProblemError, match="no host:port"):
+            Health(f"127.0.0.1:{'x'}", relay, loop)
