@@ -49,9 +49,11 @@ async def relay(
         from rowbell.relay import Relay  # noqa: PLC0415  # an extra's
     if (socket is None) == (not nats):
         raise ProblemError("give either --socket or --nats")
-    logging.getLogger("rowbell").setLevel(logging.INFO)
     loop = asyncio.get_running_loop()
+    log = logging.getLogger("rowbell")
     async with target.engine() as engine, AsyncExitStack() as stack:
+        stack.callback(log.setLevel, log.level)
+        log.setLevel(logging.INFO)  # each state, also those without a reason to worry
         with _extras():
             made = Relay(engine, socket=socket, nats=nats or None, **options)
         if health is not None:
