@@ -91,7 +91,6 @@ async def test_a_read_of_another_primary_arms_nothing(
                 armed.cancel()
 
 
-@pytest.mark.fault("B15")
 async def test_a_relay_on_the_new_primary_is_not_relied_on_by_who_still_reads_the_old_one(
     primary: EmbeddedServer, primary_orders: AsyncEngine, tmp_path: Path
 ) -> None:
@@ -110,7 +109,6 @@ async def test_a_relay_on_the_new_primary_is_not_relied_on_by_who_still_reads_th
         await new.dispose()
 
 
-@pytest.mark.fault("B15")
 async def test_a_failover_under_a_relay_and_its_process_loses_no_change(
     primary: EmbeddedServer, primary_orders: AsyncEngine, tmp_path: Path
 ) -> None:

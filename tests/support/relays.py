@@ -39,9 +39,10 @@ async def leading(
 async def relayed(
     engine: AsyncEngine, folder: Path, **watcher: Any
 ) -> AsyncGenerator[tuple[Relay, RowWatcher]]:
-    """A relay, and a watcher that listens through it."""
+    """A relay, and a watcher that listens through it. No safety re-read helps it."""
+    arguments = {"recheck": None, **watcher}
     async with leading(engine, folder) as (relay, notifier):
-        async with RowWatcher(engine, notifier=notifier, **watcher) as opened:
+        async with RowWatcher(engine, notifier=notifier, **arguments) as opened:
             yield relay, opened
 
 
