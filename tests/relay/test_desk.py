@@ -29,8 +29,6 @@ class Process:
     def send(self, data: bytes) -> None:
         self.received.append(envelopes.decode_answer(data))
 
-    def close(self) -> None: ...
-
     @property
     def last(self) -> Any:
         return self.received[-1].message

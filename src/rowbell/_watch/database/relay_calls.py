@@ -45,8 +45,7 @@ SELECT pg_catalog.pg_current_xact_id()::text::bigint, ARRAY(
   WHERE r.listener IS NULL)"""
 _BEAT: Final = """
 SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(),
-       CASE WHEN s.is_called THEN s.last_value ELSE 0 END,
-       pg_catalog.pg_notification_queue_usage()
+       CASE WHEN s.is_called THEN s.last_value ELSE 0 END
 FROM rowbell.unsent_notifications AS s"""
 
 
@@ -85,13 +84,11 @@ class Beat(NamedTuple):
         backend_pid: The server process.
         in_recovery: Whether it is a standby now.
         unsent: How many notifications could not be sent, in total.
-        queue_usage: How much of the server's notification queue is used: 1 is all of it.
     """
 
     backend_pid: int
     in_recovery: bool
     unsent: int
-    queue_usage: float
 
 
 class RelayCalls:

@@ -132,9 +132,6 @@ class NatsPeer:
         """Send a message."""
         self.connection.send(self.subject, data)
 
-    def close(self) -> None:
-        """Nothing is open that only this process uses."""
-
 
 class NatsPort:
     """The subjects of a relay.

@@ -106,11 +106,6 @@ class NatsConnection:
         self._is_connected = False
         self._is_over = False
 
-    @property
-    def depth(self) -> int:
-        """How many messages wait to be sent."""
-        return self._unsent.qsize()
-
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[NatsConnection]:
         """Be connected during the block.

@@ -63,10 +63,6 @@ class Peer(Protocol):
         """Send a message. If the way is closed, nothing happens."""
         ...
 
-    def close(self) -> None:
-        """Send nothing any more."""
-        ...
-
 
 class Port(Protocol):
     """Where a relay can be reached."""
