@@ -15,7 +15,7 @@ from rowbell._watch.wire import envelopes, messages
 from rowbell.relay.session import Session, Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from rowbell._watch.wire.rhythm import Rhythm
     from rowbell._watch.wire.transport import Peer
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _TICKET: Final = re.compile(r"[0-9]{1,10}:[0-9]{1,12}:([0-9a-f]{64}):[0-9a-f]{64}")
 _TICKETS: Final = 500
 """How many tickets one round looks at. Any role may send some; processes try again."""
+
+_ROWS_AT_ONCE: Final = 5_000
+"""How many rows one statement registers, unless one request has more. Meanwhile nothing is sent."""
 
 _ROWS: Final = 200_000
 """How many rows a process may ask for: what a role may register is limited apart from that."""
@@ -64,6 +67,19 @@ class Work:
         self.registers: defaultdict[int, list[Pending[messages.Register]]] = defaultdict(list)
         self.looks: list[Pending[messages.LookForWriters]] = []
         self.boundaries: list[Pending[messages.TakeBoundary]] = []
+
+    def registrations(self, listener: int) -> Iterator[list[Pending[messages.Register]]]:
+        """Those of a listener, in order, in parts that are not too large for one statement."""
+        part: list[Pending[messages.Register]] = []
+        rows = 0
+        for one in self.registers[listener]:
+            if part and rows + len(one.message.rows) > _ROWS_AT_ONCE:
+                yield part
+                part, rows = [], 0
+            part.append(one)
+            rows += len(one.message.rows)
+        if part:
+            yield part
 
 
 class Desk:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from asyncpg import PostgresError
@@ -30,7 +30,7 @@ from rowbell.relay.outgoing import Outgoing
 from rowbell.relay.role_listener import RoleListener
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from rowbell._watch.database.answers import Server
     from rowbell._watch.database.relay_calls import RelayCalls
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
     from rowbell._watch.wire.rhythm import Rhythm
     from rowbell.relay.desk import Pending
     from rowbell.relay.session import Session
-
-
-_ROWS: Final = 5_000
-"""How many rows one statement registers, unless one request has more. Meanwhile nothing is sent."""
 
 
 class Term:
@@ -224,7 +220,7 @@ class Term:
         if work.tickets:
             await self._admit(work.tickets)
         for listener in list(self._listeners.values()):
-            for asked in _slices(work.registers[listener.number]):
+            for asked in work.registrations(listener.number):
                 await self._register(listener, asked)
             await listener.unregister()
         if work.boundaries:
@@ -297,19 +293,3 @@ class Term:
         if pending.session in self.desk.sessions:
             self.answer_time = self._clock() - pending.since
             self.outgoing.send(pending.session, message)
-
-
-def _slices(
-    asked: Sequence[Pending[messages.Register]],
-) -> Iterator[list[Pending[messages.Register]]]:
-    """The requests, in their order, in parts that are not too large for one statement."""
-    part: list[Pending[messages.Register]] = []
-    rows = 0
-    for one in asked:
-        if part and rows + len(one.message.rows) > _ROWS:
-            yield part
-            part, rows = [], 0
-        part.append(one)
-        rows += len(one.message.rows)
-    if part:
-        yield part
