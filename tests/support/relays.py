@@ -40,7 +40,7 @@ async def relayed(
     engine: AsyncEngine, folder: Path, **watcher: Any
 ) -> AsyncGenerator[tuple[Relay, RowWatcher]]:
     """A relay, and a watcher that listens through it. No safety re-read helps it."""
-    arguments = {"recheck": None, **watcher}
+    arguments: dict[str, Any] = {"recheck": None, **watcher}
     async with leading(engine, folder) as (relay, notifier):
         async with RowWatcher(engine, notifier=notifier, **arguments) as opened:
             yield relay, opened
