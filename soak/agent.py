@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import plan
 from faults import FAULTS, Scene, insist
+from fleet_faults import FLEET_FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ async def break_things(
             return
         begun, error, broken = time.monotonic(), "", True
         try:
-            broken = await FAULTS[fault.how](scene, fault)
+            broken = await {**FAULTS, **FLEET_FAULTS}[fault.how](scene, fault)
         except Exception as failure:  # noqa: BLE001  # it is reported
             error = f"{type(failure).__name__}: {failure}"[:300]
         ended = time.monotonic()

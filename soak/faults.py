@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from plan import Fault
+    from relays import Fleet
     from servers import Servers
 
 PATIENCE: Final = 30.0
@@ -40,10 +41,12 @@ class Scene:
 
     Attributes:
         servers: The servers.
+        fleet: The relays and NATS.
         waiters: The process IDs of the processes that wait.
     """
 
     servers: Servers
+    fleet: Fleet
     waiters: tuple[int, ...]
 
 

@@ -31,6 +31,9 @@ ITEMS: Final = ROWS["items"] // ROWS["owners"]
 ALONE: Final = "alone"
 """Actors with such names have no watcher, so they wait with sessions."""
 
+RELAYED: Final = "relayed"
+"""Actors with such names have a watcher that listens through a relay."""
+
 Aim: TypeAlias = Literal[
     "plain",
     "columns",
@@ -175,6 +178,15 @@ FAULTS: Final = (
     "rights on a table",
     "alter",
     "old transaction",
+    "kill a relay",
+    "end a relay",
+    "freeze a relay",
+    "slow relay",
+    "cut a relay off",
+    "kill NATS",
+    "freeze NATS",
+    "slow NATS",
+    "cut NATS off",
 )
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from oracle import RIGHT
-from plan import ALONE
+from plan import ALONE, RELAYED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,9 +31,12 @@ def show(oracle: Oracle, leaks: Sequence[str], logs: Path) -> bool:
         if fault["error"]:
             print(f"  {fault['how']} did not come about: {fault['error']}")
     _show_delays(verdicts)
-    armed = sum(sample["armed"] for sample in oracle.samples)
-    waiting = armed + sum(sample["polled"] for sample in oracle.samples)
-    print(f"armed, of those who waited with own watchers: {100 * armed / max(waiting, 1):.0f} %\n")
+    for whose, relayed in (("their own watchers", False), ("relays", True)):
+        samples = [s for s in oracle.samples if s["place"].startswith(RELAYED) is relayed]
+        armed = sum(sample["armed"] for sample in samples)
+        waiting = armed + sum(sample["polled"] for sample in samples)
+        print(f"armed, of those who waited with {whose}: {100 * armed / max(waiting, 1):.0f} %")
+    print()
     bad = [(wait, verdict) for wait, verdict in verdicts if verdict.word != RIGHT]
     tasks = [task for record in oracle.ends for task in record["tasks"]]
     wrong = [*leaks, *(f"a task is left: {task}" for task in tasks), *oracle.wrong[:SHOWN]]
@@ -71,8 +74,13 @@ def _show_delays(verdicts: Sequence[tuple[Record, Verdict]]) -> None:
     """Print the delays from a commit's acknowledgment to the end of its wait."""
     heads = ("waits", "median", "90 %", "99 %", "99.9 %", "worst")
     print(f"\n{'delays, in milliseconds':<31}" + "".join(f"{head:>10}" for head in heads))
-    for whose, alone in (("own watchers", False), ("shared ones", True)):
-        woken = [v for w, v in verdicts if (w["manner"] == ALONE) is alone and v.delay is not None]
+    manners = (
+        ("own watchers", {"steady", "passing"}),
+        ("relayed ones", {RELAYED}),
+        ("shared ones", {ALONE}),
+    )
+    for whose, which in manners:
+        woken = [v for w, v in verdicts if w["manner"] in which and v.delay is not None]
         undisturbed = [v.calm for v in woken if (v.delay or 0.0) - v.calm < MOMENT]
         _show_spread(f"{whose}, no fault meanwhile", undisturbed)
         _show_spread(f"{whose}, faults included", [v.delay or 0.0 for v in woken])

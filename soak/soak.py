@@ -1,9 +1,9 @@
 """A soak test: many waits, many writers, and one fault after the other.
 
-``python soak/soak.py --seconds 600 --seed 7`` starts a server with a hot standby, processes that
-wait, processes that write, and an agent that causes faults. Then the oracle decides for each wait
-whether it was right. The exit status is 1 if a wait was not right, or if something was left behind.
-``--sabotage`` shows that the oracle finds lost changes.
+``python soak/soak.py --seconds 600 --seed 7`` starts a server with a hot standby, relays, a cluster
+of NATS servers, processes that wait, processes that write, and an agent that causes faults. Then
+the oracle decides for each wait whether it was right. The exit status is 1 if a wait was not right,
+or if something was left behind. ``--sabotage`` shows that the oracle finds lost changes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,11 +31,14 @@ from faults import Scene, connected
 from log import Log, Tally, records
 from oracle import BOUND, Oracle
 from plan import FAULTS
+from relays import Fleet
 from report import show
+from rowbell.relay import NatsNotifier, SocketNotifier
 from servers import Servers
-from tables import SETUP, WAITER, WRITER, create
+from tables import RELAY, SETUP, TIMES, WAITER, WRITER, create
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from multiprocessing.context import SpawnProcess
 
 PROGRESS: Final = 10.0
@@ -45,7 +49,12 @@ SETTLE: Final = 15.0
 
 It is longer than waits may sleep. Only waits without their own watcher may sleep longer."""
 
-CROWDS: Final = (("steady", 2, 320, 1), ("passing", 1, 160, 2), ("alone", 1, 200, 2))
+CROWDS: Final = (
+    ("steady", 2, 320, 1),
+    ("relayed", 1, 320, 2),
+    ("passing", 1, 160, 2),
+    ("alone", 1, 200, 2),
+)
 """The manner, the number of processes, and for each process the numbers of actors and engines."""
 
 OFFICES: Final = 2
@@ -56,7 +65,17 @@ LEAVE: Final = 40.0
 """How long a process may take to end, in seconds."""
 
 
-def start(servers: Servers, arguments: argparse.Namespace, logs: Path) -> list[SpawnProcess]:
+def through(fleet: Fleet) -> Sequence[SocketNotifier | NatsNotifier]:
+    """What the processes listen through that do not listen themselves."""
+    return (
+        SocketNotifier(fleet.socket),
+        NatsNotifier(fleet.urls("shop"), application="shop"),
+    )
+
+
+def start(
+    servers: Servers, fleet: Fleet, arguments: argparse.Namespace, logs: Path
+) -> list[SpawnProcess]:
     """Start the processes that wait, then those that write."""
     context = multiprocessing.get_context("spawn")
     end = time.monotonic() + arguments.seconds
@@ -71,8 +90,9 @@ def start(servers: Servers, arguments: argparse.Namespace, logs: Path) -> list[S
                 actors=max(1, round(actors * arguments.scale)),
                 places=places,
                 until=end,
-                sabotage=arguments.sabotage,
+                heartbeat=arguments.heartbeat,
                 directory=logs,
+                through=through(fleet) if manner == "relayed" else (),
             )
             processes.append(context.Process(target=waiting.run, args=(crowd,), name=crowd.name))
     for number in range(OFFICES):
@@ -195,12 +215,22 @@ def main() -> int:
     logs = arguments.logs or Path(tempfile.mkdtemp(prefix="soak-"))
     logs.mkdir(parents=True, exist_ok=True)
     print(f"seed {arguments.seed}, {arguments.seconds:g} s, logs in {logs}", flush=True)
-    with Servers() as servers, Log(logs / "agent.jsonl") as log:
+    # If changes are lost on purpose, nobody shall notice that registrations are gone.
+    arguments.heartbeat = 3600.0 if arguments.sabotage else TIMES["heartbeat"]
+    with ExitStack() as stack:
+        servers, log = (
+            stack.enter_context(Servers()),
+            stack.enter_context(Log(logs / "agent.jsonl")),
+        )
         asyncio.run(prepare(servers, log))
+        fleet = stack.enter_context(Fleet(servers.url(RELAY), arguments.heartbeat, logs))
+        if not fleet.network.is_real:
+            print("no network namespaces here: nothing is cut off", flush=True)
+        os.environ["SSL_CERT_FILE"] = fleet.authority  # of the processes that are started
         end = time.monotonic() + arguments.seconds
-        processes = start(servers, arguments, logs)
+        processes = start(servers, fleet, arguments, logs)
         crowds = sum(count for _, count, _, _ in CROWDS)
-        scene = Scene(servers, tuple(process.pid or 0 for process in processes[:crowds]))
+        scene = Scene(servers, fleet, tuple(process.pid or 0 for process in processes[:crowds]))
 
         async def all_of_it() -> None:
             telling = asyncio.create_task(tell(logs, arguments.seconds))
@@ -210,7 +240,7 @@ def main() -> int:
                 telling.cancel()
 
         asyncio.run(all_of_it())
-        leaks = ended(processes)
+        leaks = ended(processes) + fleet.leave()
         with suppress(asyncpg.PostgresError):
             leaks += asyncio.run(left_behind(scene, log))
     oracle = Oracle(records(logs), arguments.bound)

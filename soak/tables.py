@@ -112,6 +112,21 @@ WAITER: Final = "soak_waiter"
 WRITER: Final = "soak_writer"
 """The role of the processes that write. It has no rights on rowbell's objects."""
 
+RELAY: Final = "soak_relay"
+"""The role of the relays. It has no rights on tables."""
+
+TIMES: Final = {
+    "heartbeat": 1.0,
+    "answer": 2.0,
+    "connect": 3.0,
+    "proof": 1.0,
+    "backoff": 0.1,
+    "backoff_limit": 1.0,
+    "healthy": 5.0,
+    "linger": 3.0,
+}
+"""The timing of the watchers and relays."""
+
 SETUP: Final = "setup"
 """The token of the transaction that fills the tables."""
 
@@ -190,7 +205,8 @@ async def create(connection: AsyncConnection) -> None:
     statements = [
         *_AFTER,
         *(stamping(table, table) for table in MODELS),
-        *(f"CREATE ROLE {role} LOGIN" for role in (WAITER, WRITER)),
+        *(f"CREATE ROLE {role} LOGIN" for role in (WAITER, WRITER, RELAY)),
+        f"GRANT EXECUTE ON FUNCTION rowbell.lead(text), rowbell.admit(text[]) TO {RELAY}",
         *(grant for table in MODELS for grant in rights(table)),
         f"GRANT SELECT, INSERT ON journal TO {WRITER}",
         f"GRANT USAGE ON SEQUENCE soak_number TO {WRITER}",

@@ -1,4 +1,4 @@
-"""The processes that wait: with one watcher, without, or with watchers that open and close."""
+"""The processes that wait: with a watcher, without, with passing ones, or through a relay."""
 
 from __future__ import annotations
 
@@ -22,27 +22,21 @@ from aims import request
 from log import Log
 from manners import stopped
 from rowbell import NotFoundError, RowWatcher, Timing, WaitTimeoutError, WatcherStateError
-from tables import MODELS, Stamped
+from tables import MODELS, TIMES, Stamped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import URL
 
-TIMES: Final = {
-    "heartbeat": 1.0,
-    "answer": 2.0,
-    "connect": 3.0,
-    "proof": 1.0,
-    "backoff": 0.1,
-    "backoff_limit": 1.0,
-    "healthy": 5.0,
-    "linger": 3.0,
-}
-"""The timing of the watchers that are opened here."""
+    from rowbell.relay import NatsNotifier, SocketNotifier
 
 OWN_ALLOWANCE: Final = 1.0 + 1.2
-"""The delay that this timing may add to noticing a change: a heartbeat, and the backoff."""
+"""The delay that ``TIMES`` may add to noticing a change: a heartbeat, and the backoff."""
+
+RELAY_ALLOWANCE: Final = 3.0 + 3.0 + 3.0
+"""What a relay may add: an answered ping counts for so long; then the server ends a silent leader's
+session, and the process pauses before it looks for its relay again."""
 
 SHARED_HEARTBEAT: Final = 10.0
 SHARED_BACKOFF: Final = 36.0
@@ -55,14 +49,16 @@ class Crowd:
 
     Attributes:
         name: The process's name.
-        manner: ``"steady"``, ``"passing"`` or ``"alone"``: whether watchers are opened.
+        manner: ``"steady"``, ``"passing"`` or ``"alone"``: whether watchers are opened; or
+            ``"relayed"``: they listen through a relay.
         seed: The run's seed.
         url: The database.
         actors: The number of actors.
         places: The number of engines that they share.
         until: The time at which they stop.
-        sabotage: Whether the heartbeat is set to an hour.
+        heartbeat: The time between two heartbeats of its watchers, in seconds.
         directory: The directory of the logs.
+        through: What its watchers listen through, by place; nothing if they listen themselves.
     """
 
     name: str
@@ -72,8 +68,9 @@ class Crowd:
     actors: int
     places: int
     until: float
-    sabotage: bool
+    heartbeat: float
     directory: Path
+    through: Sequence[SocketNotifier | NatsNotifier] = ()
 
 
 @dataclass(eq=False, slots=True)
@@ -166,12 +163,13 @@ async def _look(places: list[Place], log: Log) -> None:
 async def _keep(crowd: Crowd, place: Place, log: Log, number: int, closing: asyncio.Event) -> None:
     """Keep a watcher open for a place, permanently or with pauses."""
     draw = random.Random(f"{crowd.seed}:{place.name}")
-    times = {**TIMES, "heartbeat": 3600.0} if crowd.sabotage else TIMES
+    times = {**TIMES, "heartbeat": crowd.heartbeat}
     passing = crowd.manner == "passing"
     while not closing.is_set():
         watcher = RowWatcher(
             place.engine,
             recheck=5.0 if passing and number % 3 == 2 else None,
+            notifier=crowd.through[number] if crowd.through else None,
             timing=Timing(**times),
         )
         try:
@@ -284,7 +282,7 @@ class Actor:
     def _allowance(self, operation: plan.Wait) -> float:
         if self._crowd.manner == "alone":
             return SHARED_HEARTBEAT + min(operation.interval, SHARED_BACKOFF)
-        return OWN_ALLOWANCE
+        return OWN_ALLOWANCE + (RELAY_ALLOWANCE if self._crowd.through else 0.0)
 
 
 def _frames(error: Exception) -> list[str]:
