@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Any
 
 import nats
 import pytest
+import trustme
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rowbell import Reason, RowWatcher, Timing
+from rowbell import Reason, RowWatcher, Timing, WatcherStateError
 from rowbell._watch.wire import nats_connection
 from rowbell._watch.wire.nats_connection import NatsConnection, NatsServers
 from rowbell.errors import InvalidArgumentError
 from rowbell.relay import NatsNotifier, Relay, RelayState
-from support.nats import NatsServer, cluster, nats_server
+from support.nats import SHIPPED, NatsServer, cluster, nats_server
 from support.observed import execute
 from support.ports import free_port
 from support.relays import leads
@@ -244,6 +246,45 @@ async def test_a_process_that_cannot_follow_is_told_so(
         before = len(received)
         await asyncio.sleep(0.1)
         assert len(received) == before  # nothing is received after the loss
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+async def test_a_watcher_whose_close_is_cancelled_leaves_nothing(
+    orders: AsyncEngine, database: URL, broker: NatsServer, processes: Watched, turns: int
+) -> None:
+    async with leading(orders, broker) as relay:
+        before = asyncio.all_tasks()
+        watcher = await processes(database, shop(broker))
+        [wait] = await armed_waits(watcher, [1])
+        closing = asyncio.create_task(watcher.aclose())
+        for _ in range(turns):
+            await asyncio.sleep(0)  # another step of the close each time
+        closing.cancel()
+        await asyncio.wait([closing, wait])
+        assert asyncio.all_tasks() == before
+        await relay.reached(lambda now: now.sessions == 0)
+        assert isinstance(wait.exception(), WatcherStateError)
+
+
+async def test_relays_and_processes_speak_tls_with_a_server_that_an_authority_vouches_for(
+    orders: AsyncEngine, database: URL, tmp_path: Path, processes: Watched
+) -> None:
+    authority, key = trustme.CA(), tmp_path / "key.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(key))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    options = ("--tls", "--tlscert", str(key), "--tlskey", str(key))
+    async with nats_server(SHIPPED, *options) as server:
+        relay, process = (
+            server.url(user).replace("nats://", "tls://") for user in ("relay", "shop")
+        )
+        async with Relay(orders, nats=relay, tls=context) as leader:
+            await leader.reached(leads)
+            trusting = NatsNotifier(process, application="shop", tls=context)
+            await woken(await processes(database, trusting), database)
+            doubting = await processes(database, NatsNotifier(process, application="shop"))
+            assert doubting.statistics().state is POLLING
+            assert "certificate verify failed" in doubting.statistics().detail
 
 
 def test_servers_on_other_hosts_need_tls() -> None:

@@ -17,17 +17,15 @@ from rowbell import Reason, RowWatcher, Timing, install_triggers
 from rowbell._watch.connections import Connections
 from rowbell._watch.notifiers.relayed import RelayedNotifier
 from rowbell.errors import InvalidArgumentError, ListenError
-from rowbell.relay import Relay, RelayState, SocketNotifier
+from rowbell.relay import Relay, SocketNotifier
 from support.models import Item, Order
-from support.observed import execute, kill_listener
+from support.observed import execute
 from support.orders import add_orders
-from support.relays import Notes, leading, leads, relayed
+from support.relays import ELECTED, Notes, leading, leads, relayed
 from support.roles import connected, role
 from support.waits import (
     HOUR,
-    LISTENING,
     POLLING,
-    QUICK,
     armed_wait,
     armed_waits,
     polled_because,
@@ -337,45 +335,6 @@ async def test_a_relay_that_serves_a_clone_of_the_database_notifies_of_nothing(
         await execute(server, f'DROP DATABASE "{name}"')
 
 
-async def test_a_relay_that_is_lost_is_polled_for_and_its_successor_arms_again(
-    orders: AsyncEngine, database: URL, tmp_path: Path, processes: Watched
-) -> None:
-    async with leading(orders, tmp_path) as (first, notifier):
-        watcher = await processes(database, notifier, mode="auto")
-        waits = await armed_waits(watcher, [1], interval=0.05)
-        async with Relay(orders, socket=tmp_path / "relay") as second:
-            await second.reached(lambda now: now.state is RelayState.STANDING_BY)
-            await first.aclose()
-            await watcher.reached(lambda now: now.state is POLLING)
-            await second.reached(leads)
-            await watcher.reached(lambda now: now.armed == 1)
-            assert second.status().term > first.status().term
-            await execute(database, "UPDATE orders SET n = 1")
-            assert (await waits[0]).n == 1
-
-
-async def test_a_change_while_no_relay_leads_is_found_by_polling(
-    orders: AsyncEngine, database: URL, tmp_path: Path, processes: Watched
-) -> None:
-    async with leading(orders, tmp_path) as (relay, notifier):
-        watcher = await processes(database, notifier)
-        [wait] = await armed_waits(watcher, [1], interval=0.05)
-        await relay.aclose()
-        await watcher.reached(lambda now: now.state is POLLING)
-        assert watcher.statistics().reason is Reason.CONNECTION_LOST
-        await execute(database, "UPDATE orders SET n = 1")
-        assert (await wait).n == 1
-
-
-async def test_a_watcher_starts_before_its_relay(
-    orders: AsyncEngine, database: URL, tmp_path: Path, processes: Watched
-) -> None:
-    watcher = await processes(database, SocketNotifier(tmp_path / "relay"), timing=QUICK)
-    assert watcher.statistics().reason is Reason.CONNECTION_LOST
-    async with leading(orders, tmp_path):
-        await watcher.reached(lambda now: now.state is LISTENING)
-
-
 async def test_a_watcher_that_must_listen_says_why_it_cannot(
     orders: AsyncEngine, tmp_path: Path
 ) -> None:
@@ -387,60 +346,6 @@ async def test_a_watcher_that_must_listen_says_why_it_cannot(
         RowWatcher(orders, notifier=notifier, listen_url="postgresql://x")
     with pytest.raises(InvalidArgumentError, match="SocketNotifier"):
         RowWatcher(orders, notifier="nats://host")  # type: ignore[arg-type]
-
-
-async def test_a_relay_whose_connection_is_lost_leads_again_in_a_new_term(
-    orders: AsyncEngine, database: URL, tmp_path: Path
-) -> None:
-    timing = Timing(backoff=0.05)
-    async with relayed(orders, tmp_path, timing=timing) as (relay, watcher):
-        [wait] = await armed_waits(watcher, [1])
-        term = relay.status().term
-        await kill_listener(orders)
-        await relay.reached(lambda now: now.term > term and now.sessions == 1)
-        await watcher.reached(lambda now: now.armed == 1)
-        await execute(database, "UPDATE orders SET n = 1")
-        assert (await wait).n == 1
-
-
-async def test_notifications_that_were_not_sent_are_a_gap_within_two_seconds(
-    orders: AsyncEngine, database: URL, tmp_path: Path
-) -> None:
-    async with relayed(orders, tmp_path) as (relay, watcher):
-        [wait] = await armed_waits(watcher, [1])
-        async with connected(database) as writer, writer.transaction():
-            await writer.execute("SET LOCAL rowbell.notify = off")
-            await writer.execute("UPDATE orders SET n = 1")
-        assert (await asyncio.wait_for(wait, 10)).n == 1
-        assert relay.status().gaps == {"not sent": 1}
-
-
-async def test_a_lock_that_a_stranger_holds_is_named(
-    orders: AsyncEngine, database: URL, tmp_path: Path
-) -> None:
-    async with role(database) as stranger, connected(stranger) as mallory:
-        key = "hashtextextended('rowbell relay ' || 'shop', 0)"
-        await mallory.execute(f"SELECT pg_advisory_lock({key})")
-        async with Relay(orders, socket=tmp_path / "relay", name="shop") as relay:
-            await relay.reached(lambda now: now.reason is Reason.NOT_PERMITTED)
-            detail = relay.status().detail
-            assert f"process {mallory.get_server_pid()} of role '{stranger.username}'" in detail
-            async with connected(database) as owner:
-                waiting = await owner.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            assert waiting == 0
-            await mallory.execute(f"SELECT pg_advisory_unlock({key})")
-            await relay.reached(leads)
-
-
-async def test_a_role_that_may_not_relay_is_told_so(
-    orders: AsyncEngine, database: URL, tmp_path: Path
-) -> None:
-    async with role(database) as stranger:
-        engine = create_async_engine(stranger)
-        async with Relay(engine, socket=tmp_path / "relay") as relay:
-            await relay.reached(lambda now: now.reason is Reason.NOT_PERMITTED)
-            assert "lead" in relay.status().detail
-        await engine.dispose()
 
 
 async def test_too_many_rows_of_one_process_do_not_refuse_those_of_another(
@@ -501,9 +406,8 @@ async def test_nothing_is_left_behind(orders: AsyncEngine, database: URL, tmp_pa
     assert asyncio.all_tasks() == before
     assert not names_in(tmp_path)
     async with connected(database) as owner:
-        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
         async with asyncio.timeout(10):
-            while await owner.fetchval(locks):  # the server process ends after its connection
+            while await owner.fetchval(ELECTED):  # the server process ends after its connection
                 await asyncio.sleep(0.02)
         left = "SELECT (SELECT count(*) FROM rowbell.registration), last_value FROM {}.table_flags"
         assert tuple(await owner.fetchrow(left.format("rowbell")) or ()) == (0, 0)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,6 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rowbell import RowWatcher
 from rowbell._watch.notifiers.notification import Notification
 from rowbell.relay import Relay, RelayState, RelayStatus, SocketNotifier
+
+ELECTED: Final = (
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+"""The server process that holds the lock by which the relays of this database elect a leader."""
 
 
 def leads(now: RelayStatus) -> bool:
