@@ -11,13 +11,17 @@ from crowd import CROWD
 from followers import FOLLOWERS
 from hop import HOP
 from inserts import INSERTS
+from listeners import LISTENERS
 from loops import LOOPS
+from lost_relay import LOST_RELAY
 from many_to_many import MANY_TO_MANY
 from notifications import NOTIFICATIONS
 from page import page
 from part import Part
 from polled import POLLED
 from record import load
+from shared import SHARED
+from subjects import SUBJECTS
 from thousand import THOUSAND
 from wake import WAKE
 from writers import WRITERS
@@ -27,6 +31,10 @@ PARTS: dict[str, Part[Any]] = {
     for part in (
         WAKE,
         HOP,
+        SHARED,
+        SUBJECTS,
+        LOST_RELAY,
+        LISTENERS,
         AGAIN,
         LOOPS,
         THOUSAND,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import nats
+from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import rowbell
@@ -49,7 +50,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @asynccontextmanager
-async def program(*command: str, until: bytes) -> AsyncGenerator[None]:
+async def program(*command: str, until: bytes) -> AsyncGenerator[asyncio.subprocess.Process]:
     """A program that has printed this to stderr. It is ended with the block."""
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     assert process.stderr is not None
@@ -59,7 +60,7 @@ async def program(*command: str, until: bytes) -> AsyncGenerator[None]:
                 if not line:
                     raise RuntimeError(f"{command} has ended")
         reading = asyncio.create_task(process.stderr.read())  # so that it never has to wait
-        yield
+        yield process
         reading.cancel()
     finally:
         with suppress(ProcessLookupError):
@@ -68,8 +69,8 @@ async def program(*command: str, until: bytes) -> AsyncGenerator[None]:
 
 
 @asynccontextmanager
-async def broker() -> AsyncGenerator[str]:
-    """A NATS server; its URL."""
+async def broker() -> AsyncGenerator[tuple[str, int]]:
+    """A NATS server: its URL, and its process ID."""
     found = shutil.which("nats-server", path=Path(sys.executable).parent)
     if found is None:
         raise RuntimeError("nats-server is not installed: make bench")
@@ -77,24 +78,37 @@ async def broker() -> AsyncGenerator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = (found, "--addr", "127.0.0.1", "--port", str(port))
-    async with program(*command, until=b"Server is ready"):
-        yield f"nats://127.0.0.1:{port}"
+    async with program(*command, until=b"Server is ready") as process:
+        yield f"nats://127.0.0.1:{port}", process.pid
 
 
 @asynccontextmanager
-async def relay(engine: AsyncEngine, *options: str) -> AsyncGenerator[None]:
-    """``rowbell relay`` for the engine's database."""
-    command = (sys.executable, "-c", RELAY, "relay", "--url", libpq_url(engine.url), *options)
-    async with program(*command, until=b": leading"):
-        yield
+async def relay(
+    url: URL, through: str, *options: str
+) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """``rowbell relay`` for a database, through NATS or a unix socket; it leads."""
+    where = ("--nats", through, "--insecure") if is_nats(through) else ("--socket", through)
+    command = (sys.executable, "-c", RELAY, "relay", "--url", libpq_url(url), *where, *options)
+    async with program(*command, until=b": leading") as process:
+        yield process
 
 
-def through(notifier: Any) -> Way:
+def notifier(through: str) -> SocketNotifier | NatsNotifier:
+    """What a process of that relay listens through."""
+    return NatsNotifier(through, insecure=True) if is_nats(through) else SocketNotifier(through)
+
+
+def is_nats(through: str) -> bool:
+    """Whether that is the URL of a NATS server, or else the path of a socket."""
+    return through.startswith("nats://")
+
+
+def relayed_way(through: str) -> Way:
     """A watcher that listens through a relay that runs."""
 
     @asynccontextmanager
     async def way(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
-        async with rowbell.RowWatcher(engine, mode="listen", notifier=notifier) as watcher:
+        async with rowbell.RowWatcher(engine, mode="listen", notifier=notifier(through)) as watcher:
 
             async def wait(key: int, seen: int) -> int:
                 return (await watcher.wait_for_change(model(table), key, since={"n": seen})).n
@@ -110,18 +124,20 @@ async def by_socket(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/relay"
         await install(engine, table)
-        async with relay(engine, "--socket", path):
-            async with through(SocketNotifier(path))(engine, table) as wait:
-                yield wait
+        async with relay(engine.url, path), relayed_way(path)(engine, table) as wait:
+            yield wait
 
 
 @asynccontextmanager
 async def by_nats(engine: AsyncEngine, table: str) -> AsyncGenerator[Wait]:
     """Through NATS."""
     await install(engine, table)
-    async with broker() as url, relay(engine, "--nats", url, "--insecure"):
-        async with through(NatsNotifier(url, insecure=True))(engine, table) as wait:
-            yield wait
+    async with (
+        broker() as (url, _),
+        relay(engine.url, url),
+        relayed_way(url)(engine, table) as wait,
+    ):
+        yield wait
 
 
 @asynccontextmanager
@@ -133,7 +149,7 @@ async def hop(engine: AsyncEngine, table: str) -> AsyncGenerator[Notified]:
     async def receive(message: Any) -> None:
         notified.set(message.data.decode())
 
-    async with broker() as url:
+    async with broker() as (url, _):
         forward = (sys.executable, "-c", FORWARD, libpq_url(engine.url), url, table)
         async with program(*forward, until=b"leading"):
             client = await nats.connect(url)

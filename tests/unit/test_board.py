@@ -287,6 +287,17 @@ async def test_the_pauses_between_the_reads_of_a_phase_double() -> None:
     assert pauses[:7] == pytest.approx([0.005 * 2**i for i in (0, 0, 1, 2, 3, 4, 5)])
 
 
+async def test_another_attempt_to_connect_that_fails_causes_no_read() -> None:
+    """Many processes that lost their relay try again often; each polls at its interval only."""
+    scene = Scene()
+    scene.board.disconnected()
+    scene.read("old", xmin=1, server=None)
+    due = scene.next_read.when
+    assert due > scene.now
+    scene.board.disconnected()
+    assert scene.next_read.when == due
+
+
 async def test_a_wait_whose_time_has_passed_ends_by_a_read_that_began_after_that() -> None:
     scene = Scene()
     watch = a_watch(8, asyncio.get_running_loop(), deadline=scene.now + 1)

@@ -135,14 +135,20 @@ class Arming:
             self._want_read_soon(watch)
 
     def disconnected(self, watches: Iterable[Watch]) -> None:
-        """Nothing notifies any more: all watches are polled."""
+        """Nothing notifies any more: all watches are polled.
+
+        After another attempt that has failed they are polled as before: many attempts of many
+        processes cause no reads.
+        """
+        was_connected = self.is_connected
         self.server, self.is_server_in_doubt = None, False
         for each in (self.registrations, self._refused, self.obstacles):
             each.clear()
         for watch in watches:
             watch.row_ids = ()
             self._apply(watch, Unnotified(watch.never_armed))
-            self._want_read_soon(watch)
+            if was_connected:
+                self._want_read_soon(watch)
 
     # -- reads
 

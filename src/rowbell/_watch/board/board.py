@@ -258,7 +258,7 @@ class Board:
     def _want_read_soon(self, watch: Watch) -> None:
         """The same, but within a short time if there are many watches, or many others poll."""
         if self._polling > 0:
-            self._want_read(watch, self._clock() + self._polling * self._moment)
+            self._want_read(watch, self._tick(self._clock(), self._polling))
             return
         if len(self.watches) <= _MANY:
             self._want_read(watch)
