@@ -23,7 +23,7 @@ def _relay(fleet: Fleet, fault: Fault, *, on: str = "") -> Program:
     """A relay: mostly one that leads."""
     relays = [relay for relay in fleet.relays if on in relay.name]
     leaders = [relay for relay in relays if relay.leads]
-    among = leaders if leaders and fault.stretch < 4 else relays
+    among = leaders if leaders and fault.stretch < 4 else relays  # few faults last longer
     return among[int(fault.choice * len(among))]
 
 

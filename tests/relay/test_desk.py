@@ -26,6 +26,8 @@ class Process:
 
     received: list[envelopes.Answer] = field(default_factory=list[envelopes.Answer])
 
+    is_busy = False
+
     def send(self, data: bytes) -> None:
         self.received.append(envelopes.decode_answer(data))
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rowbell import Reason, Resync, ResyncReason, Timing
 from rowbell._watch.connections import Connections
@@ -107,17 +107,6 @@ async def test_a_lock_that_a_stranger_holds_is_named(
             assert waiting == 0
             await mallory.execute(f"SELECT pg_advisory_unlock({key})")
             await relay.reached(leads)
-
-
-async def test_a_role_that_may_not_relay_is_told_so(
-    orders: AsyncEngine, database: URL, tmp_path: Path
-) -> None:
-    async with role(database) as stranger:
-        engine = create_async_engine(stranger)
-        async with Relay(engine, socket=tmp_path / "relay") as relay:
-            await relay.reached(lambda now: now.reason is Reason.NOT_PERMITTED)
-            assert "lead" in relay.status().detail
-        await engine.dispose()
 
 
 async def note(changes: AsyncIterator[Resync], told: list[ResyncReason]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -296,6 +297,20 @@ async def test_another_attempt_to_connect_that_fails_causes_no_read() -> None:
     assert due > scene.now
     scene.board.disconnected()
     assert scene.next_read.when == due
+
+
+async def test_one_of_many_that_poll_has_moments_of_its_own(armed: Scene) -> None:
+    """From the loss on, it reads no more often than it was told to."""
+    lost = armed.now
+    armed.board.disconnected(polling=100.0)  # its own interval is 60
+    moments: list[float] = []
+    for _ in range(5):
+        moments.append(armed.next_read.when)
+        armed.now = armed.next_read.when + 0.01
+        armed.read("old", xmin=1, server=None)
+    assert lost <= moments[0] <= lost + 100
+    pauses = [after - before for before, after in pairwise(moments)]
+    assert pauses[1:] == pytest.approx([100.0] * 3)  # before, a safety re-read may have been due
 
 
 async def test_a_wait_whose_time_has_passed_ends_by_a_read_that_began_after_that() -> None:

@@ -73,11 +73,8 @@ class Subscription:
 
     def _notify_board(self) -> None:
         received, self._received = self._received, Merged()
-        if received.everything:
-            self._board.notified(None, None)
-            return
-        for table_oid, keys in received.keys.items():
-            self._board.notified(table_oid, keys)
+        for one in received:
+            self._board.notified(one.table_oid, one.keys)
 
     def on_gap(self) -> None:
         """Have the session checked soon."""

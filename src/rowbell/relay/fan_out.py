@@ -10,17 +10,24 @@ from rowbell._watch.notifiers.payload import Announcement, decode
 from rowbell._watch.wire import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from rowbell.relay.outgoing import Outgoing
     from rowbell.relay.role_listener import RoleListener
+    from rowbell.relay.session import Session
 
 _KEYS: Final = 5_000
 """With more keys in one message, it says "any row of the table"."""
 
+_PAUSE: Final = 0.02
+"""How often those are looked at to which much is on its way, in seconds."""
+
 
 class FanOut:
     """Passes notifications on. All that arrive in one turn of the event loop are merged.
+
+    So are all that arrive while much is still to be sent to a process. It hears of a row that
+    changes again and again as often as it can be told, and what answers its pings does not wait.
 
     Args:
         outgoing: What is sent to processes.
@@ -35,6 +42,13 @@ class FanOut:
         self._outgoing = outgoing
         self._announced = announced
         self._received: dict[RoleListener, Merged] = {}
+        self._held: dict[Session, Merged] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        """Pass nothing on any more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def notified(self, listeners: Iterable[RoleListener], payload: str) -> None:
         """Process a payload that was sent to these listeners."""
@@ -51,14 +65,30 @@ class FanOut:
     def _pass_on(self) -> None:
         received, self._received = self._received, {}
         for listener, merged in received.items():
-            if merged.everything:
-                self._tell(listener, Notification(None, None))
-                continue
-            for oid, keys in merged.keys.items():
-                self._tell(listener, Notification(oid, None if keys is None else tuple(keys)))
+            for one in merged:
+                for session, keys in listener.concerned(one.table_oid, one.keys).items():
+                    if session in self._held or session.peer.is_busy:
+                        self._hold(session, one.table_oid, keys)
+                    else:
+                        self._tell(session, one.table_oid, keys)
 
-    def _tell(self, listener: RoleListener, notification: Notification) -> None:
-        concerned = listener.concerned(notification.table_oid, notification.keys)
-        for session, keys in concerned.items():
-            few = keys if keys is None or len(keys) <= _KEYS else None
-            self._outgoing.send(session, messages.Changed(notification.table_oid, few))
+    def _tell(self, session: Session, table_oid: int | None, keys: Sequence[int] | None) -> None:
+        few = None if keys is None or len(keys) > _KEYS else list(keys)
+        self._outgoing.send(session, messages.Changed(table_oid, few))
+
+    # -- processes to which much is on its way
+
+    def _hold(self, session: Session, table_oid: int | None, keys: list[int] | None) -> None:
+        held = self._held.setdefault(session, Merged())
+        held.add(Notification(table_oid, None if keys is None else tuple(keys)))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PAUSE, self._tell_held)
+
+    def _tell_held(self) -> None:
+        self._timer = None
+        for session in list(self._held):
+            if not session.peer.is_busy:
+                for one in self._held.pop(session):
+                    self._tell(session, one.table_oid, one.keys)
+        if self._held:
+            self._timer = asyncio.get_running_loop().call_later(_PAUSE, self._tell_held)

@@ -142,6 +142,12 @@ class Term:
         Raises:
             CannotNotifyError: The connection is lost, or is no longer a leader's.
         """
+        try:
+            await self._run()
+        finally:
+            self._fan_out.close()
+
+    async def _run(self) -> None:
         next_beat = next_check = self._clock() + self._rhythm.ping
         while not self._is_stopping:
             self._wake.clear()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,13 @@ class Merged:
 
     def __bool__(self) -> bool:
         return self.everything or bool(self.keys)
+
+    def __iter__(self) -> Iterator[Notification]:
+        if self.everything:
+            yield Notification(None, None)
+            return
+        for table_oid, keys in self.keys.items():
+            yield Notification(table_oid, None if keys is None else tuple(keys))
 
     def add(self, notification: Notification) -> None:
         """Add a notification."""

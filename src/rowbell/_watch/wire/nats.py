@@ -128,6 +128,11 @@ class NatsPeer:
     connection: NatsConnection
     subject: str
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether much is still to be sent, to any process."""
+        return self.connection.is_busy
+
     def send(self, data: bytes) -> None:
         """Send a message."""
         self.connection.send(self.subject, data)

@@ -36,6 +36,9 @@ _PENDING: Final = 10_000
 _UNSENT: Final = 100_000
 """Messages that wait to be sent. One more means that the server does not take them."""
 
+_MUCH: Final = 5_000
+"""With this many messages that wait to be sent, hints wait."""
+
 FORGERY: Final = b"forgery"
 """What is published to find out whether it may be."""
 
@@ -191,6 +194,11 @@ class NatsConnection:
             self._unsent.put_nowait((subject, data, reply))
         except asyncio.QueueFull:
             self._end(LinkError(f"{self._servers}: the server does not take messages"))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether much is still to be sent."""
+        return self._unsent.qsize() > _MUCH
 
     async def try_to_forge(self, subject: str) -> None:
         """Publish what this user should have no right to publish."""

@@ -27,6 +27,9 @@ _LONGEST: Final = 4 * 1024 * 1024
 _UNSENT: Final = 8 * 1024 * 1024
 """Who leaves this many bytes unread is disconnected: it takes part again with a new session."""
 
+_MUCH: Final = 256 * 1024
+"""With this many bytes unread, hints wait."""
+
 _LONGEST_PATH: Final = 103
 """What all systems allow, in bytes."""
 
@@ -53,6 +56,13 @@ class Frames(asyncio.Protocol):
         self._transport.write(len(data).to_bytes(_LENGTH, "big") + data)
         if self._transport.get_write_buffer_size() > _UNSENT:
             self._end("the other side does not read", abort=True)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether much is still to be sent."""
+        if self._is_over or self._transport is None:
+            return False
+        return self._transport.get_write_buffer_size() > _MUCH
 
     def close(self) -> None:
         """Close the stream, after what was sent."""

@@ -59,6 +59,11 @@ class Notifies(Protocol):
 class Peer(Protocol):
     """A relay's way to one process. Two peers of the same process are equal."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether much is still to be sent."""
+        ...
+
     def send(self, data: bytes) -> None:
         """Send a message. If the way is closed, nothing happens."""
         ...
