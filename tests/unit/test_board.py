@@ -288,15 +288,27 @@ async def test_the_pauses_between_the_reads_of_a_phase_double() -> None:
     assert pauses[:7] == pytest.approx([0.005 * 2**i for i in (0, 0, 1, 2, 3, 4, 5)])
 
 
-async def test_another_attempt_to_connect_that_fails_causes_no_read() -> None:
+async def test_another_attempt_that_fails_causes_a_read_unless_many_others_poll() -> None:
     """Many processes that lost their relay try again often; each polls at its interval only."""
     scene = Scene()
-    scene.board.disconnected()
-    scene.read("old", xmin=1, server=None)
-    due = scene.next_read.when
-    assert due > scene.now
-    scene.board.disconnected()
-    assert scene.next_read.when == due
+    for polling in (0.0, 100.0):
+        scene.board.disconnected(polling)
+        scene.now = max(scene.now, scene.next_read.when) + 0.01
+        scene.read("old", xmin=1, server=None)
+        due = scene.next_read.when
+        scene.board.disconnected(polling)
+        assert (scene.next_read.when == due) is (polling > 0)
+
+
+async def test_a_read_after_a_loss_that_fails_is_repeated_soon(armed: Scene) -> None:
+    """What changed around the loss is found, also by a wait whose interval is an hour."""
+    armed.board.disconnected()
+    for _ in range(3):
+        armed.now = max(armed.now, armed.next_read.when)
+        reads = armed.board.take_due()
+        armed.board.begin(reads)
+        armed.board.answered(reads, armed.now, problem="it is restarting")
+        assert armed.next_read.when <= armed.now + 1
 
 
 async def test_one_of_many_that_poll_has_moments_of_its_own(armed: Scene) -> None:

@@ -57,13 +57,13 @@ async def test_follows_that_are_collected_while_the_board_is_busy_leave_it_after
             await anext(each)
         disconnected = watcher._board.arming.disconnected
 
-        def collect_meanwhile(watches: Any) -> None:
+        def collect_meanwhile(watches: Any, **more: Any) -> None:
             def collecting() -> Any:
                 for watch in watches:
                     gc.collect()
                     yield watch
 
-            disconnected(collecting())
+            disconnected(collecting(), **more)
 
         monkeypatch.setattr(watcher._board.arming, "disconnected", collect_meanwhile)
         dropped.clear()

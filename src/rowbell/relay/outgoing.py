@@ -7,7 +7,7 @@ until then the server has kept its lock. What is to be sent meanwhile is held, a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rowbell._watch.wire import envelopes, messages
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rowbell._watch.reasons import Reason
     from rowbell._watch.wire.transport import Peer
     from rowbell.relay.session import Session
+
+_MUCH: Final = 5_000
+"""With this many messages that are held, hints wait."""
 
 
 class Outgoing:
@@ -47,6 +50,11 @@ class Outgoing:
         self._on_held = held
         self._confirmed = clock()
         self._held: list[tuple[Peer, bytes]] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether many messages are held."""
+        return len(self._held) > _MUCH
 
     @property
     def depth(self) -> int:

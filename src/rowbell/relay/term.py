@@ -93,7 +93,7 @@ class Term:
         )
         self.gaps: Counter[str] = Counter()
         self.answer_time: float = 0.0
-        self._fan_out = FanOut(self.outgoing, self._announced)
+        self._fan_out = FanOut(self.outgoing, self.desk.sessions, self._announced)
         self._calls = calls
         self._server = server
         self._timing = timing

@@ -134,20 +134,20 @@ class Arming:
                 self._apply(watch, Wanted())
             self._want_read_soon(watch)
 
-    def disconnected(self, watches: Iterable[Watch]) -> None:
-        """Nothing notifies any more: all watches are polled.
+    def disconnected(self, watches: Iterable[Watch], *, must_read: bool) -> None:
+        """Nothing notifies any more, or an attempt has failed: all watches are polled.
 
-        After another attempt that has failed they are polled as before: many attempts of many
-        processes cause no reads.
+        Args:
+            watches: The watches.
+            must_read: Whether all rows are to be read.
         """
-        was_connected = self.is_connected
         self.server, self.is_server_in_doubt = None, False
         for each in (self.registrations, self._refused, self.obstacles):
             each.clear()
         for watch in watches:
             watch.row_ids = ()
             self._apply(watch, Unnotified(watch.never_armed))
-            if was_connected:
+            if must_read:
                 self._want_read_soon(watch)
 
     # -- reads

@@ -117,8 +117,10 @@ class Board:
             polling: The shortest interval at which rows are polled until something does, in
                 seconds. Then each board has its own moments, because many others poll too.
         """
+        # One of many tries again often, and reads at its own moments only.
+        must_read = self.arming.is_connected or polling <= 0
         self._polling = polling
-        self.arming.disconnected(self.watches)
+        self.arming.disconnected(self.watches, must_read=must_read)
         self._changed()
 
     def notified(self, table_oid: int | None, keys: Iterable[int] | None) -> None:
@@ -215,14 +217,20 @@ class Board:
         elif read.repeated and not isinstance(watch.phase, Armed):
             self.schedule.put(watch, NOW, Why.PROOF)
         else:
-            when = self._after_failure(watch, now) if failed else self._next(watch, now)
-            self.schedule.put(watch, min(when, max(watch.deadline, now)), Why.DUE)
+            when = self._after_failure(read, now) if failed else self._next(watch, now)
+            why = Why.PROOF if failed and read.why is Why.PROOF else Why.DUE
+            self.schedule.put(watch, min(when, max(watch.deadline, now)), why)
 
-    def _after_failure(self, watch: Watch, now: float) -> float:
-        """When to read after a failed read. Until a row was read once, changes can be missed."""
-        interval = watch.request.interval
-        first = min(interval, self._timing.first_read)
-        return self._tick(now, interval if watch.observation.is_found else first)
+    def _after_failure(self, read: ScheduledRead, now: float) -> float:
+        """When to read after a failed read: soon, if a change may have been missed.
+
+        Until a row was read once, a change is taken for what was there before.
+        """
+        interval = read.watch.request.interval
+        soon = min(interval, self._timing.first_read)
+        if not read.watch.observation.is_found:
+            return _tick(now, soon)
+        return self._tick(now, soon if read.why is Why.PROOF else interval)
 
     def _next(self, watch: Watch, now: float) -> float:
         """When to read a row that has not changed."""
