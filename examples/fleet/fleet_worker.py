@@ -63,7 +63,8 @@ async def report(watcher: rowbell.RowWatcher) -> None:
 async def main(url: str, nats: str, first: str, last: str) -> None:
     """Follow the rows until this process is ended."""
     arguments = {
-        "prepared_statement_cache_size": 0,  # for PgBouncer
+        "statement_cache_size": 0,  # for PgBouncer before 1.21
+        "prepared_statement_cache_size": 0,
         "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",
     }
     engine = create_async_engine(url, connect_args=arguments, pool_size=2)

@@ -49,7 +49,7 @@ class Played:
             self.number += 1
         answer = envelopes.Answer(
             session="public",
-            term=1,
+            term=more.get("term", 2),
             epoch=more.get("epoch", "e"),
             number=self.number if number is None else number,
             message=message,
@@ -160,6 +160,17 @@ async def test_messages_of_another_epoch_are_ignored(relay: Played) -> None:
     relay.say(messages.Changed(1, [7]), epoch="former")
     assert not relay.notes.taken()
     assert relay.session.loss is None
+
+
+async def test_a_former_leader_that_goes_on_ends_no_session_of_the_present_one(
+    relay: Played,
+) -> None:
+    """It was stopped, so it does not know the sessions that began meanwhile. A later one does."""
+    unknown = messages.Ended("connection_lost", "the relay does not know this session")
+    relay.say(unknown, number=0, term=1, epoch="former")
+    assert relay.session.loss is None
+    relay.say(unknown, number=0, term=3, epoch="next")
+    assert relay.session.loss is not None
 
 
 async def test_an_answer_that_does_not_come_ends_the_session() -> None:

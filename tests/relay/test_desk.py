@@ -107,6 +107,17 @@ def test_an_unknown_session_is_told_so_and_nothing_is_remembered_of_it() -> None
     assert len(ground.desk.sessions) == 0
 
 
+def test_a_relay_that_may_lead_no_longer_refuses_nobody() -> None:
+    """Another one may know the session."""
+    ground, process = Ground(), Process()
+    ground.now = 1.6
+    ground.say(process, "one", 7, messages.Ping(3, 0, 0))
+    assert not process.received
+    ground.outgoing.confirmed(asked=1.5)
+    ground.say(process, "one", 8, messages.Ping(4, 0, 0))
+    assert "does not know" in ended(process)
+
+
 def test_a_process_that_does_not_ping_is_forgotten_for_good() -> None:
     ground = Ground()
     process, session = ground.admitted()
@@ -115,6 +126,7 @@ def test_a_process_that_does_not_ping_is_forgotten_for_good() -> None:
     ground.desk.forget_silent()
     assert "no ping" in ended(process)
     assert not ground.listener.sessions
+    ground.outgoing.confirmed(ground.now)
     ground.say(process, "one", 3, messages.Ping(1, 1, session.row_set.checksum))
     assert "does not know" in ended(process)
 

@@ -23,7 +23,7 @@ from rowbell.relay import NatsNotifier, Relay, RelayState
 from support.nats import SHIPPED, NatsServer, cluster, nats_server
 from support.observed import execute
 from support.ports import free_port
-from support.relays import leads
+from support.relays import leads, relay_program
 from support.waits import LISTENING, POLLING, armed_waits
 
 from .conftest import Watched
@@ -178,6 +178,21 @@ async def test_a_broker_that_is_gone_is_polled_for_and_armed_again_when_it_is_ba
         await watcher.reached(lambda now: now.armed == 1)
         await execute(database, "UPDATE orders SET n = 1 WHERE id = 2")
         assert (await waits[1]).n == 1
+
+
+async def test_a_relay_that_is_killed_is_noticed_at_once(
+    orders: AsyncEngine, database: URL, broker: NatsServer, processes: Watched
+) -> None:
+    """The server answers what nobody receives."""
+    options = ("--nats", broker.url("relay"))
+    async with relay_program(database, *options) as relay:
+        await relay.said("leading")
+        watcher = await processes(database, shop(broker))
+        await watcher.reached(lambda now: now.state is LISTENING)
+        relay.process.kill()
+        await watcher.reached(lambda now: now.state is POLLING)
+        assert watcher.statistics().reason is Reason.CONNECTION_LOST
+        assert "no relay listens to rowbell.shop.ask" in watcher.statistics().detail
 
 
 async def test_relays_stand_by_for_each_other(

@@ -134,7 +134,7 @@ class Desk:
         except envelopes.UnreadableError as error:
             if error.head is not None:
                 stranger = Session(error.head.session, peer, 0.0)
-                self._outgoing.end(stranger, Reason.RELAY_OUTDATED, str(error))
+                self._outgoing.refuse(stranger, Reason.RELAY_OUTDATED, str(error))
             return
         session = self.sessions.find(request.session)
         is_new = session is None and self.sessions.at(peer) is None
@@ -145,7 +145,7 @@ class Desk:
         elif session is None or session.peer != peer:
             stranger = Session(request.session, peer, 0.0)
             why = "the relay does not know this session"
-            self._outgoing.end(stranger, Reason.CONNECTION_LOST, why)
+            self._outgoing.refuse(stranger, Reason.CONNECTION_LOST, why)
         elif request.number == session.received + 1:
             session.received += 1
             self._take_in(session, request.message)

@@ -83,6 +83,11 @@ class Outgoing:
         """Tell a process that its session has ended, at once: that is right in any term."""
         session.peer.send(self._encoded(session, 0, messages.Ended(reason.value, detail)))
 
+    def refuse(self, stranger: Session, reason: Reason, detail: str) -> None:
+        """Tell a process that it has no session here, unless another relay may know it."""
+        if self._may_speak():
+            self.end(stranger, reason, detail)
+
     def _encoded(self, session: Session, number: int, message: messages.FromRelay) -> bytes:
         self.sent += 1
         answer = envelopes.Answer(

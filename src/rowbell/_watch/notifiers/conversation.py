@@ -174,7 +174,9 @@ class Conversation:
             return
         message = answer.message
         if isinstance(message, messages.Ended) and answer.number == 0:
-            self._ended(message)
+            # A former leader that was stopped does not know sessions that began meanwhile.
+            if answer.term >= self.term:
+                self._ended(message)
         elif self._is_next(answer):
             self._take_in(message)
 

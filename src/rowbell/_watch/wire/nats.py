@@ -103,6 +103,8 @@ class NatsNotifier:
                     "pretend to be the relay: limit its rights, or set insecure=True"
                 )
                 lost(LinkError(why, is_forbidden=True))
+            elif not message.data:  # the server's own answer to what nobody receives
+                lost(LinkError(f"no relay listens to {self._subject}.ask at {self._servers}"))
             else:
                 received(message.data)
 
