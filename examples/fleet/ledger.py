@@ -43,6 +43,7 @@ class Ledger:
     worst: dict[str, float] = field(default_factory=dict[str, float])
     happens: str = "starting"
     workers: dict[int, Worker] = field(default_factory=dict[int, Worker])
+    _seen: dict[int, int] = field(default_factory=dict[int, int])
     _committed: dict[int, list[tuple[int, float]]] = field(
         default_factory=dict[int, list[tuple[int, float]]]
     )
@@ -50,11 +51,13 @@ class Ledger:
     def commit(self, row: int, n: int) -> None:
         """A change of a row is committed: it has this ``n`` now."""
         self.written += 1
-        self._committed.setdefault(row, []).append((n, time.monotonic()))
+        if n > self._seen.get(row, 0):  # a worker may say so before the writer has its answer
+            self._committed.setdefault(row, []).append((n, time.monotonic()))
 
     def see(self, row: int, n: int, when: float) -> None:
         """The row's worker has seen this ``n``, and with it all changes before."""
         self.woken += 1
+        self._seen[row] = max(n, self._seen.get(row, 0))
         waiting = self._committed.get(row, [])
         for delay in (when - since for number, since in waiting if number <= n):
             self.late += delay > LATE
